@@ -1,0 +1,85 @@
+"""What one of our ops is: a schema, a PyTorch reference, and a body in standard ONNX ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import Tensor
+
+DOMAIN = "seqexport"
+VERSION = 1
+
+Attribute = int | float | str
+
+
+@dataclass(frozen=True)
+class Call:
+    """How one node uses an op: which optional inputs it is given, and its attributes.
+
+    Two nodes with equal calls share one function body.
+    """
+
+    given: frozenset[str]
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.given
+
+    @property
+    def key(self) -> tuple[tuple[str, ...], tuple[tuple[str, Attribute], ...]]:
+        return tuple(sorted(self.given)), tuple(sorted(self.attributes.items()))
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op of the domain ``seqexport``.
+
+    Attributes:
+        name: the ONNX op type.
+        stem: its name in every layer: files, ``torch.ops.seqexport.<stem>``, kernels.
+        inputs: in order; a trailing ``?`` marks an input that may be absent.
+        outputs: in order.
+        attributes: names and defaults.
+        schema: the torch.library schema, its parameters in the order inputs, then attributes.
+        reference: plain PyTorch, any float dtype, accumulating in float32 (float64 for float64 inputs).
+        fake: the outputs' shapes and dtypes for tracing.
+        body: the lines of the function body in ONNX's text syntax, for one call.
+    """
+
+    name: str
+    stem: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Attribute]
+    schema: str
+    reference: Callable[..., tuple[Tensor, ...]]
+    fake: Callable[..., tuple[Tensor, ...]]
+    body: Callable[[Call], list[str]]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(name.rstrip("?") for name in self.inputs)
+
+    def function(self, call: Call, opset: int, overload: str = "") -> onnx.FunctionProto:
+        """The op as a model-local function for one call, over standard ops of ``opset``."""
+        import onnx.parser
+
+        header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}], overload: "{overload}">'
+        signature = f"{self.name} ({', '.join(self.input_names)}) => ({', '.join(self.outputs)})"
+        function = onnx.parser.parse_function(header + signature + "{\n" + "\n".join(self.body(call)) + "\n}")
+        function.attribute.extend(self.attributes)
+        return function
+
+
+def register(op: Op) -> None:
+    """Make ``torch.ops.seqexport.<stem>`` run the op's reference on CPU and CUDA, and its fake under tracing."""
+    import torch
+
+    custom = torch.library.custom_op(
+        f"{DOMAIN}::{op.stem}", op.reference, mutates_args=(), schema=op.schema, device_types=("cpu", "cuda")
+    )
+    custom.register_fake(op.fake)

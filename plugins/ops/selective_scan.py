@@ -1,0 +1,168 @@
+"""SelectiveScan: the recurrence of Mamba-1 (Gu & Dao 2023, "Mamba", eq. 2, discretised as in section 3.6).
+
+    delta = softplus(dt + dt_bias)
+    h[t]  = exp(delta[t] * A) * h[t-1] + delta[t] * B[t] * x[t]
+    y[t]  = (C[t] . h[t] + D * x[t]) * silu(z[t])
+
+Symbols: B batch, L tokens in this call, D channels, N states of a channel, G groups that share B and C.
+
+    x        T[B,L,D]
+    dt       T[B,L,D]      step size before bias and softplus
+    A        F[D,N]        negative
+    B, C     T[B,L,G,N]    channel d reads group floor(d * G / D)
+    D        F[D], optional
+    z        T[B,L,D], optional
+    dt_bias  F[D], optional
+    past     F[B,D,N]
+    seq_lens int32[B], optional: valid tokens of each row; later ones give 0 and leave the state as it is
+    y        T[B,L,D]
+    present  F[B,D,N]
+
+T is float32, float16 or bfloat16; F is float32, and so is all arithmetic.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seqexport.plugins.ops.op import Call, Op
+from seqexport.plugins.ops.ragged import TOKEN_MASK, accumulation_dtype, token_mask
+
+
+def reference(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    dt_bias: Tensor | None, past: Tensor, seq_lens: Tensor | None, dt_softplus: int = 0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    L, channels, groups = x.shape[1], x.shape[2], B.shape[2]
+    wide = accumulation_dtype(past)
+    delta = dt.to(wide) if dt_bias is None else dt.to(wide) + dt_bias
+    delta = F.softplus(delta) if dt_softplus else delta
+    group = torch.arange(channels, device=x.device) * groups // channels
+    B_channel, C_channel = B.to(wide)[:, :, group], C.to(wide)[:, :, group]  # [B,L,D,N]
+    h, outputs = past.to(wide), []
+    valid = None if seq_lens is None else token_mask(seq_lens, L)
+    for t in range(L):
+        step = delta[:, t, :, None]
+        updated = torch.exp(step * A) * h + step * B_channel[:, t] * x[:, t, :, None].to(wide)
+        h = updated if valid is None else torch.where(valid[:, t, None, None], updated, h)
+        outputs.append((h * C_channel[:, t]).sum(-1))
+    y = torch.stack(outputs, dim=1)
+    y = y if D is None else y + D * x.to(wide)
+    y = y if z is None else y * F.silu(z.to(wide))
+    y = y if valid is None else torch.where(valid[..., None], y, 0)
+    return y.to(x.dtype), h.clone()
+
+
+def fake(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    dt_bias: Tensor | None, past: Tensor, seq_lens: Tensor | None, dt_softplus: int = 0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(x), torch.empty_like(past)
+
+
+def body(call: Call) -> list[str]:
+    """One Scan step a token, on a state laid out [B,G,N,D/G] so that every broadcast runs along channels."""
+    return [
+        *_delta(call),
+        *_ragged(call),
+        "dx = Mul (delta, x_valid)",
+        "G = Shape <start = 2, end = 3> (B)",
+        "N = Shape <start = 3, end = 4> (B)",
+        "token_shape_ = Shape <start = 0, end = 3> (B)",
+        "rest = Constant <value_ints = [-1]> ()",
+        "unit = Constant <value_ints = [1]> ()",
+        "batch = Shape <start = 0, end = 1> (x)",
+        "L_ = Shape <start = 1, end = 2> (x)",
+        "row_shape = Concat <axis = 0> (L_, batch, G, unit, rest)",
+        "delta_steps = Transpose <perm = [1, 0, 2]> (delta)",
+        "delta_rows = Reshape (delta_steps, row_shape)",
+        "dx_steps = Transpose <perm = [1, 0, 2]> (dx)",
+        "dx_rows = Reshape (dx_steps, row_shape)",
+        "B_steps = Transpose <perm = [1, 0, 2, 3]> (B_valid)",
+        "B_columns = Unsqueeze (B_steps, rest)",
+        "C_wide = Cast <to = 1> (C)",
+        "C_steps = Transpose <perm = [1, 0, 2, 3]> (C_wide)",
+        "before_last = Constant <value_ints = [-2]> ()",
+        "C_rows = Unsqueeze (C_steps, before_last)",
+        "A_shape = Concat <axis = 0> (G, rest, N)",
+        "A_groups = Reshape (A, A_shape)",
+        "A_rows = Transpose <perm = [0, 2, 1]> (A_groups)",
+        "state_shape = Concat <axis = 0> (batch, G, rest, N)",
+        "past_groups = Reshape (past, state_shape)",
+        "past_rows = Transpose <perm = [0, 1, 3, 2]> (past_groups)",
+        "last_rows, y_rows = Scan <num_scan_inputs = 4, body = token (h, step, step_x, b, c) => (h_next, out) {",
+        "  exponent = Mul (step, A_rows)",
+        "  decay = Exp (exponent)",
+        "  kept = Mul (decay, h)",
+        "  added = Mul (b, step_x)",
+        "  h_next = Add (kept, added)",
+        "  out = MatMul (c, h_next)",
+        "}> (past_rows, delta_rows, dx_rows, B_columns, C_rows)",
+        "past_shape = Shape (past)",
+        "last_groups = Transpose <perm = [0, 1, 3, 2]> (last_rows)",
+        "present = Reshape (last_groups, past_shape)",
+        "y_shape = Concat <axis = 0> (L_, batch, rest)",
+        "y_steps = Reshape (y_rows, y_shape)",
+        "y_scan = Transpose <perm = [1, 0, 2]> (y_steps)",
+        *_output(call),
+    ]
+
+
+def _delta(call: Call) -> list[str]:
+    lines = ["x_wide = Cast <to = 1> (x)", "dt_wide = Cast <to = 1> (dt)", "B_wide = Cast <to = 1> (B)"]
+    lines += ["biased = Add (dt_wide, dt_bias)"] if "dt_bias" in call else ["biased = Identity (dt_wide)"]
+    softplus = call.attributes["dt_softplus"]
+    return [*lines, "delta_all = Softplus (biased)" if softplus else "delta_all = Identity (biased)"]
+
+
+def _ragged(call: Call) -> list[str]:
+    if "seq_lens" not in call:
+        return ["delta = Identity (delta_all)", "x_valid = Identity (x_wide)", "B_valid = Identity (B_wide)"]
+    return [
+        "zero = Constant <value_int = 0> ()",
+        "one = Constant <value_int = 1> ()",
+        "zero_wide = Constant <value_float = 0.0> ()",
+        "length_ = Shape <start = 1, end = 2> (x)",
+        "length = Squeeze (length_)",
+        "times = Range (zero, length, one)",
+        *TOKEN_MASK,
+        "delta = Where (mask, delta_all, zero_wide)",
+        "x_valid = Where (mask, x_wide, zero_wide)",
+        "mask4_axis = Constant <value_ints = [3]> ()",
+        "mask4 = Unsqueeze (mask, mask4_axis)",
+        "B_valid = Where (mask4, B_wide, zero_wide)",
+    ]
+
+
+def _output(call: Call) -> list[str]:
+    lines = ["skip = Mul (D, x_wide)", "y_skip = Add (y_scan, skip)"] if "D" in call else ["y_skip = Identity (y_scan)"]
+    if "z" in call:
+        lines += [
+            "z_wide = Cast <to = 1> (z)",
+            "z_gate = Sigmoid (z_wide)",
+            "z_silu = Mul (z_wide, z_gate)",
+            "y_wide = Mul (y_skip, z_silu)",
+        ]
+    else:
+        lines += ["y_wide = Identity (y_skip)"]
+    if "seq_lens" in call:
+        return [*lines, "y_valid = Where (mask, y_wide, zero_wide)", "y = CastLike (y_valid, x)"]
+    return [*lines, "y = CastLike (y_wide, x)"]
+
+
+OP = Op(
+    name="SelectiveScan",
+    stem="selective_scan",
+    inputs=("x", "dt", "A", "B", "C", "D?", "z?", "dt_bias?", "past", "seq_lens?"),
+    outputs=("y", "present"),
+    attributes={"dt_softplus": 0},
+    schema=(
+        "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, Tensor past,"
+        " Tensor? seq_lens, int dt_softplus=0) -> (Tensor, Tensor)"
+    ),
+    reference=reference,
+    fake=fake,
+    body=body,
+)

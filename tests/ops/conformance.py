@@ -1,0 +1,106 @@
+"""Runs one op in every backend and holds it to the float64 oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor
+
+from seqexport.plugins.ops import DOMAIN, VERSION, Call, Op
+
+Values = dict[str, Tensor | None]
+OPSET = 20
+ONNX_TYPE = {
+    torch.float32: TensorProto.FLOAT,
+    torch.float16: TensorProto.FLOAT16,
+    torch.int32: TensorProto.INT32,
+}
+UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+
+def run_reference(op: Op, values: Values, attributes: Mapping[str, object] = {}) -> Sequence[Tensor]:
+    return op.reference(**values, **attributes)
+
+
+def run_oracle(op: Op, values: Values, attributes: Mapping[str, object] = {}) -> Sequence[Tensor]:
+    """The reference in float64, on the very inputs that the other backends get."""
+    wide = {k: v.double() if v is not None and v.is_floating_point() else v for k, v in values.items()}
+    return op.reference(**wide, **attributes)
+
+
+def run_onnxruntime(op: Op, values: Values, attributes: Mapping[str, object] = {}) -> Sequence[Tensor]:
+    """The op's function body, in stock ONNX Runtime on the CPU."""
+    given = tuple((name, ONNX_TYPE[values[name].dtype], values[name].dim()) for name in op.input_names if values[name] is not None)
+    session = _session(op.name, given, tuple(sorted(attributes.items())))
+    outputs = session.run(None, {name: values[name].numpy() for name, _, _ in given})
+    return [torch.from_numpy(np.ascontiguousarray(o)) for o in outputs]
+
+
+@lru_cache(maxsize=256)
+def _session(
+    op_name: str, given: tuple[tuple[str, int, int], ...], attributes: tuple[tuple[str, object], ...]
+) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    model = single_node_model(op_name, given, dict(attributes))
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def single_node_model(
+    op_name: str, given: Sequence[tuple[str, int, int]], attributes: Mapping[str, object]
+) -> onnx.ModelProto:
+    """A model of one node whose sizes are all symbolic, with the op's body as a model-local function."""
+    from seqexport.plugins.ops import OPS
+
+    op = OPS[op_name]
+    names = {name for name, _, _ in given}
+    attributes = {**op.attributes, **attributes}
+    inputs = [name if name in names else "" for name in op.input_names]
+    node = helper.make_node(op.name, inputs, list(op.outputs), domain=DOMAIN, **attributes)
+    infos = [_info(name, dtype, rank) for name, dtype, rank in given]
+    outputs = [_info(name, *_alike(name, given)) for name in op.outputs]
+    model = helper.make_model(
+        helper.make_graph([node], op.stem, infos, outputs),
+        functions=[op.function(Call(frozenset(names), attributes), OPSET)],
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
+        ir_version=10,
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+def _alike(output: str, given: Sequence[tuple[str, int, int]]) -> tuple[int, int]:
+    """dtype and rank of an output: y is like the first input, a present like its past."""
+    source = output.replace("present", "past")
+    return next(((dtype, rank) for name, dtype, rank in given if name == source), given[0][1:])
+
+
+def _info(name: str, dtype: int, rank: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, [f"{name}_{axis}" for axis in range(rank)])
+
+
+def relative_error(actual: Tensor, oracle: Tensor) -> float:
+    """||actual - oracle|| / ||oracle||; NaN anywhere is an infinite error."""
+    actual, oracle = actual.double(), oracle.double()
+    if actual.shape != oracle.shape or not torch.isfinite(actual).all():
+        return float("inf")
+    norm = torch.linalg.vector_norm(oracle)
+    return float(torch.linalg.vector_norm(actual - oracle) / norm) if norm > 0 else float(actual.abs().max())
+
+
+def assert_as_accurate_as_torch(
+    ours: Sequence[Tensor], torchs: Sequence[Tensor], oracle: Sequence[Tensor], dtype: torch.dtype
+) -> None:
+    """Our error is at most twice PyTorch's own in this dtype, PyTorch's taken as at least one rounding."""
+    for index, (a, b, c) in enumerate(zip(ours, torchs, oracle, strict=True)):
+        if c.numel() == 0:
+            assert a.shape == c.shape
+            continue
+        error, allowed = relative_error(a, c), 2 * max(relative_error(b, c), UNIT_ROUNDOFF[dtype])
+        assert error <= allowed, f"output {index}: error {error:.2e}, allowed {allowed:.2e}"

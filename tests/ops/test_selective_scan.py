@@ -1,0 +1,106 @@
+import pytest
+import torch
+
+from seqexport.plugins.ops import OPS
+from tests.ops.conformance import assert_as_accurate_as_torch, run_onnxruntime, run_oracle, run_reference
+
+OP = OPS["SelectiveScan"]
+OPTIONAL = ("D", "z", "dt_bias", "seq_lens")
+
+
+def make(batch=2, length=5, D=6, N=4, G=1, dtype=torch.float32, without=(), seq_lens=None, seed=0, dt_softplus=1):
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape, like=dtype):
+        return torch.randn(*shape, generator=g).to(like)
+
+    values = {
+        "x": normal(batch, length, D),
+        "dt": normal(batch, length, D) - 2,
+        "A": -torch.rand(D, N, generator=g) * 8 - 0.1,
+        "B": normal(batch, length, G, N),
+        "C": normal(batch, length, G, N),
+        "D": normal(D, like=torch.float32),
+        "z": normal(batch, length, D),
+        "dt_bias": normal(D, like=torch.float32),
+        "past": normal(batch, D, N, like=torch.float32),
+        "seq_lens": torch.tensor(seq_lens or [length] * batch, dtype=torch.int32),
+    }
+    if not dt_softplus:  # a negative step would grow without bound
+        values |= {"dt": values["dt"].abs() / 8, "dt_bias": values["dt_bias"].abs() / 8}
+    return {k: None if k in without else v for k, v in values.items()}
+
+
+def check(values, dtype=torch.float32, **attributes):
+    oracle = run_oracle(OP, values, attributes)
+    torchs = run_reference(OP, values, attributes)
+    assert_as_accurate_as_torch(run_onnxruntime(OP, values, attributes), torchs, oracle, dtype)
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 500, 2049])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_lengths(length, dtype):
+    check(make(length=length, D=33, dtype=dtype), dtype, dt_softplus=1)
+
+
+@pytest.mark.parametrize(("D", "N", "G"), [(1, 1, 1), (33, 16, 1), (12, 8, 3), (200, 17, 2), (64, 64, 4)])
+def test_sizes(D, N, G):
+    check(make(D=D, N=N, G=G, batch=3, seq_lens=[5, 1, 3]), dt_softplus=1)
+
+
+@pytest.mark.parametrize("without", [(), *[(name,) for name in OPTIONAL], OPTIONAL])
+@pytest.mark.parametrize("dt_softplus", [0, 1])
+def test_optional_inputs(without, dt_softplus):
+    check(make(without=without, dt_softplus=dt_softplus), dt_softplus=dt_softplus)
+
+
+@pytest.mark.parametrize("run", [run_reference, run_onnxruntime])
+def test_padded_tokens_change_nothing(run):
+    values = make(batch=4, length=7, seq_lens=[7, 3, 1, 0])
+    alone = [run(OP, make_row(values, b), {"dt_softplus": 1}) for b in range(3)]
+    for name in ("x", "dt", "B", "C", "z"):
+        for b, valid in enumerate([7, 3, 1, 0]):
+            values[name][b, valid:] = torch.nan
+    y, present = run(OP, values, {"dt_softplus": 1})
+    for b, valid in enumerate([7, 3, 1]):
+        torch.testing.assert_close(y[b, :valid], alone[b][0][0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(present[b], alone[b][1][0], rtol=1e-6, atol=1e-6)
+        assert (y[b, valid:] == 0).all()
+    assert torch.equal(present[3], values["past"][3])
+
+
+def make_row(values, b):
+    n = int(values["seq_lens"][b])
+    row = {k: v if v.dim() <= 2 and k != "seq_lens" else v[b : b + 1] for k, v in values.items()}
+    return {k: v[:, :n] if k in ("x", "dt", "B", "C", "z") else v for k, v in row.items()}
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_chunks_equal_the_whole(chunk):
+    values = make(length=130, D=8)
+    oracle = run_oracle(OP, values, {"dt_softplus": 1})
+    torchs = run_reference(OP, values, {"dt_softplus": 1})
+    outputs, state = [], values["past"]
+    for start in range(0, 130, chunk):
+        part = {k: v[:, start : start + chunk] if k in ("x", "dt", "B", "C", "z") else v for k, v in values.items()}
+        part |= {"past": state, "seq_lens": torch.full((2,), min(chunk, 130 - start), dtype=torch.int32)}
+        y, state = run_onnxruntime(OP, part, {"dt_softplus": 1})
+        outputs.append(y)
+    assert_as_accurate_as_torch([torch.cat(outputs, 1), state], torchs, oracle, torch.float32)
+
+
+def test_two_thousand_decode_steps():
+    values = make(length=2000, D=8)
+    oracle = run_oracle(OP, values, {"dt_softplus": 1})
+    torchs = run_reference(OP, values, {"dt_softplus": 1})
+    outputs, state, ones = [], values["past"], torch.ones(2, dtype=torch.int32)
+    for t in range(2000):
+        step = {k: v[:, t : t + 1] if k in ("x", "dt", "B", "C", "z") else v for k, v in values.items()}
+        y, state = run_onnxruntime(OP, step | {"past": state, "seq_lens": ones}, {"dt_softplus": 1})
+        outputs.append(y)
+    assert_as_accurate_as_torch([torch.cat(outputs, 1), state], torchs, oracle, torch.float32)
+
+
+def test_registered_with_torch():
+    values = make(dt_softplus=0)
+    torch.library.opcheck(torch.ops.seqexport.selective_scan.default, tuple(values.values()))
