@@ -259,8 +259,10 @@ def _output(call: Call) -> list[str]:
 OP = Op(
     name="CausalAttention",
     stem="causal_attention",
-    inputs=("query", "key", "value", "past_key", "past_value", "past_lens", "seq_lens?"),
-    outputs=("y", "present_key", "present_value"),
+    inputs={
+        "query": "T", "key": "T", "value": "T", "past_key": "T", "past_value": "T", "past_lens": "I", "seq_lens?": "I",
+    },
+    outputs={"y": "T", "present_key": "T", "present_value": "T"},
     attributes={"scale": 0.0, "window": 0, "softcap": 0.0},
     schema=(
         "(Tensor query, Tensor key, Tensor value, Tensor past_key, Tensor past_value, Tensor past_lens,"

@@ -120,8 +120,8 @@ def _outputs(call: Call) -> list[str]:
 OP = Op(
     name="CausalConv1d",
     stem="causal_conv1d",
-    inputs=("x", "weight", "bias?", "past", "seq_lens?"),
-    outputs=("y", "present"),
+    inputs={"x": "T", "weight": "T", "bias?": "T", "past": "T", "seq_lens?": "I"},
+    outputs={"y": "T", "present": "T"},
     attributes={"activation": "none"},
     schema=(
         "(Tensor x, Tensor weight, Tensor? bias, Tensor past, Tensor? seq_lens, str activation='none')"

@@ -15,6 +15,12 @@ VERSION = 1
 
 Attribute = int | float | str
 
+TYPES = {
+    "T": ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"],
+    "F": ["tensor(float)"],
+    "I": ["tensor(int32)"],
+}
+
 
 @dataclass(frozen=True)
 class Call:
@@ -41,8 +47,9 @@ class Op:
     Attributes:
         name: the ONNX op type.
         stem: its name in every layer: files, ``torch.ops.seqexport.<stem>``, kernels.
-        inputs: in order; a trailing ``?`` marks an input that may be absent.
-        outputs: in order.
+        inputs: names and types, in order; a trailing ``?`` marks an input that may be absent. Types are T (float32,
+            float16 or bfloat16, the same throughout a node), F (float32) and I (int32).
+        outputs: names and types, in order.
         attributes: names and defaults.
         schema: the torch.library schema, its parameters in the order inputs, then attributes.
         reference: plain PyTorch, any float dtype, accumulating in float32 (float64 for float64 inputs).
@@ -52,8 +59,8 @@ class Op:
 
     name: str
     stem: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
     attributes: Mapping[str, Attribute]
     schema: str
     reference: Callable[..., tuple[Tensor, ...]]
@@ -64,6 +71,26 @@ class Op:
     def input_names(self) -> tuple[str, ...]:
         return tuple(name.rstrip("?") for name in self.inputs)
 
+    @property
+    def onnx_schema(self) -> onnx.defs.OpSchema:
+        from onnx.defs import OpSchema
+
+        option = OpSchema.FormalParameterOption
+        return OpSchema(
+            self.name,
+            DOMAIN,
+            VERSION,
+            inputs=[
+                OpSchema.FormalParameter(
+                    name.rstrip("?"), kind, param_option=option.Optional if name.endswith("?") else option.Single
+                )
+                for name, kind in self.inputs.items()
+            ],
+            outputs=[OpSchema.FormalParameter(name, kind) for name, kind in self.outputs.items()],
+            type_constraints=[(kind, TYPES[kind], "") for kind in sorted({*self.inputs.values()})],
+            attributes=[OpSchema.Attribute(name, _attribute_value(name, v)) for name, v in self.attributes.items()],
+        )
+
     def function(self, call: Call, opset: int, overload: str = "") -> onnx.FunctionProto:
         """The op as a model-local function for one call, over standard ops of ``opset``."""
         import onnx.parser
@@ -73,6 +100,12 @@ class Op:
         function = onnx.parser.parse_function(header + signature + "{\n" + "\n".join(self.body(call)) + "\n}")
         function.attribute.extend(self.attributes)
         return function
+
+
+def _attribute_value(name: str, default: Attribute) -> onnx.AttributeProto:
+    from onnx import helper
+
+    return helper.make_attribute(name, default)
 
 
 def register(op: Op) -> None:

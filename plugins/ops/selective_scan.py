@@ -155,8 +155,11 @@ def _output(call: Call) -> list[str]:
 OP = Op(
     name="SelectiveScan",
     stem="selective_scan",
-    inputs=("x", "dt", "A", "B", "C", "D?", "z?", "dt_bias?", "past", "seq_lens?"),
-    outputs=("y", "present"),
+    inputs={
+        "x": "T", "dt": "T", "A": "F", "B": "T", "C": "T", "D?": "F", "z?": "T", "dt_bias?": "F", "past": "F",
+        "seq_lens?": "I",
+    },
+    outputs={"y": "T", "present": "F"},
     attributes={"dt_softplus": 0},
     schema=(
         "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, Tensor past,"

@@ -1,0 +1,109 @@
+"""transformers' attention and mask interfaces become CausalAttention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+
+from seqexport.exporter.states import GraphStates
+from seqexport.plugins.errors import UserError
+
+NAME = "seqexport"
+HARMLESS = {"position_ids", "position_embeddings", "past_key_values", "cache_position", "target_dtype"}
+
+
+@dataclass(frozen=True)
+class CausalMask:
+    """What our mask interface gives the layers in place of a tensor: a causal mask, windowed or not."""
+
+    window: int = 0
+
+
+@contextmanager
+def hook(model: PreTrainedModel, states: GraphStates) -> Iterator[None]:
+    before = model.config._attn_implementation
+    AttentionInterface.register(NAME, _attention(states))
+    AttentionMaskInterface.register(NAME, _mask)
+    try:
+        _use(model, NAME)
+        yield
+    finally:
+        _use(model, before)
+        del AttentionInterface._global_mapping[NAME], AttentionMaskInterface._global_mapping[NAME]
+
+
+def _use(model: PreTrainedModel, implementation: str) -> None:
+    model.config._attn_implementation = implementation
+
+
+def _mask(*args: Any, mask_function: Callable[..., Any], local_size: int | None = None, **kwargs: Any) -> CausalMask:
+    """A marker for the mask that transformers asks for, if it is one that CausalAttention can apply.
+
+    Raises:
+        UserError: for any mask but causal and causal with a sliding window.
+    """
+    mask = CausalMask(local_size or 0)
+    position, keys = torch.tensor(4 * mask.window + 5), range(4 * mask.window + 8)
+    wanted = [_sees(mask, int(position), key) for key in keys]
+    if [bool(mask_function(0, 0, position, torch.tensor(key))) for key in keys] != wanted:
+        raise UserError("the model masks attention in a way that is neither causal nor a causal sliding window")
+    return mask
+
+
+def _sees(mask: CausalMask, query: int, key: int) -> bool:
+    return key <= query and (mask.window == 0 or key > query - mask.window)
+
+
+def _attention(states: GraphStates) -> Callable[..., tuple[Tensor, None]]:
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: CausalMask | None,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        """query [B,Hq,L,Dh], key and value [B,Hkv,L,D], as transformers lays them out."""
+        layer = _check(module, states, attention_mask, kwargs)
+        window = attention_mask.window if attention_mask else 0
+        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+        shape = ("batch", key.shape[1], "max_len")
+        y, present_key, present_value = torch.ops.seqexport.causal_attention(
+            q,
+            k,
+            v,
+            states.past(layer, "key", (*shape, key.shape[3]), k, k.dtype),
+            states.past(layer, "value", (*shape, value.shape[3]), v, v.dtype),
+            states.past_lens,
+            states.seq_lens,
+            query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+            window,
+            float(softcap or 0.0),
+        )
+        states.store(layer, "key", present_key)
+        states.store(layer, "value", present_value)
+        return y, None
+
+    return attention
+
+
+def _check(module: nn.Module, states: GraphStates, mask: object, kwargs: dict[str, Any]) -> int:
+    """The layer's index, if what it asks for is what CausalAttention computes."""
+    kind, layer = type(module).__name__, getattr(module, "layer_idx", None)
+    if layer is None or not states.has_new_keys(layer):
+        raise UserError(f"{kind} attends to keys that are not its own cache's; this is not supported")
+    if not getattr(module, "is_causal", True) or not isinstance(mask, CausalMask | None):
+        raise UserError(f"{kind} builds an attention mask of its own; only causal attention is supported")
+    extra = [name for name, x in kwargs.items() if isinstance(x, Tensor) and name not in HARMLESS]
+    if extra:
+        raise UserError(f"{kind} passes {extra[0]!r} to its attention, which CausalAttention does not know")
+    return int(layer)

@@ -1,0 +1,38 @@
+"""``causal_conv1d_fn`` of the Mamba-like families becomes CausalConv1d."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqexport.exporter.hooks.patch import replaced
+from seqexport.exporter.states import GraphStates
+from seqexport.plugins.errors import UserError
+
+ACTIVATIONS = {None: "none", "silu": "silu", "swish": "silu"}
+
+
+def hook(model: nn.Module, states: GraphStates) -> AbstractContextManager[None]:
+    def causal_conv1d_fn(
+        hidden_states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        activation: str | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """hidden_states [B,D,L] and weight [D,K], as transformers lays them out; the history is in ``states``."""
+        if activation not in ACTIVATIONS:
+            raise UserError(f"convolution activation {activation!r}: CausalConv1d has none and silu")
+        D, K = weight.shape
+        x, layer = hidden_states.transpose(1, 2), states.layer
+        past = states.past(layer, "conv_state", ("batch", D, K - 1), x, x.dtype)
+        y, present = torch.ops.seqexport.causal_conv1d(
+            x, weight, bias, past, states.seq_lens, ACTIVATIONS[activation]
+        )
+        states.store(layer, "conv_state", present)
+        return y.transpose(1, 2)
+
+    return replaced(model, "causal_conv1d_fn", causal_conv1d_fn)

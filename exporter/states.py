@@ -1,0 +1,115 @@
+"""Explicit states behind the interface of transformers' ``Cache``.
+
+The mixers and attention layers of a model believe they talk to a cache; what they reach is the graph's state inputs,
+and what they store becomes the graph's state outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.contract import StateSpec, dtype_name
+
+Key = tuple[int, str]
+
+
+class GraphStates(Cache):
+    """The states of one traced call.
+
+    ``begin`` hands it the inputs of the call; hooks fetch ``past`` tensors and store ``present`` ones. While
+    ``specs`` is still being discovered, a past that nobody gave is made up of zeros and its layout recorded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.specs: dict[Key, StateSpec] = {}
+        self._discovering = True
+        self._past: dict[Key, Tensor] = {}
+        self._present: dict[Key, Tensor] = {}
+        self._updated: set[int] = set()
+        self.layer = -1
+        self.seq_lens: Tensor
+        self.past_lens: Tensor
+
+    def begin(self, seq_lens: Tensor, past_lens: Tensor, past: dict[Key, Tensor] | None = None) -> None:
+        """Start a call: int32[B] lengths, and every state that ``specs`` lists (None: discover them)."""
+        self.seq_lens, self.past_lens = seq_lens, past_lens
+        self._discovering = past is None
+        self._past, self._present, self._updated = past or {}, {}, set()
+
+    def past(self, layer: int, leaf: str, shape: tuple[int | str, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
+        """A state's value before this call; ``shape`` has the axes ``batch`` and ``max_len`` by name."""
+        if self._discovering:
+            self.specs[layer, leaf] = StateSpec(layer=layer, leaf=leaf, shape=shape, dtype=dtype_name(dtype))
+            sizes = {"batch": like.shape[0], "max_len": like.shape[1]}
+            return like.new_zeros([sizes[n] if isinstance(n, str) else n for n in shape], dtype=dtype)
+        return self._past[layer, leaf]
+
+    def store(self, layer: int, leaf: str, value: Tensor) -> None:
+        """A state's value after this call."""
+        self._present[layer, leaf] = value
+
+    @property
+    def present(self) -> list[Tensor]:
+        """The states after the call, in the order of ``specs``."""
+        missing = [spec.past_name for key, spec in self.specs.items() if key not in self._present]
+        if missing:
+            raise UserError(f"the model read the state {missing[0]} and never updated it; this is not supported")
+        return [self._present[key] for key in self.specs]
+
+    def has_new_keys(self, layer: int) -> bool:
+        """Whether the layer gave this call's keys and values to its own cache."""
+        return layer in self._updated
+
+    # transformers' Cache interface, as the models call it
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        self._updated.add(layer_idx)
+        return key_states, value_states
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        self.layer = layer_idx
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        self.layer = layer_idx
+
+    def update_conv_state(self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any) -> Tensor:
+        if state_idx:
+            raise UserError(f"layer {layer_idx} keeps {state_idx + 1} convolution states; one is supported")
+        self.layer = layer_idx
+        return conv_states
+
+    def update_recurrent_state(
+        self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
+    ) -> Tensor:
+        self.store(layer_idx, "recurrent_state", recurrent_states)
+        return recurrent_states
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        return False
+
+    def is_recording_past(self, layer_idx: int) -> bool:
+        return False
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        return -1
+
+    @property
+    def is_compileable(self) -> bool:
+        return False

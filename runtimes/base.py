@@ -1,0 +1,131 @@
+"""What every backend offers: a Runner is an opened bundle, a Session the states of one batch on it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.contract import Contract
+
+Tokens = NDArray[np.int64]
+Lengths = NDArray[np.int32]
+Floats = NDArray[np.float32]
+States = dict[str, NDArray[np.floating]]
+
+
+class Session(ABC):
+    """The states of a batch of rows, from empty. Rows may differ in length.
+
+    Attributes:
+        batch: rows.
+        capacity: tokens that a row may hold.
+        lengths: int32[batch], tokens that each row holds now.
+    """
+
+    def __init__(self, contract: Contract, batch: int, capacity: int) -> None:
+        if batch < 1:
+            raise UserError(f"batch size {batch}: expected at least 1")
+        if contract.capacity is not None and capacity > contract.capacity:
+            raise UserError(
+                f"capacity of {capacity} tokens: the bundle was exported for at most {contract.capacity}; "
+                "shorten the prompt or export with a larger --max-len"
+            )
+        self.contract, self.batch, self.capacity = contract, batch, capacity
+        self.lengths: Lengths = np.zeros(batch, np.int32)
+
+    def prefill(self, tokens: Tokens, seq_lens: Lengths | None = None) -> Floats:
+        """Feed tokens [batch, L], of which row b's first ``seq_lens[b]`` are valid; L may be 1, and calls may follow.
+
+        Returns:
+            float32 logits: [batch, 1, vocab] at each row's last valid token, or [batch, L, vocab] where the bundle
+            was exported with ``--logits all``.
+
+        Raises:
+            UserError: no tokens, tokens outside the vocabulary, or more than the capacity; no state has changed.
+        """
+        tokens = np.ascontiguousarray(tokens, np.int64)
+        seq_lens = self._check(tokens, seq_lens)
+        logits = self._run(tokens, seq_lens)
+        self.lengths = self.lengths + seq_lens
+        return logits
+
+    def step(self, tokens: Tokens) -> Floats:
+        """Feed one token a row, int64 [batch]; gives float32 logits [batch, vocab]."""
+        return self.prefill(np.asarray(tokens, np.int64).reshape(self.batch, 1))[:, -1]
+
+    def _check(self, tokens: Tokens, seq_lens: Lengths | None) -> Lengths:
+        if tokens.ndim != 2 or tokens.shape[0] != self.batch or tokens.shape[1] == 0:
+            raise UserError(f"tokens of shape {tokens.shape}: expected [{self.batch}, at least 1]; the prompt is empty")
+        length = tokens.shape[1]
+        seq_lens = np.full(self.batch, length, np.int32) if seq_lens is None else np.asarray(seq_lens, np.int32)
+        if seq_lens.shape != (self.batch,) or seq_lens.min() < 0 or seq_lens.max() > length:
+            raise UserError(f"seq_lens {seq_lens.tolist()}: expected {self.batch} values from 0 to {length}")
+        if tokens.min() < 0 or tokens.max() >= self.contract.vocab_size:
+            bad = tokens[(tokens < 0) | (tokens >= self.contract.vocab_size)][0]
+            raise UserError(f"token {bad}: outside the vocabulary of {self.contract.vocab_size}")
+        self._check_capacity(seq_lens)
+        return seq_lens
+
+    def _check_capacity(self, seq_lens: Lengths) -> None:
+        longest = int((self.lengths + seq_lens).max())
+        if self.contract.capacity is not None and longest > self.capacity:
+            raise UserError(
+                f"{longest} tokens in a row: this session's cache holds {self.capacity}; "
+                "shorten the prompt, or give the session a larger capacity"
+            )
+
+    @abstractmethod
+    def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
+        """Run checked inputs and keep the new states."""
+
+    @abstractmethod
+    def read_states(self) -> States:
+        """Every state by its ``past_key_values.<layer>.<leaf>`` name; caches cut to the longest row's length."""
+
+    @abstractmethod
+    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        """Take over states as ``read_states`` gives them, and the rows' lengths."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+class Runner(ABC):
+    """A bundle opened on one backend. Sessions share its weights."""
+
+    backend: ClassVar[str]
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle, self.contract = bundle, bundle.contract
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """Backend, version, device and what computes our ops, for reports."""
+
+    @abstractmethod
+    def session(self, batch: int = 1, capacity: int | None = None) -> Session:
+        """Empty states for a batch; ``capacity`` defaults to all that the bundle allows."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

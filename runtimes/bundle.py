@@ -1,0 +1,173 @@
+"""A bundle: the folder that an export writes and every runtime opens.
+
+    model.onnx, model.onnx.data   the graph and its weights
+    seqexport.json                the contract (contract.py)
+    tokenizer.json, ...           the checkpoint's tokenizer, if it has one
+    reference.safetensors         recorded inputs, and what the PyTorch original made of them (reference.py)
+    engines/                      TensorRT engines built from it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.contract import FORMAT_VERSION, Contract
+
+CONTRACT = "seqexport.json"
+MODEL = "model.onnx"
+REFERENCE = "reference.safetensors"
+
+
+class BundleError(UserError):
+    """A folder that is not a bundle, or not a whole one."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. Paths are inside its folder, and every file matches its recorded sha256."""
+
+    path: Path
+    contract: Contract
+
+    @property
+    def model(self) -> Path:
+        return self.path / MODEL
+
+    @property
+    def reference(self) -> Path:
+        return self.path / REFERENCE
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The ``tokenizer.json`` that the checkpoint came with."""
+        path = self.path / "tokenizer.json"
+        return path if path.name in self.contract.files else None
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+
+def open_bundle(path: str | os.PathLike[str], *, check_files: bool = True) -> Bundle:
+    """Open a bundle and check it: its format's version, and each file against its sha256.
+
+    Raises:
+        BundleError: naming the file, what was expected, what came, and what to do.
+    """
+    folder = Path(path)
+    contract = _read_contract(folder)
+    if check_files:
+        for name, expected in contract.files.items():
+            _check_file(folder, name, expected)
+    return Bundle(folder, contract)
+
+
+def _read_contract(folder: Path) -> Contract:
+    file = folder / CONTRACT
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{folder} is not a bundle: cannot read {CONTRACT} ({error.strerror}); "
+            "make one with: seqexport onnx --model CHECKPOINT -o FOLDER"
+        ) from error
+    try:
+        version = msgspec.json.decode(data, type=_Version).format_version
+        if version != FORMAT_VERSION:
+            raise BundleError(
+                f"{file}: format version {version}, this seqexport reads {FORMAT_VERSION}; "
+                + ("upgrade seqexport" if version > FORMAT_VERSION else "export the model again")
+            )
+        return msgspec.json.decode(data, type=Contract)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BundleError(f"{file} is damaged: {error}; export the model again") from error
+
+
+class _Version(msgspec.Struct):
+    format_version: int
+
+
+def _check_file(folder: Path, name: str, expected: str) -> None:
+    file = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise BundleError(f"{folder / CONTRACT}: file {name!r} lies outside the bundle; export the model again")
+    try:
+        actual = sha256(file)
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read ({error.strerror}); copy or export the bundle again") from error
+    if actual != expected:
+        raise BundleError(
+            f"{file}: sha256 {actual[:12]}..., expected {expected[:12]}...; "
+            "the file was changed or cut short: copy or export the bundle again"
+        )
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()  # Python 3.10 has no file_digest
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_destination(path: Path, *, force: bool) -> None:
+    """Refuse to replace anything but a bundle, and a bundle only with ``force``.
+
+    Raises:
+        BundleError: the path exists and may not be replaced.
+    """
+    if not path.exists():
+        return
+    empty = path.is_dir() and not any(path.iterdir())
+    is_bundle = (path / CONTRACT).is_file()
+    if not empty and not is_bundle:
+        raise BundleError(f"{path} exists and is not a bundle; it is left as it is: choose another -o FOLDER")
+    if is_bundle and not force:
+        raise BundleError(f"{path} is already a bundle; add --force to replace it, or choose another -o FOLDER")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary sibling folder that becomes ``path`` when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield work
+        _swap(work, path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _swap(work: Path, path: Path) -> None:
+    work.chmod(0o755)
+    if not path.exists():
+        work.rename(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    path.rename(old / path.name)
+    try:
+        work.rename(path)
+    except BaseException:
+        (old / path.name).rename(path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_contract(folder: Path, contract: Contract) -> None:
+    (folder / CONTRACT).write_bytes(msgspec.json.format(msgspec.json.encode(contract), indent=2))

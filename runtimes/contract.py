@@ -1,0 +1,131 @@
+"""The graph's contract: what a bundle holds, and every input, output and state of its graph. No framework in here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+Axis = int | str
+"""A size, or the name of one that a call chooses: ``batch``, ``seq``, ``max_len``."""
+
+DType = Literal["float32", "float16", "bfloat16"]
+Family = Literal["mamba", "transformer", "hybrid"]
+Logits = Literal["last", "all"]
+Target = Literal["portable", "ort", "tensorrt"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of ``seqexport.json``."""
+
+
+class StateSpec(Record):
+    """One state of one layer.
+
+    Attributes:
+        layer: the layer's index in the model.
+        leaf: ``key``, ``value``, ``conv_state`` or ``recurrent_state``.
+        shape: its axes; ``max_len`` is the capacity of a key/value cache.
+        dtype: of its elements.
+    """
+
+    layer: int
+    leaf: Literal["key", "value", "conv_state", "recurrent_state"]
+    shape: tuple[Axis, ...]
+    dtype: DType
+
+    @property
+    def past_name(self) -> str:
+        return f"past_key_values.{self.layer}.{self.leaf}"
+
+    @property
+    def present_name(self) -> str:
+        return f"present.{self.layer}.{self.leaf}"
+
+    @property
+    def grows(self) -> bool:
+        """Whether it is a cache with a row for each token, not a state of fixed size."""
+        return "max_len" in self.shape
+
+    def sizes(self, batch: int, capacity: int) -> tuple[int, ...]:
+        """The shape for a batch and a capacity of the cache."""
+        named = {"batch": batch, "max_len": capacity}
+        return tuple(named[axis] if isinstance(axis, str) else axis for axis in self.shape)
+
+
+class TensorSpec(Record):
+    """One input or output of the graph. ``role`` says what it is for."""
+
+    name: str
+    dtype: str
+    shape: tuple[Axis, ...]
+    role: Literal["tokens", "lengths", "past", "logits", "present"]
+
+
+class Source(Record):
+    """Where the weights came from, and what exported them."""
+
+    model: str
+    revision: str = ""
+    parameters: int
+    seqexport: str
+    torch: str
+    transformers: str
+    date: str
+
+
+class Contract(Record):
+    """``seqexport.json``.
+
+    Attributes:
+        architecture: transformers' ``model_type``.
+        family: what its layers keep: states (mamba), caches (transformer), both (hybrid).
+        dtype: of weights and activations.
+        vocab_size: token ids are below it.
+        eos_token_ids: any of them ends a generated text.
+        logits: of each row's last valid token, or of every token.
+        capacity: the most tokens that a row may ever hold; None where no state grows.
+        ops: how many nodes of each of our ops the graph has.
+        files: sha256 of every other file of the bundle, by name.
+    """
+
+    format_version: int
+    architecture: str
+    family: Family
+    dtype: DType
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    logits: Logits
+    target: Target
+    opset: int
+    capacity: int | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    states: tuple[StateSpec, ...]
+    ops: dict[str, int]
+    source: Source
+    files: dict[str, str]
+
+    def input_named(self, name: str) -> TensorSpec | None:
+        return next((spec for spec in self.inputs if spec.name == name), None)
+
+    def state_bytes(self, batch: int, capacity: int) -> int:
+        """Bytes of all states for a batch, its caches sized for ``capacity`` tokens."""
+        return sum(_product(s.sizes(batch, capacity)) * ITEM_BYTES[s.dtype] for s in self.states)
+
+
+ITEM_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def _product(sizes: tuple[int, ...]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+def dtype_name(dtype: Any) -> Any:
+    """``torch.float16`` or ``np.dtype('float16')`` to ``float16``."""
+    return str(dtype).removeprefix("torch.")
