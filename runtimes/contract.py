@@ -17,7 +17,7 @@ Logits = Literal["last", "all"]
 Target = Literal["portable", "ort", "tensorrt"]
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of ``seqexport.json``."""
 
 
@@ -68,7 +68,6 @@ class Source(Record):
     """Where the weights came from, and what exported them."""
 
     model: str
-    revision: str = ""
     parameters: int
     seqexport: str
     torch: str
