@@ -31,7 +31,8 @@ class GraphStates(Cache):
         self._discovering = True
         self._past: dict[Key, Tensor] = {}
         self._present: dict[Key, Tensor] = {}
-        self._updated: set[int] = set()
+        self._kept: set[Key] = set()
+        self._new_keys: int | None = None
         self.layer = -1
         self.seq_lens: Tensor
         self.past_lens: Tensor
@@ -40,7 +41,7 @@ class GraphStates(Cache):
         """Start a call: int32[B] lengths, and every state that ``specs`` lists (None: discover them)."""
         self.seq_lens, self.past_lens = seq_lens, past_lens
         self._discovering = past is None
-        self._past, self._present, self._updated = past or {}, {}, set()
+        self._past, self._present, self._kept, self._new_keys = past or {}, {}, set(), None
 
     def past(self, layer: int, leaf: str, shape: tuple[int | str, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
         """A state's value before this call; ``shape`` has the axes ``batch`` and ``max_len`` by name."""
@@ -52,6 +53,8 @@ class GraphStates(Cache):
 
     def store(self, layer: int, leaf: str, value: Tensor) -> None:
         """A state's value after this call."""
+        if (layer, leaf) in self._present:
+            raise UserError(f"layer {layer} updates its {leaf} twice in one call; this is not supported")
         self._present[layer, leaf] = value
 
     @property
@@ -62,16 +65,29 @@ class GraphStates(Cache):
             raise UserError(f"the model read the state {missing[0]} and never updated it; this is not supported")
         return [self._present[key] for key in self.specs]
 
-    def has_new_keys(self, layer: int) -> bool:
-        """Whether the layer gave this call's keys and values to its own cache."""
-        return layer in self._updated
+    def take_new_keys(self) -> int | None:
+        """The layer that has just given its keys and values to the cache; each gift is taken once."""
+        layer, self._new_keys = self._new_keys, None
+        return layer
+
+    def check_discovered(self) -> None:
+        """Refuse a model that keeps something in its cache which none of our ops computes.
+
+        Raises:
+            UserError: naming the layer and what it keeps.
+        """
+        for layer, leaf in sorted((self._kept | self._present.keys()) - self.specs.keys()):
+            raise UserError(f"layer {layer} computes its {leaf} in a way that none of our ops does")
+        if not self.specs:
+            raise UserError("the model keeps no states in its cache that the exporter knows")
 
     # transformers' Cache interface, as the models call it
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        self._updated.add(layer_idx)
+        self._kept.add((layer_idx, "key"))
+        self._new_keys = layer_idx
         return key_states, value_states
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
@@ -84,6 +100,7 @@ class GraphStates(Cache):
         if state_idx:
             raise UserError(f"layer {layer_idx} keeps {state_idx + 1} convolution states; one is supported")
         self.layer = layer_idx
+        self._kept.add((layer_idx, "conv_state"))
         return conv_states
 
     def update_recurrent_state(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from collections.abc import Sequence
@@ -9,14 +10,21 @@ from typing import Any, cast
 
 import onnx_ir as ir
 import torch
+from onnx.defs import OpSchema
 from onnxscript import values as onnxscript_values
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
 from seqexport.exporter.hooks import hooked
+from seqexport.exporter.layers import LayerStack, layer_stack, representatives_only
+from seqexport.exporter.passes.cancel_transposes import cancel_transposes
+from seqexport.exporter.passes.fold_parameters import fold_parameters
+from seqexport.exporter.passes.repeat_layers import CannotRepeat, repeat_layers
+from seqexport.exporter.passes.simplify import simplify
 from seqexport.exporter.states import GraphStates
 from seqexport.plugins.ops import DOMAIN, OPS, VERSION, Op
+from seqexport.plugins.ops.op import TYPES
 from seqexport.runtimes.contract import StateSpec, dtype_name
 
 BATCH, SEQ, MAX_LEN = 2, 3, 7
@@ -45,8 +53,9 @@ class Step(nn.Module):
 
 def positions(input_ids: Tensor, seq_lens: Tensor, past_lens: Tensor) -> Tensor:
     """int64[B,L]: each token's index in its row; padded tokens repeat the last valid one's, to stay in range."""
-    last = (seq_lens.long() - 1).clamp(min=0)[:, None]
-    return past_lens.long()[:, None] + torch.minimum(torch.arange(input_ids.shape[1]), last)
+    first = past_lens.long()[:, None]
+    last = (first + seq_lens.long()[:, None] - 1).clamp(min=0)
+    return torch.minimum(first + torch.arange(input_ids.shape[1]), last)
 
 
 def discover_states(model: PreTrainedModel) -> list[StateSpec]:
@@ -56,11 +65,45 @@ def discover_states(model: PreTrainedModel) -> list[StateSpec]:
         ids = torch.zeros(BATCH, SEQ, dtype=torch.int64)
         lens = torch.full((BATCH,), SEQ, dtype=torch.int32)
         Step(model, states)(ids, lens, torch.zeros_like(lens), [])
+    states.check_discovered()
     return list(states.specs.values())
 
 
 def trace(model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, last_only: bool) -> ir.Model:
     """The model as ONNX: our ops as nodes of the domain ``seqexport``, weights still shared with the module."""
+    stack = layer_stack(model)
+    if stack is not None:
+        with contextlib.suppress(CannotRepeat):
+            return _trace_representatives(model, specs, stack, opset=opset, last_only=last_only)
+    graph = _trace(model, specs, opset=opset, last_only=last_only)
+    _tidy(graph)
+    fold_parameters(graph)
+    return graph
+
+
+def _trace_representatives(
+    model: PreTrainedModel, specs: Sequence[StateSpec], stack: LayerStack, *, opset: int, last_only: bool
+) -> ir.Model:
+    traced = [spec for spec in specs if spec.layer in stack.representatives]
+    with representatives_only(stack):
+        graph = _trace(model, traced, opset=opset, last_only=last_only)
+    _tidy(graph)
+    tensors = {f"model.{name}": tensor for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+    def parameter(name: str) -> ir.TensorProtocol:
+        return ir.tensor_adapters.TorchTensor(tensors[name].detach(), name=name)
+
+    repeat_layers(graph, stack, specs, parameter)
+    fold_parameters(graph)
+    return graph
+
+
+def _tidy(graph: ir.Model) -> None:
+    simplify(graph)
+    cancel_transposes(graph)
+
+
+def _trace(model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, last_only: bool) -> ir.Model:
     states = GraphStates()
     states.specs = {(spec.layer, spec.leaf): spec for spec in specs}
     sizes = {"batch": BATCH, "max_len": MAX_LEN}
@@ -74,11 +117,12 @@ def trace(model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, las
             inputs,
             dynamo=True,
             verbose=False,
+            optimize=False,
             opset_version=opset,
             input_names=["input_ids", "seq_lens", "past_lens", *(spec.past_name for spec in specs)],
             output_names=["logits", *(spec.present_name for spec in specs)],
             dynamic_shapes=_dynamic_shapes(specs),
-            custom_translation_table={_torch_op(op): _translation(op) for op in OPS.values()},
+            custom_translation_table={**{_torch_op(op): _translation(op) for op in OPS.values()}, MARK: _translate_mark},
         )
     return cast(ir.Model, program.model)
 
@@ -93,6 +137,23 @@ def _dynamic_shapes(specs: Sequence[StateSpec]) -> tuple[Any, ...]:
     lens = {0: named["batch"]}
     past = [{i: named[axis] for i, axis in enumerate(spec.shape) if isinstance(axis, str)} for spec in specs]
     return ({0: named["batch"], 1: named["seq"]}, lens, lens, past)
+
+
+MARK = torch.ops.seqexport.mark.default
+
+
+def _translate_mark(x: Any, layer: int, edge: int) -> Any:
+    identity = OpSchema(
+        "Mark",
+        DOMAIN,
+        VERSION,
+        inputs=[OpSchema.FormalParameter("x", "T")],
+        outputs=[OpSchema.FormalParameter("y", "T")],
+        type_constraints=[("T", TYPES["T"], "")],
+        attributes=[OpSchema.Attribute(n, OpSchema.AttrType.INT, required=True) for n in ("layer", "edge")],
+    )
+    node = onnxscript_values.Op(onnxscript_values.Opset(DOMAIN, VERSION), "Mark", identity)
+    return node(x, layer=layer, edge=edge)
 
 
 def _torch_op(op: Op) -> Any:

@@ -97,13 +97,13 @@ def _attention(states: GraphStates) -> Callable[..., tuple[Tensor, None]]:
 
 
 def _check(module: nn.Module, states: GraphStates, mask: object, kwargs: dict[str, Any]) -> int:
-    """The layer's index, if what it asks for is what CausalAttention computes."""
-    kind, layer = type(module).__name__, getattr(module, "layer_idx", None)
-    if layer is None or not states.has_new_keys(layer):
+    """The layer that the keys belong to, if what it asks for is what CausalAttention computes."""
+    kind, layer = type(module).__name__, states.take_new_keys()
+    if layer is None:
         raise UserError(f"{kind} attends to keys that are not its own cache's; this is not supported")
     if not getattr(module, "is_causal", True) or not isinstance(mask, CausalMask | None):
         raise UserError(f"{kind} builds an attention mask of its own; only causal attention is supported")
     extra = [name for name, x in kwargs.items() if isinstance(x, Tensor) and name not in HARMLESS]
     if extra:
         raise UserError(f"{kind} passes {extra[0]!r} to its attention, which CausalAttention does not know")
-    return int(layer)
+    return layer

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -17,8 +16,7 @@ def hook(model: PreTrainedModel, states: GraphStates) -> Iterator[None]:
     def keep_last(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden, *rest = args  # [B,L,H]
         last = (states.seq_lens.long() - 1).clamp(min=0)
-        rows = torch.arange(hidden.shape[0], device=hidden.device)
-        return hidden[rows, last].unsqueeze(1), *rest
+        return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2])), *rest
 
     handle = model.get_output_embeddings().register_forward_pre_hook(keep_last)
     try:

@@ -1,0 +1,1 @@
+"""One graph pass a file. A pass changes the model it is given and returns nothing."""

@@ -1,0 +1,84 @@
+"""Folds what a graph computes from its parameters alone: transposed weights, -exp(A_log), squeezed kernels.
+
+1. Folding is lazy: a folded tensor is computed while it is written, so that one copy of one weight is alive at a time.
+2. A parameter that is also used as it is (tied embeddings) keeps its Transpose in the graph, and is stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+Array = NDArray[np.generic]
+
+
+def fold_parameters(model: ir.Model) -> None:
+    for node in list(model.graph):
+        evaluate = EVALUATE.get(node.op_type)
+        if evaluate is None or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
+            continue
+        sources = [value for value in node.inputs if value is not None]
+        if not sources or not all(value.is_initializer() for value in sources):
+            continue
+        if node.op_type == "Transpose" and len(sources[0].uses()) > 1:  # 2
+            continue
+        _fold(model.graph, node, sources, evaluate)
+    RemoveUnusedNodesPass()(model)
+
+
+def _fold(graph: ir.Graph, node: ir.Node, sources: list[ir.Value], evaluate: Callable[..., Array]) -> None:
+    tensors = [value.const_value for value in sources if value.const_value is not None]
+    output = node.outputs[0]
+    shape, dtype = _result_type(node, tensors[0])
+    name = f"{sources[0].name}.{node.op_type.lower()}"
+
+    def compute() -> ir.Tensor:  # 1
+        arrays = [tensor.numpy() for tensor in tensors]
+        return ir.Tensor(np.ascontiguousarray(evaluate(node, *arrays)), dtype=dtype, name=name)
+
+    value = ir.Value(
+        name=name,
+        shape=shape,
+        type=ir.TensorType(dtype),
+        const_value=ir.LazyTensor(compute, dtype, shape, name=name),
+    )
+    graph.register_initializer(value)
+    ir.convenience.replace_all_uses_with(output, value)
+
+
+def _result_type(node: ir.Node, tensor: ir.TensorProtocol) -> tuple[ir.Shape, ir.DataType]:
+    """Found on an array that takes no memory, whatever its shape."""
+    stand_in = np.broadcast_to(np.zeros((), np.int8), tensor.shape.numpy())
+    if node.op_type == "Transpose":
+        return ir.Shape(_transpose(node, stand_in).shape), tensor.dtype
+    if node.op_type == "Squeeze":
+        axes = node.inputs[1]
+        assert axes is not None and axes.const_value is not None
+        return ir.Shape(_squeeze(node, stand_in, axes.const_value.numpy()).shape), tensor.dtype
+    dtype = ir.DataType(node.attributes["to"].as_int()) if node.op_type == "Cast" else tensor.dtype
+    return ir.Shape(tensor.shape), dtype
+
+
+def _transpose(node: ir.Node, x: Array) -> Array:
+    return x.transpose(node.attributes["perm"].as_ints())
+
+
+def _squeeze(node: ir.Node, x: Array, axes: Array) -> Array:
+    return x.squeeze(tuple(int(axis) for axis in axes))
+
+
+def _cast(node: ir.Node, x: Array) -> Array:
+    return x.astype(ir.DataType(node.attributes["to"].as_int()).numpy())
+
+
+EVALUATE: dict[str, Callable[..., Array]] = {
+    "Cast": _cast,
+    "Exp": lambda node, x: np.exp(x),
+    "Neg": lambda node, x: -x,
+    "Squeeze": _squeeze,
+    "Transpose": _transpose,
+}
