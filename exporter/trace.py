@@ -71,13 +71,15 @@ def discover_states(model: PreTrainedModel) -> list[StateSpec]:
 
 def trace(model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, last_only: bool) -> ir.Model:
     """The model as ONNX: our ops as nodes of the domain ``seqexport``, weights still shared with the module."""
-    stack = layer_stack(model)
+    stack, graph = layer_stack(model), None
     if stack is not None:
         with contextlib.suppress(CannotRepeat):
-            return _trace_representatives(model, specs, stack, opset=opset, last_only=last_only)
-    graph = _trace(model, specs, opset=opset, last_only=last_only)
-    _tidy(graph)
+            graph = _trace_representatives(model, specs, stack, opset=opset, last_only=last_only)
+    if graph is None:
+        graph = _trace(model, specs, opset=opset, last_only=last_only)
+        _tidy(graph)
     fold_parameters(graph)
+    _drop_unused_inputs(graph.graph)
     return graph
 
 
@@ -94,8 +96,13 @@ def _trace_representatives(
         return ir.tensor_adapters.TorchTensor(tensors[name].detach(), name=name)
 
     repeat_layers(graph, stack, specs, parameter)
-    fold_parameters(graph)
     return graph
+
+
+def _drop_unused_inputs(graph: ir.Graph) -> None:
+    used = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
+    graph.inputs.clear()
+    graph.inputs.extend(used)
 
 
 def _tidy(graph: ir.Model) -> None:

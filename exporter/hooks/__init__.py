@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from transformers import PreTrainedModel
 
-from seqexport.exporter.hooks import attention, causal_conv1d, last_logits, selective_scan
+from seqexport.exporter.hooks import attention, causal_conv1d, last_logits, rotary, selective_scan
 from seqexport.exporter.states import GraphStates
 
 
@@ -15,7 +15,7 @@ from seqexport.exporter.states import GraphStates
 def hooked(model: PreTrainedModel, states: GraphStates, *, last_only: bool) -> Iterator[None]:
     """Run ``model`` on our ops and ``states``; with ``last_only``, logits of each row's last valid token alone."""
     with ExitStack() as stack:
-        for hook in (attention.hook, causal_conv1d.hook, selective_scan.hook):
+        for hook in (attention.hook, causal_conv1d.hook, selective_scan.hook, rotary.hook):
             stack.enter_context(hook(model, states))
         if last_only:
             stack.enter_context(last_logits.hook(model, states))

@@ -1,4 +1,4 @@
-"""Rotary embeddings whose frequencies depend on the length so far (longrope, dynamic) keep those of short texts.
+"""Rotary embeddings that change their frequencies with the length (longrope, dynamic) keep those of short texts.
 
 A cache holds keys that were turned with the old frequencies, so no graph can follow the switch exactly;
 ``models.position_limit`` keeps a cache below it.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from unittest.mock import patch
 
-from torch import nn
-
 from seqexport.exporter.states import GraphStates
+from torch import nn
 
 
 @contextmanager
@@ -33,7 +33,16 @@ def switching(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if _fixed(getattr(m, "rope_type", "")) != getattr(m, "rope_type", "")]
 
 
-def _fixed(rope_type: str | dict[str, str]) -> str | dict[str, str]:
+def switch_length(module: nn.Module) -> int:
+    """The tokens up to which a switching rotary embedding keeps the frequencies of short texts."""
+    parameters = module.config.rope_parameters
+    kinds = [parameters] if "rope_type" in parameters else list(parameters.values())
+    longrope = [kind for kind in kinds if kind["rope_type"] == "longrope"]
+    lengths = [int(kind["original_max_position_embeddings"]) for kind in longrope]
+    return min(lengths, default=int(module.original_max_seq_len))
+
+
+def _fixed(rope_type: Any) -> Any:
     if isinstance(rope_type, dict):
-        return {layer: str(_fixed(kind)) for layer, kind in rope_type.items()}
-    return "default" if rope_type == "longrope" or "dynamic" in rope_type else rope_type
+        return {layer: _fixed(kind) for layer, kind in rope_type.items()}
+    return "default" if rope_type == "longrope" or "dynamic" in str(rope_type) else rope_type

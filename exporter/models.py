@@ -1,0 +1,190 @@
+"""Which model to export, what it is, and whether it can be."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FunctionType
+
+from seqexport.exporter.hooks.rotary import switch_length, switching
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.contract import Family, StateSpec
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+PRESETS = {name: Path(__file__).parent / "presets" / name for name in ("mamba", "transformer")}
+
+CAPACITY_WITHOUT_LIMIT = 4096
+"""Default size of a cache whose model states no limit."""
+
+MISSING_OPS = {
+    "mamba2_chunk_scan": "SsdScan (Mamba-2)",
+    "mamba_chunk_scan_combined": "SsdScan (Mamba-2)",
+    "mamba2_split_conv1d_scan_combined": "SsdScan (Mamba-2)",
+    "torch_chunk_gated_delta_rule": "GatedDeltaRule",
+    "chunk_gated_delta_rule": "GatedDeltaRule",
+    "chunk_kimi_delta_attention": "KimiDeltaAttention",
+    "rwkv_linear_attention": "RwkvLinearAttention",
+}
+"""Kernels that a model's layers call by these names, and the op that would do their work."""
+
+POSITION_TABLES = {"wpe", "embed_positions", "position_embeddings", "position_embedding"}
+
+
+def resolve_source(model: str | None, arch: str | None) -> str:
+    """The folder or hub id to load: ``model`` (``preset:<name>``: a shipped one), or the preset of ``arch``.
+
+    Raises:
+        UserError: no such preset.
+    """
+    if model is not None and not model.startswith("preset:"):
+        return model
+    name = model.removeprefix("preset:") if model is not None else arch or "mamba"
+    if name not in PRESETS:
+        raise UserError(f"preset {name!r}: expected one of {', '.join(sorted(PRESETS))}")
+    return str(PRESETS[name])
+
+
+def family_of(specs: Sequence[StateSpec]) -> Family:
+    """What the layers keep: states of fixed size (mamba), caches that grow (transformer), or both."""
+    kinds = {spec.grows for spec in specs}
+    if kinds == {True}:
+        return "transformer"
+    return "mamba" if kinds == {False} else "hybrid"
+
+
+def check_arch(arch: str | None, family: Family, config: PreTrainedConfig) -> None:
+    """Refuse a model that is not of the family that ``--arch`` names.
+
+    Raises:
+        UserError: it is of another family.
+    """
+    if arch is not None and arch != family:
+        name = (config.architectures or [config.model_type])[0]
+        raise UserError(
+            f"--arch {arch}, but {config.name_or_path or 'the model'} is a {name} ({family}); "
+            f"drop --arch or pass a {arch.capitalize()} checkpoint"
+        )
+
+
+def refuse_unsupported(model: PreTrainedModel) -> None:
+    """Refuse what is known from the model's classes not to be exportable; tracing may still refuse others.
+
+    Raises:
+        UserError: naming the model's class and the reason.
+    """
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise UserError(f"{name} is an encoder-decoder; expected a causal language model")
+    if model.get_output_embeddings() is None:
+        raise UserError(f"{name} has no output embeddings; expected a causal language model")
+    for module in model.modules():
+        if hasattr(module, "is_transposed") and hasattr(module, "_is_expert_parallel"):
+            raise UserError(
+                f"{name} has a mixture of experts ({type(module).__name__}); this is not supported"
+            )
+        missing = _called_names(type(module)) & MISSING_OPS.keys()
+        if missing:
+            raise UserError(
+                f"{name} needs the op {MISSING_OPS[min(missing)]}, which this version does not have"
+            )
+        if _is_own_attention(module):
+            raise UserError(
+                f"{name} computes attention itself in {type(module).__name__}, not through transformers' "
+                "attention interface; only causal attention through it is supported"
+            )
+
+
+def _called_names(kind: type[nn.Module]) -> set[str]:
+    functions = [inspect.unwrap(f) for f in vars(kind).values() if isinstance(f, FunctionType)]
+    return {name for function in functions for name in function.__code__.co_names}
+
+
+def _is_own_attention(module: nn.Module) -> bool:
+    """Whether it is an attention, by name and projections, that never asks for the attention interface."""
+    kind = type(module)
+    if not kind.__name__.endswith("Attention") or not any(
+        isinstance(m, nn.Linear) for m in module.children()
+    ):
+        return False
+    return not any("ALL_ATTENTION_FUNCTIONS" in _called_names(base) for base in kind.__mro__)
+
+
+@contextmanager
+def explained(model: PreTrainedModel) -> Iterator[None]:
+    """Errors from deep inside tracing become one line that names the architecture.
+
+    Raises:
+        UserError: in place of any other exception, which is its cause.
+    """
+    try:
+        yield
+    except Exception as error:
+        chain = list(_causes(error))
+        told = next((cause for cause in chain if isinstance(cause, UserError)), None)
+        if told is not None:
+            raise told from None if told is error else error
+        raise UserError(
+            f"{type(model).__name__} cannot be exported: {_first_line(chain[-1])}; "
+            "its layers do something that the exporter does not know"
+        ) from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
+    line = next((line for line in lines if line), "")
+    return f"{type(error).__name__}: {line[:160].rstrip('.')}" if line else type(error).__name__
+
+
+def eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    """The tokens of the vocabulary that end a text: the generation config's, else the config's."""
+    generation = getattr(model, "generation_config", None)
+    config = model.config.get_text_config()
+    ids = getattr(generation, "eos_token_id", None)
+    ids = config.eos_token_id if ids is None else ids
+    ids = [] if ids is None else [ids] if isinstance(ids, int) else ids
+    return tuple(int(i) for i in ids if 0 <= i < config.vocab_size)
+
+
+def default_capacity(model: PreTrainedModel) -> int:
+    """Tokens that a cache holds unless told otherwise: as many as the model was made for and can be given."""
+    config, limit = model.config.get_text_config(), position_limit(model)
+    named = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    wanted = next((int(size) for size in named if size), CAPACITY_WITHOUT_LIMIT)
+    return wanted if limit is None else min(wanted, limit[0])
+
+
+def position_limit(model: PreTrainedModel) -> tuple[int, str] | None:
+    """The most tokens of a row that can be told their position, and why; None without a limit."""
+    limits = [(switch_length(m), "changes its rotary frequencies after") for m in switching(model)]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in POSITION_TABLES:
+            offset = int(getattr(module, "offset", 0))
+            limits.append((module.num_embeddings - offset, "has learned positions for"))
+    return min(limits, default=None)
+
+
+def check_capacity(capacity: int, model: PreTrainedModel) -> None:
+    """Refuse a cache that is empty, or longer than the model can tell its tokens' positions.
+
+    Raises:
+        UserError: naming the limit.
+    """
+    if capacity < 1:
+        raise UserError(f"--max-len {capacity}: expected at least 1")
+    limit = position_limit(model)
+    if limit is not None and capacity > limit[0]:
+        tokens, reason = limit
+        raise UserError(
+            f"--max-len {capacity}: {type(model).__name__} {reason} {tokens} tokens; give at most {tokens}"
+        )

@@ -1,0 +1,188 @@
+"""From a checkpoint to a bundle: load, trace, finish for a target, record the original's answers, write, verify."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import onnx_ir as ir
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from seqexport.exporter import models
+from seqexport.exporter.passes.add_bodies import add_bodies
+from seqexport.exporter.passes.drop_bodies import drop_bodies
+from seqexport.exporter.passes.ort import lower_for_ort
+from seqexport.exporter.passes.spell_out_shape import spell_out_shape
+from seqexport.exporter.trace import discover_states, trace
+from seqexport.plugins.errors import UserError
+from seqexport.plugins.ops import DOMAIN
+from seqexport.runtimes.bundle import (
+    MODEL,
+    REFERENCE,
+    Bundle,
+    check_destination,
+    open_bundle,
+    sha256,
+    write_contract,
+    writing,
+)
+from seqexport.runtimes.checkpoint import load_original, local_folder
+from seqexport.runtimes.contract import (
+    FORMAT_VERSION,
+    Contract,
+    Logits,
+    Source,
+    StateSpec,
+    Target,
+    TensorSpec,
+    dtype_name,
+)
+from seqexport.runtimes.reference import record, write_reference
+from seqexport.runtimes.torch_ import TorchRunner
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+DEFAULT_OPSET = 20
+OPSETS = range(18, 24)
+PASSES: dict[Target, Sequence[Callable[[ir.Model], None]]] = {
+    "portable": (add_bodies,),
+    "ort": (lower_for_ort, add_bodies),
+    "tensorrt": (drop_bodies, spell_out_shape),
+}
+
+Stage = Callable[[str], AbstractContextManager[object]]
+"""Called with the name of each step; the step runs inside what it gives."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What ``seqexport onnx`` asks for; None means what the model itself says."""
+
+    model: str | None = None
+    arch: str | None = None
+    dtype: str | None = None
+    logits: Logits = "last"
+    opset: int = DEFAULT_OPSET
+    max_len: int | None = None
+    target: Target = "portable"
+    force: bool = False
+    trust_remote_code: bool = False
+
+
+def export(options: ExportOptions, output: Path, stage: Stage) -> Bundle:
+    """Write the bundle ``output``; nothing of that name appears before it is whole.
+
+    Raises:
+        UserError: the model cannot be loaded or exported, or the output cannot be written; nothing is left behind.
+    """
+    if options.opset not in OPSETS:
+        raise UserError(f"--opset {options.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
+    check_destination(output, force=options.force)
+    source = models.resolve_source(options.model, options.arch)
+    with stage(f"load {source}"):
+        model = load_original(source, dtype=options.dtype, trust_remote_code=options.trust_remote_code)
+        models.refuse_unsupported(model)
+        capacity = options.max_len or models.default_capacity(model)
+        models.check_capacity(capacity, model)
+    with stage("trace"), models.explained(model):
+        specs = discover_states(model)
+        family = models.family_of(specs)
+        models.check_arch(options.arch, family, model.config)
+        graph = trace(model, specs, opset=options.opset, last_only=options.logits == "last")
+    with stage(f"finish for target {options.target}"):
+        ops = _our_ops(graph)
+        for each in PASSES[options.target]:
+            each(graph)
+    contract = _contract(options, model, graph, specs, ops, capacity)
+    try:
+        return _write(output, contract, graph, model, local_folder(source), stage)
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
+
+
+def _write(
+    output: Path, contract: Contract, graph: ir.Model, model: PreTrainedModel, checkpoint: Path, stage: Stage
+) -> Bundle:
+    with writing(output) as folder:
+        with stage("write weights"):
+            ir.save(graph, folder / MODEL, external_data=f"{MODEL}.data")
+            for name in TOKENIZER_FILES:
+                if (checkpoint / name).is_file():
+                    shutil.copyfile(checkpoint / name, folder / name)
+        with stage("record the original's answers"):
+            _record(Bundle(folder, contract), model)
+        with stage("seal"):
+            files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+            write_contract(folder, msgspec.structs.replace(contract, files=files))
+    return open_bundle(output, check_files=False)
+
+
+def _our_ops(graph: ir.Model) -> dict[str, int]:
+    return dict(Counter(node.op_type for node in graph.graph.all_nodes() if node.domain == DOMAIN))
+
+
+def _contract(
+    options: ExportOptions,
+    model: PreTrainedModel,
+    graph: ir.Model,
+    specs: Sequence[StateSpec],
+    ops: dict[str, int],
+    capacity: int,
+) -> Contract:
+    family = models.family_of(specs)
+    return Contract(
+        format_version=FORMAT_VERSION,
+        architecture=model.config.model_type,
+        family=family,
+        dtype=dtype_name(model.dtype),
+        vocab_size=model.get_output_embeddings().weight.shape[0],
+        eos_token_ids=models.eos_token_ids(model),
+        logits=options.logits,
+        target=options.target,
+        opset=options.opset,
+        capacity=None if family == "mamba" else capacity,
+        inputs=tuple(_tensor_spec(value) for value in graph.graph.inputs),
+        outputs=tuple(_tensor_spec(value) for value in graph.graph.outputs),
+        states=tuple(specs),
+        ops=ops,
+        source=Source(
+            model=_source_name(options),
+            parameters=sum(p.numel() for p in model.parameters()),
+            seqexport=importlib.metadata.version("seqexport"),
+            torch=str(torch.__version__),
+            transformers=transformers.__version__,
+            date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        ),
+        files={},
+    )
+
+
+def _source_name(options: ExportOptions) -> str:
+    if options.model is None:
+        return f"preset:{options.arch or 'mamba'}"
+    return str(Path(options.model).resolve()) if Path(options.model).exists() else options.model
+
+
+ROLES = {"input_ids": "tokens", "seq_lens": "lengths", "past_lens": "lengths", "logits": "logits"}
+
+
+def _tensor_spec(value: ir.Value) -> TensorSpec:
+    assert value.name and value.shape is not None and value.dtype is not None
+    shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
+    role = ROLES.get(value.name, "past" if value.name.startswith("past") else "present")
+    return TensorSpec(name=value.name, dtype=str(value.dtype.numpy()), shape=shape, role=role)
+
+
+def _record(bundle: Bundle, model: PreTrainedModel) -> None:
+    original = TorchRunner(bundle, model, logits="last")
+    oracle = TorchRunner(bundle, model, logits="last", arithmetic="float64")
+    write_reference(bundle.reference, record(original, oracle))
+

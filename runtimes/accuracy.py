@@ -1,0 +1,238 @@
+"""Errors of a Runner against the float64 original, while both read the same text token by token.
+
+A row is a prompt, fed at once, and ``steps`` tokens of the text after it, fed one by one whatever the model would
+have said (teacher forcing). Logits and states are compared as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.base import Runner, Session, States, Tokens
+from seqexport.runtimes.contract import Record
+from seqexport.runtimes.text import Rows
+
+ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Relative error of one rounding."""
+
+ALLOWED = 2.0
+"""How many times PyTorch's own error an error may be."""
+
+BINS = 25
+Doubles = NDArray[np.float64]
+
+
+class AccuracyOptions(Record):
+    """``rows`` of the text, each a prompt of ``prompt`` tokens and ``steps`` decode steps after it."""
+
+    rows: int = 2
+    prompt: int = 128
+    steps: int = 1000
+
+
+class StepError(Record):
+    """Relative error of the logits of the steps up to ``step`` and after the record before; None: not finite."""
+
+    step: int
+    error: float | None
+
+
+class StateError(Record):
+    """Relative error of the layer that is worst in this kind of state; step 0 is right after the prompt."""
+
+    leaf: str
+    step: int
+    error: float | None
+
+
+class Accuracy(Record):
+    """Errors are relative in the L2 norm unless they say otherwise; None: NaN or infinity came out.
+
+    Attributes:
+        prompt_error, prompt_max: of the logits after the prompt; the largest absolute error.
+        decode_error, decode_max: of the logits of all steps.
+        agreement: share of positions where the likeliest token is the float64 original's.
+        bits_per_byte: of the text after the prompt, divided by its length in UTF-8 bytes.
+    """
+
+    prompt_error: float | None
+    prompt_max: float | None
+    decode_error: float | None
+    decode_max: float | None
+    steps: tuple[StepError, ...]
+    states: tuple[StateError, ...]
+    agreement: float
+    bits_per_byte: float | None
+
+
+class Check(Record):
+    """One error beside PyTorch's own and the most that is allowed."""
+
+    what: str
+    error: float | None
+    own: float | None
+    allowed: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the float64 original makes of a text.
+
+    Attributes:
+        rows: the text.
+        logits: float64[rows, 1 + steps, vocab], after the prompt and after each step.
+        states: by the step after which they were taken.
+    """
+
+    rows: Rows
+    prompt: int
+    logits: Doubles
+    states: Mapping[int, States]
+
+    @property
+    def steps(self) -> int:
+        return self.logits.shape[1] - 1
+
+
+def checkpoints(steps: int) -> list[int]:
+    """0, 1, 10, 100, ... and the last."""
+    return sorted({0, steps, *(10**n for n in range(7) if 10**n <= steps)})
+
+
+def answers(oracle: Runner, rows: Rows, prompt: int) -> Answers:
+    """Run the float64 original over a text.
+
+    Its logits come from one pass, and each checkpoint's states from a pass that ends there: in exact arithmetic a
+    pass and single steps are the same.
+    """
+    fed = rows.ids[:, :-1]
+    batch, length = fed.shape
+    with oracle.session(batch, length) as session:
+        logits = np.asarray(session.prefill(fed)[:, prompt - 1 :], np.float64)
+        last = session.read_states()
+    states = {length - prompt: last}
+    for step in checkpoints(length - prompt)[:-1]:
+        with oracle.session(batch, length) as session:
+            session.prefill(fed[:, : prompt + step])
+            states[step] = session.read_states()
+    return Answers(rows, prompt, logits, states)
+
+
+def accuracy(runner: Runner, truth: Answers, progress: Callable[[str], None] = lambda what: None) -> Accuracy:
+    """Read the text with a runner, as generation would: the prompt at once, then token by token.
+
+    Raises:
+        UserError: what the runner raises, or states that are not shaped like the original's.
+    """
+    batch, steps = truth.rows.ids.shape[0], truth.steps
+    seen = _Seen(truth)
+    with runner.session(batch, truth.prompt + steps) as session:
+        seen.logits(0, session.prefill(truth.rows.ids[:, : truth.prompt])[:, -1])
+        seen.states(0, session)
+        for step in range(1, steps + 1):
+            seen.logits(step, session.step(truth.rows.ids[:, truth.prompt + step - 1]))
+            if step in truth.states:
+                progress(f"decode step {step} of {steps}")
+                seen.states(step, session)
+    return seen.result()
+
+
+class _Seen:
+    """Sums over what a runner answers."""
+
+    def __init__(self, truth: Answers) -> None:
+        self.truth = truth
+        self.squares = np.zeros(truth.steps + 1)
+        self.norms = np.zeros(truth.steps + 1)
+        self.largest = np.zeros(truth.steps + 1)
+        self.same, self.bits = 0, 0.0
+        self.state_errors: list[StateError] = []
+
+    def logits(self, step: int, given: NDArray[np.floating]) -> None:
+        """float[rows, vocab] after a step."""
+        ours, true = given.astype(np.float64), self.truth.logits[:, step]
+        with np.errstate(invalid="ignore", over="ignore"):
+            self.squares[step] = np.square(ours - true).sum()
+            self.largest[step] = np.abs(ours - true).max()
+            self.bits += bits(ours, self.truth.rows.ids[:, self.truth.prompt + step])
+        self.norms[step] = np.square(true).sum()
+        self.same += int((ours.argmax(-1) == true.argmax(-1)).sum())
+
+    def states(self, step: int, session: Session) -> None:
+        ours, true = session.read_states(), self.truth.states[step]
+        worst: dict[str, float] = {}
+        for spec in session.contract.states:
+            error = relative_error(ours[spec.past_name], true[spec.past_name], spec.past_name)
+            worst[spec.leaf] = max(worst.get(spec.leaf, 0.0), error)
+        self.state_errors += [StateError(leaf, step, _finite(error)) for leaf, error in worst.items()]
+
+    def result(self) -> Accuracy:
+        return Accuracy(
+            prompt_error=self._error(0, 1),
+            prompt_max=_finite(self.largest[0]),
+            decode_error=self._error(1, None),
+            decode_max=_finite(self.largest[1:].max()),
+            steps=self._steps(),
+            states=tuple(self.state_errors),
+            agreement=self.same / (self.truth.rows.ids.shape[0] * (self.truth.steps + 1)),
+            bits_per_byte=_finite(self.bits / self.truth.rows.bytes),
+        )
+
+    def _error(self, start: int, end: int | None) -> float | None:
+        return _finite(np.sqrt(self.squares[start:end].sum() / self.norms[start:end].sum()))
+
+    def _steps(self) -> tuple[StepError, ...]:
+        edges = np.unique(np.geomspace(1, self.truth.steps, BINS).round().astype(int))
+        starts = [0, *edges[:-1]]
+        pairs = zip(starts, edges, strict=True)
+        return tuple(StepError(int(end), self._error(start + 1, end + 1)) for start, end in pairs)
+
+
+def bits(logits: Doubles, targets: Tokens) -> float:
+    """-log2 of the softmax's share of each target, summed; logits [rows, vocab], targets [rows]."""
+    top = logits.max(-1, keepdims=True)
+    total = np.log(np.exp(logits - top).sum(-1)) + top[:, 0]
+    return float((total - logits[np.arange(len(targets)), targets]).sum() / np.log(2))
+
+
+def true_bits_per_byte(truth: Answers) -> float:
+    """The float64 original's."""
+    targets = truth.rows.ids[:, truth.prompt :]
+    total = sum(bits(truth.logits[:, step], targets[:, step]) for step in range(truth.steps + 1))
+    return total / truth.rows.bytes
+
+
+def relative_error(ours: NDArray[np.floating], true: NDArray[np.floating], name: str) -> float:
+    if ours.shape != true.shape:
+        raise UserError(f"state {name} has the shape {list(ours.shape)}; expected {list(true.shape)}")
+    difference = np.linalg.norm((ours.astype(np.float64) - true).ravel())
+    norm = np.linalg.norm(true.ravel())
+    error = float(difference / norm) if norm else float(difference)
+    return error if np.isfinite(error) else float("inf")
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def checks(given: Accuracy, own: Accuracy, dtype: str) -> tuple[Check, ...]:
+    """Hold each error to twice PyTorch's own, the latter taken as one rounding at least."""
+    last = given.steps[-1].step
+    found = [
+        _check("logits after the prompt", given.prompt_error, own.prompt_error, dtype),
+        _check(f"logits of {last} decode steps", given.decode_error, own.decode_error, dtype),
+    ]
+    for ours, theirs in zip(given.states, own.states, strict=True):
+        when = f"after {ours.step} steps" if ours.step else "after the prompt"
+        found.append(_check(f"{ours.leaf} {when}", ours.error, theirs.error, dtype))
+    return tuple(found)
+
+
+def _check(what: str, error: float | None, own: float | None, dtype: str) -> Check:
+    allowed = ALLOWED * max(own or 0.0, ROUNDING[dtype])
+    return Check(what, error, own, allowed, error is not None and error <= allowed)

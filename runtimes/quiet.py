@@ -1,0 +1,49 @@
+"""Keeps the chatter and the tracebacks of transformers and the hub's client from the user."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from seqexport.plugins.errors import UserError
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No log line, warning or progress bar of torch, transformers or the hub's client reaches the user."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+    from transformers.utils import logging as transformers_logging
+
+    before = logging.root.manager.disable
+    bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        transformers_logging.disable_progress_bar()
+        disable_progress_bars()
+        try:
+            yield
+        finally:
+            logging.disable(before)
+            if bars:
+                transformers_logging.enable_progress_bar()
+            if hub_bars:
+                enable_progress_bars()
+
+
+@contextmanager
+def one_line(source: str, what: str) -> Iterator[None]:
+    """Any error inside becomes a UserError of one line, with the error itself as its cause."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{source}: {what}: {reason[:240]}") from error

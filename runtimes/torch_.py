@@ -1,0 +1,206 @@
+"""The PyTorch original: transformers' model on transformers' own cache, nothing of ours in it.
+
+Two things that transformers does not do are made up for by how it is called:
+
+1. Ragged rows. Its families treat right padding differently, so rows of one length run as one batch, and as
+   soon as a call is ragged each row gets a cache of its own and runs alone.
+2. Chunks. A Mamba layer that is fed more than one token starts its scan from zeros whatever state it has, so
+   models with recurrent states take the first prefill whole and later chunks token by token.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
+from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.checkpoint import load_original
+from seqexport.runtimes.contract import Logits
+from seqexport.runtimes.oracle import float64_arithmetic
+from seqexport.runtimes.torch_cache import new_cache, read, tensor_dtype, write
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+Arithmetic = Literal["native", "float64"]
+
+
+class TorchRunner(Runner):
+    """The original of a bundle.
+
+    Args:
+        model: the original, if it is loaded already; it stays as it is.
+        source: where to load it from; the bundle knows where it came from.
+        threads: how many CPU threads PyTorch uses; of the whole process.
+        device: a torch device.
+        arithmetic: ``float64`` computes in float64 whatever the model's dtype, and gives float64 arrays.
+        logits: instead of what the contract says.
+        trust_remote_code: run the Python code that the checkpoint brings.
+    """
+
+    backend: ClassVar[str] = "torch"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        model: PreTrainedModel | None = None,
+        *,
+        source: str | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
+        arithmetic: Arithmetic = "native",
+        logits: Logits | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__(bundle)
+        self.contract = msgspec.structs.replace(self.contract, logits=logits or self.contract.logits)
+        self.arithmetic, self.device = arithmetic, torch.device(device)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        model = model or _load(bundle, source, trust_remote_code)
+        model.train(False)
+        nn.Module.to(model, self.device)
+        self.model: PreTrainedModel = model
+        parameters = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache_params" if "cache_params" in parameters else "past_key_values"
+        self._slices_logits = "logits_to_keep" in parameters
+
+    @property
+    def description(self) -> str:
+        where = f"{torch.get_num_threads()} CPU threads" if self.device.type == "cpu" else self._device_name()
+        precise = ", float64 arithmetic" if self.arithmetic == "float64" else ""
+        attention = (
+            "" if self.contract.family == "mamba" else f", {self.model.config._attn_implementation} attention"
+        )
+        versions = f"PyTorch {torch.__version__}, transformers {transformers.__version__}"
+        return f"{versions}, {where}{attention}{precise}"
+
+    def _device_name(self) -> str:
+        return (
+            str(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else str(self.device)
+        )
+
+    def session(self, batch: int = 1, capacity: int | None = None) -> TorchSession:
+        return TorchSession(self, batch, capacity or self.contract.capacity or 0)
+
+    def forward(self, ids: Tensor, cache: DynamicCache) -> Tensor:
+        """Feed int64[rows, L]; gives logits [rows, L, vocab], or [rows, 1, vocab] of the last tokens."""
+        last = self.contract.logits == "last"
+        arguments: dict[str, Any] = {self._cache_argument: cache}
+        if self._slices_logits:
+            arguments["logits_to_keep"] = int(last)
+        with torch.inference_mode(), self.computing():
+            logits: Tensor = self.model(
+                input_ids=ids.to(self.device), use_cache=True, return_dict=True, **arguments
+            ).logits
+        return logits[:, -1:] if last else logits
+
+    def computing(self) -> AbstractContextManager[None]:
+        return float64_arithmetic() if self.arithmetic == "float64" else nullcontext()
+
+    def reset_peak_device_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_device_memory(self) -> int | None:
+        """Bytes of device memory at most in use since the reset; None on a CPU."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+    def close(self) -> None:
+        del self.model
+
+
+def _load(bundle: Bundle, source: str | None, trust_remote_code: bool) -> PreTrainedModel:
+    contract = bundle.contract
+    return load_original(
+        source or contract.source.model, dtype=contract.dtype, trust_remote_code=trust_remote_code
+    )
+
+
+class TorchSession(Session):
+    """One cache for the whole batch while its rows are equally long, else one a row."""
+
+    def __init__(self, runner: TorchRunner, batch: int, capacity: int) -> None:
+        super().__init__(runner.contract, batch, capacity)
+        self._runner = runner
+        self._wide = runner.arithmetic == "float64"
+        self._recurrent = any(spec.leaf == "recurrent_state" for spec in self.contract.states)
+        self._caches = [new_cache(runner.model)]
+
+    def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
+        if len(self._caches) == 1 and np.unique(seq_lens).size > 1:
+            self._take(self._tensors(self.read_states()), self.lengths, shared=False)
+        ids = torch.from_numpy(tokens)
+        length = 1 if self.contract.logits == "last" else tokens.shape[1]
+        logits = np.zeros(
+            (self.batch, length, self.contract.vocab_size), np.float64 if self._wide else np.float32
+        )
+        for cache, rows in zip(self._caches, self._rows(), strict=True):
+            if valid := int(seq_lens[rows][0]):
+                new = self._feed(cache, ids[rows, :valid], fresh=not self.lengths[rows][0])
+                logits[rows, : new.shape[1]] = _to_numpy(new) if self._wide else _to_numpy(new.float())
+        return logits
+
+    def _feed(self, cache: DynamicCache, ids: Tensor, *, fresh: bool) -> Tensor:
+        size = 1 if self._recurrent and not fresh else ids.shape[1]
+        logits = [self._runner.forward(chunk, cache) for chunk in torch.split(ids, size, dim=1)]
+        return logits[-1] if self.contract.logits == "last" else torch.cat(logits, dim=1)
+
+    def _rows(self) -> list[slice]:
+        """The rows that each cache holds."""
+        each = self.batch // len(self._caches)
+        return [slice(start, start + each) for start in range(0, self.batch, each)]
+
+    def read_states(self) -> States:
+        longest = int(self.lengths.max())
+        states: States = {}
+        for spec in self.contract.states:
+            dtype = tensor_dtype(spec, self._wide)
+            whole = torch.zeros(spec.sizes(self.batch, longest), dtype=dtype)
+            for cache, rows in zip(self._caches, self._rows(), strict=True):
+                kept = read(cache, spec)
+                if kept is not None and spec.grows:
+                    end = int(self.lengths[rows][0])
+                    whole[rows, :, end - kept.shape[2] : end] = kept.cpu()
+                elif kept is not None:
+                    whole[rows] = kept.cpu()
+            states[spec.past_name] = _to_numpy(whole)
+        return states
+
+    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        lengths = np.asarray(lengths, np.int32)
+        self._check_capacity(lengths - self.lengths)
+        self._take(self._tensors(states), lengths, shared=np.unique(lengths).size == 1)
+        self.lengths = lengths.copy()
+
+    def _tensors(self, states: Mapping[str, NDArray[np.floating]]) -> dict[str, Tensor]:
+        return {
+            spec.past_name: torch.from_numpy(np.array(states[spec.past_name])).to(
+                self._runner.device, tensor_dtype(spec, self._wide)
+            )
+            for spec in self.contract.states
+        }
+
+    def _take(self, states: dict[str, Tensor], lengths: Lengths, *, shared: bool) -> None:
+        """Put states into new caches: one for all rows, or one a row."""
+        self._caches = [new_cache(self._runner.model) for _ in range(1 if shared else self.batch)]
+        for cache, rows in zip(self._caches, self._rows(), strict=True):
+            if length := int(lengths[rows][0]):
+                with torch.inference_mode(), self._runner.computing():
+                    write(cache, self.contract.states, {k: v[rows] for k, v in states.items()}, length)
+
+    def close(self) -> None:
+        self._caches = []
+
+
+def _to_numpy(tensor: Tensor) -> NDArray[Any]:
+    """A CPU array; bfloat16, which NumPy lacks, as float32."""
+    tensor = tensor.detach().cpu()
+    return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())

@@ -1,0 +1,60 @@
+"""Is a backend as accurate as PyTorch itself? Answered from the bundle's recorded reference, without PyTorch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from seqexport.runtimes.base import Runner
+from seqexport.runtimes.reference import Reference, relative_error, replay
+
+UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+CHUNKS = (None, 1, 7)
+FACTOR = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One quantity, worst over layers and steps: relative errors against the original in float64."""
+
+    name: str
+    error: float
+    torch_error: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.allowed
+
+
+def verify(runner: Runner, reference: Reference) -> Iterator[Check]:
+    """Whole prefill, the same in chunks, and decode steps: logits and states, each within twice PyTorch's own error.
+
+    PyTorch's error is taken as at least one rounding in the dtype, for tensors that it happens to get exactly.
+    """
+    for chunk in CHUNKS:
+        with runner.session(len(reference.seq_lens), _capacity(reference)) as session:
+            ours = {n: relative_error(v, reference.answers[n]) for n, v in replay(session, reference, chunk)}
+        yield from _summed_up(ours, reference, chunk, runner.contract.dtype)
+
+
+def _capacity(reference: Reference) -> int:
+    return int(reference.seq_lens.max()) + reference.next_tokens.shape[1]
+
+
+def _summed_up(ours: dict[str, float], reference: Reference, chunk: int | None, dtype: str) -> Iterator[Check]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in ours:
+        groups[_title(name, chunk)].append(name)
+    for title, names in groups.items():
+        torch_error = max(reference.torch_errors[name] for name in names)
+        allowed = FACTOR * max(torch_error, UNIT_ROUNDOFF[dtype])
+        yield Check(title, max(ours[name] for name in names), torch_error, allowed)
+
+
+def _title(name: str, chunk: int | None) -> str:
+    when, what = name.split(".", 1)
+    how = "whole" if chunk is None else f"in chunks of {chunk}"
+    quantity = what.rsplit(".", 1)[-1]
+    return f"{quantity} after prefill {how}" if when == "prefill" else f"{quantity} along decode, prefill {how}"

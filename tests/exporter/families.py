@@ -1,0 +1,129 @@
+"""Small random models of many families: odd sizes, no parameter left at 0 or 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as tf
+from seqexport.runtimes.quiet import quiet
+from torch import Tensor
+from transformers import PreTrainedModel
+
+VOCAB = 37
+TOKENS: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+SIZES: dict[str, Any] = {
+    **TOKENS,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+}
+HEADS: dict[str, Any] = {**SIZES, "head_dim": 10}
+WINDOW = 6
+MAMBA: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 20, "state_size": 5, "num_hidden_layers": 2}
+ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
+GPT2: dict[str, Any] = {**TOKENS, "n_embd": 24, "n_head": 3, "n_layer": 2, "n_positions": 64}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [2.0, 3.0, 4.0, 5.0],
+    "original_max_position_embeddings": 48,
+}
+JAMBA: dict[str, Any] = {
+    **SIZES,
+    "num_hidden_layers": 4,
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "mamba_d_state": 5,
+    "mamba_dt_rank": 3,
+    "mamba_d_conv": 3,
+}
+SSD: dict[str, Any] = {"mamba_n_heads": 6, "mamba_d_head": 8}
+
+Build = Callable[[], PreTrainedModel]
+
+
+def of(name: str, **config: Any) -> Build:
+    """The causal language model of a config class, by its name."""
+    return lambda: tf.AutoModelForCausalLM.from_config(getattr(tf, f"{name}Config")(**config))
+
+
+EXPORTED: dict[str, Build] = {
+    "mamba": of("Mamba", **MAMBA, conv_kernel=3, time_step_rank=3, use_bias=True),
+    "falcon_mamba": of("FalconMamba", **MAMBA, conv_kernel=4, time_step_rank=3),
+    "gpt2": of("GPT2", **GPT2),
+    "gpt_neox": of("GPTNeoX", **{**SIZES, "num_key_value_heads": 3}),
+    "llama": of("Llama", **SIZES, attention_bias=True),
+    "mistral": of("Mistral", **HEADS, sliding_window=WINDOW),
+    "qwen2": of("Qwen2", **SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
+    "qwen3": of("Qwen3", **HEADS),
+    "gemma2": of("Gemma2", **HEADS, sliding_window=WINDOW, query_pre_attn_scalar=11),
+    "phi3": of("Phi3", **SIZES),
+    "phi3_longrope": of("Phi3", **SIZES, original_max_position_embeddings=48, rope_parameters=LONGROPE),
+    "jamba": of("Jamba", **JAMBA, num_experts=1),
+    "lfm2": of("Lfm2", **SIZES, layer_types=["conv", "full_attention", "conv"]),
+    "cohere2": of("Cohere2", **SIZES, sliding_window=WINDOW, layer_types=ALTERNATING),
+    "granite": of("Granite", **SIZES, attention_multiplier=0.3, logits_scaling=2.0, embedding_multiplier=3.0),
+    "olmo2": of("Olmo2", **SIZES),
+    "opt": of("OPT", **{**SIZES, "ffn_dim": 40, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    "smollm3": of("SmolLM3", **SIZES, no_rope_layers=[1, 0, 1]),
+    "stablelm": of("StableLm", **SIZES),
+    "starcoder2": of("Starcoder2", **SIZES, sliding_window=WINDOW),
+}
+
+OWN_ATTENTION = "computes attention itself in"
+REFUSED: dict[str, tuple[Build, str]] = {
+    "mamba2": (
+        of("Mamba2", **MAMBA | {"hidden_size": 24}, num_heads=6, head_dim=8, n_groups=1),
+        "Mamba2ForCausalLM needs the op SsdScan (Mamba-2), which this version does not have",
+    ),
+    "bamba": (of("Bamba", **SIZES, attn_layer_indices=[1], **SSD), "BambaForCausalLM needs the op SsdScan"),
+    "qwen3_next": (
+        of("Qwen3Next", **HEADS, num_experts=2),
+        "Qwen3NextForCausalLM needs the op GatedDeltaRule",
+    ),
+    "bloom": (of("Bloom", vocab_size=VOCAB, hidden_size=24, n_head=3, n_layer=2), OWN_ATTENTION),
+    "falcon": (of("Falcon", **SIZES), OWN_ATTENTION),
+    "gptj": (of("GPTJ", **GPT2, rotary_dim=4), OWN_ATTENTION),
+    "mixtral": (of("Mixtral", **SIZES, num_local_experts=3), "MixtralForCausalLM has a mixture of experts"),
+    "rwkv": (
+        of("Rwkv", vocab_size=VOCAB, hidden_size=24, num_hidden_layers=2),
+        "needs the op RwkvLinearAttention",
+    ),
+}
+
+
+def build(make: Build, seed: int = 0) -> PreTrainedModel:
+    """The model with every parameter drawn at random: no zero biases, no unit norms."""
+    torch.manual_seed(seed)
+    with quiet():
+        model = make().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(_random(name, parameter))
+    return model
+
+
+def _random(name: str, parameter: Tensor) -> Tensor:
+    if name.endswith("A_log"):
+        return torch.rand_like(parameter) * 1.5 - 0.5
+    if parameter.dim() == 1:
+        return parameter + 0.2 * torch.randn_like(parameter)
+    return torch.randn_like(parameter) * 0.6 * (parameter.shape[-1] ** -0.5)
+
+
+def save(make: Build, folder: Path) -> Path:
+    with quiet():
+        build(make).save_pretrained(folder)
+    return folder

@@ -1,0 +1,110 @@
+"""References for the kernels: each op token by token in the dtype given, and the bound that results are held to."""
+
+import torch
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+DEVICE = "cuda"
+NAN = float("nan")
+
+
+def randn(*shape, dtype=torch.float32, scale=1.0):
+    return (torch.randn(*shape, device=DEVICE) * scale).to(dtype)
+
+
+def poisoned(*shape, dtype):
+    return torch.full(shape, NAN, device=DEVICE, dtype=dtype)
+
+
+def lens_mask(lens, length):
+    return torch.arange(length, device=DEVICE)[None] < lens[:, None]
+
+
+def poison_padding(tensor, lens):
+    """NaN in every token at or past the row's length."""
+    if tensor is not None and lens is not None:
+        tensor[~lens_mask(lens, tensor.shape[1])] = NAN
+    return tensor
+
+
+def error(result, oracle):
+    result, oracle = result.double(), oracle.double()
+    scale = oracle.norm().clamp_min(1e-30)
+    return ((result - oracle).norm() / scale).item(), ((result - oracle).abs().max() / oracle.abs().max().clamp_min(1e-30)).item()
+
+
+def assert_near(name, ours, torch_result, oracle, factor=2.0):
+    """Our error against the float64 oracle: at most `factor` times PyTorch's own, or one rounding of the dtype."""
+    assert torch.isfinite(ours).all(), f"{name}: {(~torch.isfinite(ours)).sum().item()} of {ours.numel()} not finite"
+    for kind, mine, theirs in zip(("norm", "max"), error(ours, oracle), error(torch_result, oracle)):
+        bound = max(factor * theirs, torch.finfo(ours.dtype).eps / 2)
+        assert mine <= bound, f"{name}: {kind} error {mine:.3e}, PyTorch's own {theirs:.3e}, bound {bound:.3e}"
+
+
+def conv_reference(x, weight, bias, past, lens, activation, dtype):
+    batch, length, _ = x.shape
+    taps = weight.shape[1]
+    x = x.to(dtype)
+    if lens is not None:
+        x = x.masked_fill(~lens_mask(lens, length)[..., None], 0)
+    xx = torch.cat([past.to(dtype).transpose(1, 2), x], 1)
+    y = sum(xx[:, j : j + length] * weight.to(dtype)[:, j] for j in range(taps))
+    if bias is not None:
+        y = y + bias.to(dtype)
+    if activation == "silu":
+        y = torch.nn.functional.silu(y)
+    ends = torch.full((batch,), length, device=DEVICE) if lens is None else lens.long()
+    rows = ends[:, None] + torch.arange(taps - 1, device=DEVICE)
+    present = torch.gather(xx, 1, rows[..., None].expand(-1, -1, xx.shape[2])).transpose(1, 2)
+    if lens is not None:
+        y = y.masked_fill(~lens_mask(lens, length)[..., None], 0)
+    return y, present
+
+
+def scan_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, dtype):
+    batch, length, channels = x.shape
+    group = torch.arange(channels, device=DEVICE) * B.shape[2] // channels
+    valid = torch.ones(batch, length, dtype=torch.bool, device=DEVICE) if lens is None else lens_mask(lens, length)
+
+    def clean(tensor):
+        shape = (batch, length) + (1,) * (tensor.dim() - 2)
+        return tensor.to(dtype).masked_fill(~valid.view(shape), 0)
+
+    x, dt, B, C = clean(x), clean(dt), clean(B), clean(C)
+    delta = dt if dt_bias is None else dt + dt_bias.to(dtype)
+    if dt_softplus:
+        delta = torch.nn.functional.softplus(delta)
+    delta = delta.masked_fill(~valid[..., None], 0)
+    h, A, ys = past.to(dtype), A.to(dtype), []
+    for t in range(length):
+        Bt, Ct = B[:, t, group], C[:, t, group]
+        h = torch.exp(delta[:, t, :, None] * A) * h + (delta[:, t] * x[:, t])[..., None] * Bt
+        ys.append((h * Ct).sum(-1))
+    y = torch.stack(ys, 1)
+    if D is not None:
+        y = y + D.to(dtype) * x
+    if z is not None:
+        y = y * torch.nn.functional.silu(clean(z))
+    return y.masked_fill(~valid[..., None], 0), h
+
+
+def attention_reference(query, key, value, past_key, past_value, past_lens, lens, scale, window, softcap, dtype):
+    """Row by row over the valid tokens, softmax in at least float32 as PyTorch's eager attention has it."""
+    batch, length, heads, _ = query.shape
+    group = heads // key.shape[2]
+    y = torch.zeros(batch, length, heads, value.shape[3], device=DEVICE, dtype=dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for b in range(batch):
+        n, past = (length if lens is None else int(lens[b])), int(past_lens[b])
+        if n == 0:
+            continue
+        k = torch.cat([past_key[b, :, :past], key[b, :n].transpose(0, 1)], 1).to(dtype).repeat_interleave(group, 0)
+        v = torch.cat([past_value[b, :, :past], value[b, :n].transpose(0, 1)], 1).to(dtype).repeat_interleave(group, 0)
+        score = (query[b, :n].transpose(0, 1).to(dtype) @ k.transpose(1, 2)) * scale
+        if softcap:
+            score = softcap * torch.tanh(score / softcap)
+        i = torch.arange(n, device=DEVICE)[:, None] + past
+        j = torch.arange(past + n, device=DEVICE)[None]
+        unseen = (j > i) | ((j <= i - window) if window else torch.zeros_like(j > i))
+        prob = score.to(wide).masked_fill(unseen, float("-inf")).softmax(-1).to(dtype)
+        y[b, :n] = (prob @ v).transpose(0, 1)
+    return y

@@ -1,0 +1,142 @@
+// A short list of calls for compute-sanitizer, every tensor in an allocation of exactly its size:
+//   nvcc -std=c++17 -I plugins/kernels sanitizer_cases.cu -L <build> -lseqexport_kernels -o cases && compute-sanitizer ./cases
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "c_api.h"
+
+namespace {
+
+std::vector<void*> allocations;
+
+void check(cudaError_t e) {
+  if (e == cudaSuccess) return;
+  std::fprintf(stderr, "%s\n", cudaGetErrorString(e));
+  std::exit(1);
+}
+
+void check(int status) {
+  if (status == 0) return;
+  std::fprintf(stderr, "%s\n", seqexport_last_error());
+  std::exit(1);
+}
+
+void* upload(const void* host, size_t bytes) {
+  void* device = nullptr;
+  check(cudaMalloc(&device, bytes));
+  check(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
+  allocations.push_back(device);
+  return device;
+}
+
+float uniform() { return float(std::rand()) / float(RAND_MAX) - 0.5f; }
+
+float* floats(size_t count, float scale = 1.f, float offset = 0.f) {
+  std::vector<float> host(count);
+  for (float& v : host) v = uniform() * scale + offset;
+  return static_cast<float*>(upload(host.data(), count * 4));
+}
+
+void* values(int dtype, size_t count) {
+  if (dtype == SEQEXPORT_FLOAT32) return floats(count);
+  std::vector<uint16_t> host(count);
+  for (uint16_t& v : host) v = uint16_t((dtype == SEQEXPORT_FLOAT16 ? 0x3000 : 0x3e00) + std::rand() % 0x400);
+  return upload(host.data(), count * 2);
+}
+
+int32_t* ints(const std::vector<int32_t>& host) { return static_cast<int32_t*>(upload(host.data(), host.size() * 4)); }
+
+void* output(int dtype, size_t count) {
+  void* device = nullptr;
+  check(cudaMalloc(&device, count * (dtype == SEQEXPORT_FLOAT32 ? 4 : 2)));
+  allocations.push_back(device);
+  return device;
+}
+
+void finish(const char* name) {
+  check(cudaDeviceSynchronize());
+  for (void* p : allocations) check(cudaFree(p));
+  allocations.clear();
+  std::printf("%s\n", name);
+}
+
+void conv(int dtype, int batch, int length, int channels, int taps, bool ragged) {
+  CausalConv1dParams p = {dtype, batch, length, channels, taps, SEQEXPORT_ACTIVATION_SILU, channels};
+  p.x = values(dtype, size_t(batch) * length * channels);
+  p.weight = values(dtype, size_t(channels) * taps);
+  p.bias = values(dtype, channels);
+  p.past = p.present = values(dtype, size_t(batch) * channels * (taps - 1));
+  p.seq_lens = ragged ? ints(std::vector<int32_t>(batch, length / 2)) : nullptr;
+  p.y = output(dtype, size_t(batch) * length * channels);
+  check(seqexport_causal_conv1d(&p, nullptr));
+  finish("causal_conv1d");
+}
+
+void scan(int dtype, int batch, int length, int channels, int states, int groups, int chunks, bool ragged) {
+  SelectiveScanParams p = {dtype, batch, length, channels, states, groups, 1, chunks};
+  p.x_stride = p.dt_stride = p.z_stride = channels;
+  p.B_stride = p.C_stride = groups * states;
+  const size_t tokens = size_t(batch) * length;
+  p.x = values(dtype, tokens * channels);
+  p.dt = values(dtype, tokens * channels);
+  p.z = values(dtype, tokens * channels);
+  p.B = values(dtype, tokens * groups * states);
+  p.C = values(dtype, tokens * groups * states);
+  p.A = floats(size_t(channels) * states, 1.f, -1.f);
+  p.D = floats(channels);
+  p.dt_bias = floats(channels);
+  p.past = p.present = floats(size_t(batch) * channels * states);
+  p.seq_lens = ragged ? ints(std::vector<int32_t>(batch, length / 2)) : nullptr;
+  p.y = output(dtype, tokens * channels);
+  p.workspace_bytes = size_t(chunks) * batch * channels * (states + 1) * 4;
+  p.workspace = chunks > 1 ? output(SEQEXPORT_FLOAT32, p.workspace_bytes / 4) : nullptr;
+  check(seqexport_selective_scan(&p, nullptr));
+  finish("selective_scan");
+}
+
+void attention(int dtype, int length, int query_heads, int kv_heads, int key_dim, int value_dim, int past, int splits,
+               bool in_place) {
+  const int batch = 2, capacity = past + length - 1;
+  CausalAttentionParams p = {dtype, batch, length, query_heads, kv_heads, key_dim, value_dim, capacity, 0, splits};
+  p.scale = 0.1f;
+  p.query_stride = query_heads * key_dim;
+  p.key_stride = kv_heads * key_dim;
+  p.value_stride = kv_heads * value_dim;
+  const size_t tokens = size_t(batch) * length, cache = size_t(batch) * kv_heads * capacity;
+  p.query = values(dtype, tokens * query_heads * key_dim);
+  p.key = values(dtype, tokens * kv_heads * key_dim);
+  p.value = values(dtype, tokens * kv_heads * value_dim);
+  p.past_key = values(dtype, cache * key_dim);
+  p.past_value = values(dtype, cache * value_dim);
+  p.present_key = in_place ? const_cast<void*>(p.past_key) : output(dtype, cache * key_dim);
+  p.present_value = in_place ? const_cast<void*>(p.past_value) : output(dtype, cache * value_dim);
+  p.past_lens = ints({past, past / 2});
+  p.seq_lens = ints({length, length / 2});
+  p.y = output(dtype, tokens * query_heads * value_dim);
+  p.workspace_bytes = size_t(splits) * tokens * query_heads * (value_dim * 4 + 8);
+  p.workspace = splits > 1 ? output(SEQEXPORT_FLOAT32, p.workspace_bytes / 4) : nullptr;
+  check(seqexport_causal_attention(&p, nullptr));
+  finish("causal_attention");
+}
+
+}  // namespace
+
+int main() {
+  for (int dtype = SEQEXPORT_FLOAT32; dtype <= SEQEXPORT_BFLOAT16; ++dtype) {
+    conv(dtype, 2, 70, 33, 4, true);
+    conv(dtype, 33, 70, 8192, 4, false);
+    scan(dtype, 2, 1, 33, 16, 1, 1, false);
+    scan(dtype, 2, 100, 33, 17, 3, 1, true);
+    scan(dtype, 1, 300, 96, 16, 1, 4, false);
+    scan(dtype, 10, 40, 1536, 16, 1, 1, false);
+    scan(dtype, 40, 40, 768, 16, 1, 1, false);
+    attention(dtype, 1, 8, 2, 64, 64, 500, 3, true);
+    attention(dtype, 5, 4, 2, 80, 64, 100, 1, false);
+    attention(dtype, 150, 4, 2, 64, 64, 40, 1, true);
+    attention(dtype, 150, 2, 2, 128, 96, 40, 1, false);
+    attention(dtype, 20, 2, 1, 33, 17, 40, 2, true);
+  }
+  std::printf("all cases ran\n");
+}

@@ -1,0 +1,73 @@
+"""Refused calls say what was wrong; none of these reaches the device."""
+
+import pytest
+from kernel_library import load_binding
+
+c_api = load_binding()
+ADDRESS = 1 << 20  # aligned, never dereferenced
+
+
+def filled(kind, **values):
+    params = kind()
+    for name, ctype in kind._fields_:
+        if ctype is c_api.c_void_p:
+            setattr(params, name, ADDRESS)
+    for name, value in values.items():
+        setattr(params, name, value)
+    return params
+
+
+def conv(**changed):
+    sizes = dict(dtype=2, batch=1, length=4, channels=8, kernel_size=4, activation=1, x_stride=8, y=ADDRESS * 2)
+    return "causal_conv1d", filled(c_api.CausalConv1dParams, **{**sizes, **changed})
+
+
+def scan(**changed):
+    sizes = dict(dtype=2, batch=1, length=4, channels=8, states=16, groups=1, x_stride=8, dt_stride=8, z_stride=8,
+                 B_stride=16, C_stride=16)  # fmt: skip
+    return "selective_scan", filled(c_api.SelectiveScanParams, **{**sizes, **changed})
+
+
+def attention(**changed):
+    sizes = dict(dtype=2, batch=1, length=4, query_heads=4, kv_heads=2, key_dim=64, value_dim=64, capacity=16, scale=1,
+                 query_stride=256, key_stride=128, value_stride=128)  # fmt: skip
+    return "causal_attention", filled(c_api.CausalAttentionParams, **{**sizes, **changed})
+
+
+@pytest.mark.parametrize("call,message", [
+    (conv(kernel_size=9), "kernel_size (K) must be in 2 to 8, got 9"),
+    (conv(dtype=7), "dtype must be 0 (float32), 1 (float16) or 2 (bfloat16), got 7"),
+    (conv(x_stride=7), "x_stride must be at least a token's 8 elements, got 7"),
+    (conv(weight=None), "weight is null"),
+    (conv(present=ADDRESS + 1), "present must be aligned to 2 bytes"),
+    (conv(activation=2), "activation must be 0 (none) or 1 (silu), got 2"),
+    (conv(y=ADDRESS), "y must not be x"),
+    (scan(length=0), "length (L) must be in 1 to"),
+    (scan(states=257), "states (N) must be in 1 to 256, got 257"),
+    (scan(groups=9), "groups (G) must be in 1 to 8, got 9"),
+    (scan(B_stride=15), "B_stride must be at least a token's 16 elements, got 15"),
+    (scan(past=None), "past is null"),
+    (scan(workspace=ADDRESS + 4), "workspace must be aligned to 16 bytes"),
+    (attention(query_heads=5), "query_heads (Hq) must be a multiple of kv_heads (Hkv), got 5 and 2"),
+    (attention(key_dim=257), "key_dim (Dh) must be in 1 to 256, got 257"),
+    (attention(capacity=0), "capacity (S) must be in 1 to"),
+    (attention(scale=float("nan")), "scale must be finite and above 0"),
+    (attention(softcap=-1), "softcap must be finite and 0 or more, got -1"),
+    (attention(window=-2), "window must be in 0 to"),
+    (attention(past_lens=None), "past_lens is null"),
+])  # fmt: skip
+def test_refused(kernels, call, message):
+    op, params = call
+    with pytest.raises(c_api.KernelError) as raised:
+        kernels.call(op, params)
+    assert str(raised.value).startswith(f"{op}: ") and message in str(raised.value)
+
+
+def test_refused_null_params(kernels):
+    assert kernels.library.seqexport_causal_conv1d(None, None) == 1
+    assert b"params is null" in kernels.library.seqexport_last_error()
+
+
+def test_workspace_of_refused_sizes_is_0(kernels):
+    assert kernels.workspace(*scan(states=0)) == 0
+    assert kernels.workspace(*attention(kv_heads=0)) == 0

@@ -1,0 +1,285 @@
+"""Loading the PyTorch original: what is sound loads whole, what is not gives one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.checkpoint import load_original, read_config
+from seqexport.runtimes.quiet import quiet
+from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM, T5Config
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 31,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+}
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "llama"
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "llama"))
+
+
+@pytest.fixture
+def sharded(saved: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "sharded"
+    LlamaForCausalLM.from_pretrained(saved).save_pretrained(path, max_shard_size="10KB")
+    assert len(list(path.glob("model-*.safetensors"))) > 1
+    return path
+
+
+def edit(folder: Path, file: str = "config.json", **changes: Any) -> None:
+    data = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**data, **changes}))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def truncate(file: Path, size: int | None = None) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) - 100 if size is None else size])
+
+
+def refusal(source: object, capfd: pytest.CaptureFixture[str], **options: Any) -> str:
+    """The one line that loading gives; nothing is printed beside it."""
+    capfd.readouterr()
+    with pytest.raises(UserError) as error:
+        load_original(str(source), **options)
+    out, err = capfd.readouterr()
+    line = str(error.value)
+    assert (out, err) == ("", "")
+    assert "\n" not in line
+    return line
+
+
+def test_loads_bit_equal_in_eval_mode_on_cpu(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = load_original(str(saved))
+    weights = load_file(saved / "model.safetensors")
+    assert not model.training
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_loads_shards(saved: Path, sharded: Path) -> None:
+    whole, parts = load_original(str(saved)).state_dict(), load_original(str(sharded)).state_dict()
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_tied_weights_are_not_missing(tmp_path: Path) -> None:
+    LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)).save_pretrained(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    model = load_original(str(tmp_path))
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize(
+    ("in_config", "in_files", "asked", "loaded"),
+    [
+        ("float16", torch.float32, None, torch.float16),
+        ("bfloat16", torch.bfloat16, "float32", torch.float32),
+        (None, torch.bfloat16, None, torch.bfloat16),
+        ("float32", torch.float16, "bfloat16", torch.bfloat16),
+    ],
+)
+def test_dtype_is_asked_for_or_the_configs_or_the_files(
+    copy: Path, in_config: str | None, in_files: torch.dtype, asked: str | None, loaded: torch.dtype
+) -> None:
+    edit(copy, dtype=in_config)
+    edit_weights(copy, lambda w: w.update({name: tensor.to(in_files) for name, tensor in w.items()}))
+    assert load_original(str(copy), dtype=asked).dtype == loaded
+
+
+def test_read_config(saved: Path) -> None:
+    assert read_config(str(saved)).hidden_size == SIZES["hidden_size"]
+
+
+def test_quiet_restores_logging() -> None:
+    logger = logging.getLogger("transformers")
+    with quiet():
+        assert not logger.isEnabledFor(logging.CRITICAL)
+    assert logger.isEnabledFor(logging.CRITICAL)
+
+
+BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (lambda p: (p / "config.json").unlink(), "has no config.json; expected a folder with"),
+    "config is not JSON": (lambda p: truncate(p / "config.json", 50), "config.json: not JSON"),
+    "config is binary": (lambda p: (p / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json: not JSON"),
+    "config is a list": (
+        lambda p: (p / "config.json").write_text("[]"),
+        "expected a JSON object, found list",
+    ),
+    "no model_type": (lambda p: edit(p, model_type=None), "config.json has no model_type"),
+    "model_type is a number": (lambda p: edit(p, model_type=3), "config.json has no model_type"),
+    "unknown architecture": (lambda p: edit(p, model_type="nope"), "does not know the architecture 'nope'"),
+    "remote code": (
+        lambda p: edit(p, model_type="nope", auto_map={"AutoModelForCausalLM": "code.Nope"}),
+        "'nope' needs the Python code that the checkpoint brings; if you trust its author, add",
+    ),
+    "invalid config": (
+        lambda p: edit(p, hidden_size="wide"),
+        "config.json is not a valid 'llama' configuration",
+    ),
+    "another task": (
+        lambda p: edit(p, architectures=["LlamaForSequenceClassification"]),
+        "is a LlamaForSequenceClassification; expected a causal language model",
+    ),
+    "quantised": (
+        lambda p: edit(p, quantization_config={"quant_method": "gptq", "bits": 4}),
+        "quantised (gptq)",
+    ),
+    "float64 config": (lambda p: edit(p, dtype="float64"), "is float64; expected float32, float16, bfloat16"),
+    "no weights": (
+        lambda p: (p / "model.safetensors").unlink(),
+        "has no weights; expected model.safetensors",
+    ),
+    "adapter": (lambda p: (p / "adapter_config.json").write_text("{}"), "holds an adapter; merge it"),
+    "pickle": (
+        lambda p: (p / "model.safetensors").rename(p / "pytorch_model.bin"),
+        "pytorch_model.bin, which can run code when read; safetensors only: convert with",
+    ),
+    "truncated": (
+        lambda p: truncate(p / "model.safetensors"),
+        "model.safetensors: not a whole safetensors file",
+    ),
+    "empty file": (
+        lambda p: truncate(p / "model.safetensors", 0),
+        "model.safetensors: not a whole safetensors file",
+    ),
+    "LFS pointer": (
+        lambda p: (p / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid x\n"),
+        "a Git LFS pointer, not the weights; run: git lfs pull",
+    ),
+    "mismatched shapes": (
+        lambda p: edit(p, intermediate_size=44),
+        "model.layers.0.mlp.down_proj.weight has the shape [24, 40], and config.json asks for [24, 44]",
+    ),
+    "missing tensor": (
+        lambda p: edit_weights(p, lambda w: w.pop("model.layers.1.mlp.up_proj.weight")),
+        "the weights lack model.layers.1.mlp.up_proj.weight, which config.json asks for",
+    ),
+    "missing head": (
+        lambda p: edit_weights(p, lambda w: w.pop("lm_head.weight")),
+        "the weights lack lm_head.weight, which config.json asks for",
+    ),
+    "missing layer": (lambda p: edit(p, num_hidden_layers=3), "the weights lack model.layers.2."),
+    "unexpected layer": (
+        lambda p: edit(p, num_hidden_layers=1),
+        "the weights have model.layers.1.input_layernorm.weight (and 8 more), for which config.json has",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_defect_is_one_line(name: str, copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    breakage, expected = BREAKAGES[name]
+    breakage(copy)
+    line = refusal(copy, capfd)
+    assert expected in line
+    assert line.startswith(str(copy))
+
+
+def first_shard(folder: Path) -> Path:
+    return min(folder.glob("model-*.safetensors"))
+
+
+SHARD_BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing shard": (
+        lambda p: first_shard(p).unlink(),
+        "missing, though model.safetensors.index.json lists it",
+    ),
+    "truncated shard": (lambda p: truncate(first_shard(p)), "not a whole safetensors file"),
+    "broken index": (lambda p: truncate(p / INDEX), "model.safetensors.index.json: not JSON"),
+    "index without map": (
+        lambda p: edit(p, INDEX, weight_map=None),
+        "expected a weight_map of tensors to files",
+    ),
+    "shard elsewhere": (
+        lambda p: edit(p, INDEX, weight_map={"lm_head.weight": "../model.safetensors"}),
+        "lists '../model.safetensors'; expected a safetensors file beside it",
+    ),
+    "pickled shard": (
+        lambda p: edit(p, INDEX, weight_map={"lm_head.weight": "x.bin"}),
+        "lists 'x.bin'; expected",
+    ),
+    "shard of another model": (lambda p: save_file({"x": torch.ones(1)}, first_shard(p)), "the weights lack"),
+}
+
+
+@pytest.mark.parametrize("name", SHARD_BREAKAGES)
+def test_defect_of_shards_is_one_line(name: str, sharded: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    breakage, expected = SHARD_BREAKAGES[name]
+    breakage(sharded)
+    assert expected in refusal(sharded, capfd)
+
+
+def test_remote_code_of_a_known_architecture_is_not_run(copy: Path) -> None:
+    (copy / "code.py").write_text("raise SystemExit('ran')")
+    edit(copy, auto_map={"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"})
+    assert type(load_original(str(copy))) is LlamaForCausalLM
+
+
+def test_models_that_are_not_causal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    T5Config().save_pretrained(tmp_path)
+    assert "is an encoder-decoder (t5); expected a causal language model" in refusal(tmp_path, capfd)
+    edit(tmp_path, model_type="vit", architectures=None, is_encoder_decoder=False)
+    assert "is a 'vit' model; expected a causal language model" in refusal(tmp_path, capfd)
+
+
+def test_masked_language_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small = BertConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, vocab_size=31
+    )
+    BertLMHeadModel(small).save_pretrained(tmp_path)
+    edit(tmp_path, architectures=["BertForMaskedLM"])
+    assert "is a BertForMaskedLM; expected a causal" in refusal(tmp_path, capfd)
+
+
+@pytest.mark.parametrize(
+    "source", ["", "./nowhere", "/no/where/at/all", "a b", "x" * 5000, "a\0b", "~nobody/x/y"]
+)
+def test_source_that_is_nothing(source: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "no such folder" in refusal(source, capfd)
+
+
+def test_source_that_is_a_file(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "model.safetensors is a file; expected a folder with" in refusal(
+        saved / "model.safetensors", capfd
+    )
+
+
+def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    line = refusal("nobody/no-such-model", capfd)
+    assert line.startswith("nobody/no-such-model: no such folder, and the Hugging Face hub cannot be reached")
+
+
+def test_unknown_dtype(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "dtype 'int8': expected one of float32, float16, bfloat16" in refusal(saved, capfd, dtype="int8")
