@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, Session, States, Tokens
+from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.contract import Record
 from seqexport.runtimes.text import Rows
 
@@ -77,6 +78,14 @@ class Check(Record):
     own: float | None
     allowed: float
     passed: bool
+
+
+@dataclass(frozen=True)
+class Original:
+    """How to open the PyTorch original: in the bundle's dtype, and in float64 with the logits of every token."""
+
+    native: Callable[[Bundle], Runner]
+    oracle: Callable[[Bundle], Runner]
 
 
 @dataclass(frozen=True)

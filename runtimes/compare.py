@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from seqexport.plugins.errors import UserError
@@ -12,6 +11,7 @@ from seqexport.runtimes.accuracy import (
     AccuracyOptions,
     Answers,
     Check,
+    Original,
     accuracy,
     answers,
     checks,
@@ -39,19 +39,9 @@ class CompareOptions(Record):
 
 QUICK = CompareOptions(
     AccuracyOptions(rows=2, prompt=64, steps=1000),
-    SpeedOptions(
-        lengths=(64, 256, 1024, 2048, 4096), batches=(1,), steps=16, repeats=3, budget_seconds=7.0
-    ),
+    SpeedOptions(lengths=(64, 256, 1024, 2048, 4096), batches=(1,), steps=16, repeats=3, budget_seconds=7.0),
 )
 FULL = CompareOptions()
-
-
-@dataclass(frozen=True)
-class Original:
-    """How to open the PyTorch original: in the bundle's dtype, and in float64 with the logits of every token."""
-
-    native: Factory
-    oracle: Factory
 
 
 class StateSize(Record):

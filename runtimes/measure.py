@@ -11,7 +11,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import psutil
-
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, Session, Tokens
 from seqexport.runtimes.contract import ITEM_BYTES, Record
@@ -181,9 +180,7 @@ class _Measurement:
 
 def _state_bytes(session: Session) -> int:
     states = session.read_states()
-    return sum(
-        states[spec.past_name].size * ITEM_BYTES[spec.dtype] for spec in session.contract.states
-    )
+    return sum(states[spec.past_name].size * ITEM_BYTES[spec.dtype] for spec in session.contract.states)
 
 
 @contextmanager

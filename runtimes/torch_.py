@@ -11,7 +11,7 @@ Two things that transformers does not do are made up for by how it is called:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from seqexport.runtimes.accuracy import Original
 from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.checkpoint import load_original
@@ -28,6 +29,9 @@ from seqexport.runtimes.oracle import float64_arithmetic
 from seqexport.runtimes.torch_cache import new_cache, read, tensor_dtype, write
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+
+SMALL = 10_000_000
+"""Parameters below which a second thread waits more than it works."""
 
 Arithmetic = Literal["native", "float64"]
 
@@ -38,7 +42,7 @@ class TorchRunner(Runner):
     Args:
         model: the original, if it is loaded already; it stays as it is.
         source: where to load it from; the bundle knows where it came from.
-        threads: how many CPU threads PyTorch uses; of the whole process.
+        threads: how many CPU threads PyTorch uses, in the whole process, until this is closed.
         device: a torch device.
         arithmetic: ``float64`` computes in float64 whatever the model's dtype, and gives float64 arrays.
         logits: instead of what the contract says.
@@ -62,6 +66,7 @@ class TorchRunner(Runner):
         super().__init__(bundle)
         self.contract = msgspec.structs.replace(self.contract, logits=logits or self.contract.logits)
         self.arithmetic, self.device = arithmetic, torch.device(device)
+        self._threads_before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
         model = model or _load(bundle, source, trust_remote_code)
@@ -114,7 +119,22 @@ class TorchRunner(Runner):
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
 
     def close(self) -> None:
+        torch.set_num_threads(self._threads_before)
         del self.model
+
+
+def original(load: Callable[[Bundle], PreTrainedModel]) -> Original:
+    """The original as the reference of accuracy; ``load`` is called for each of the two runners."""
+
+    def threads(bundle: Bundle) -> int | None:
+        return 1 if bundle.contract.source.parameters < SMALL else None
+
+    return Original(
+        native=lambda bundle: TorchRunner(bundle, load(bundle), threads=threads(bundle)),
+        oracle=lambda bundle: TorchRunner(
+            bundle, load(bundle), threads=threads(bundle), arithmetic="float64", logits="all"
+        ),
+    )
 
 
 def _load(bundle: Bundle, source: str | None, trust_remote_code: bool) -> PreTrainedModel:

@@ -1,0 +1,37 @@
+# Two commands do everything: `make demo` and `make test`. Each makes its own .venv from a bare Python 3.10 to 3.13.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+SOURCES := exporter plugins runtimes tests examples
+
+.PHONY: demo test lint types wheel clean
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/demo.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: $(INSTALLED)
+	rm -rf build/types && mkdir -p build/types/seqexport
+	ln -s $(CURDIR)/exporter $(CURDIR)/plugins $(CURDIR)/runtimes build/types/seqexport/
+	MYPYPATH=build/types $(BIN)/mypy -p seqexport.plugins -p seqexport.runtimes -p seqexport.exporter
+
+wheel: $(INSTALLED)
+	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python tests/check_wheel.py dist/*.whl
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt scikit-build-core
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist demo

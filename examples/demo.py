@@ -1,0 +1,40 @@
+"""The main job, on a CPU, with the models that ship inside: export, verify, generate, compare.
+
+    python examples/demo.py        (or: make demo)
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path("demo")
+REPORT = FOLDER / "report.html"
+BUNDLES = {arch: FOLDER / arch for arch in ("mamba", "transformer")}
+
+
+def main() -> None:
+    for arch, bundle in BUNDLES.items():
+        seqexport("onnx", "--arch", arch, "--target", "ort", "--dtype", "fp32", "-o", bundle, "--force")
+    for bundle in BUNDLES.values():
+        seqexport("verify", bundle)
+    for bundle in BUNDLES.values():
+        prompt = ["--prompt", "Return the ", "--temperature", "0.6", "--seed", "1"]
+        seqexport("generate", bundle, *prompt, "--max-new-tokens", "200")
+    seqexport("compare", *BUNDLES.values(), "--quick", "-o", REPORT)
+    print(f"\nThe comparison is at {REPORT.resolve()}")
+
+
+def seqexport(*arguments: object) -> None:
+    """Show a command as one would type it, then run it."""
+    words = [str(argument) for argument in arguments]
+    shown = " ".join(f'"{word}"' if " " in word else word for word in words)
+    print(f"\n$ seqexport {shown}", flush=True)
+    command = [sys.executable, "-m", "seqexport.exporter.cli", *words]
+    if code := subprocess.run(command, check=False).returncode:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""``seqexport``: one command takes a PyTorch sequence model to a file that runs anywhere, and proves it."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from typing import NoReturn
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from seqexport.plugins.errors import UserError
+
+COMMANDS = ("onnx", "verify", "generate", "compare", "inspect", "doctor")
+
+
+class Commands(click.Group):
+    """Loads a command's module when the command is used or listed; none imports torch before it runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"seqexport.exporter.commands.{name}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="seqexport", prog_name="seqexport")
+def cli() -> None:
+    """Export Mamba, Transformer and hybrid models from PyTorch to ONNX, and prove the result.
+
+    \b
+    Start here:
+      seqexport onnx --model CHECKPOINT -o my-model    export a Hugging Face checkpoint
+      seqexport generate my-model --prompt "Hello"     text from the exported file
+      seqexport compare my-model -o report.html        accuracy and speed against PyTorch
+    """
+
+
+def main() -> NoReturn:
+    """The console entry point: a UserError is one line and exit code 2, an interrupt 130."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        cli(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; nothing was left half written", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = escape(" ".join(message.split()))
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {line}", highlight=False)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""``seqexport doctor``"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that seqexport can use; ``advice`` says what to install where it is missing."""
+
+    name: str
+    works: bool
+    detail: str
+    advice: str = ""
+
+
+@click.command("doctor", short_help="Show which backends work here, and what is missing.")
+def command() -> None:
+    """Show which parts of seqexport work on this machine, which do not, and what to install.
+
+    \b
+    Example:
+      seqexport doctor
+    """
+    table = Table(title=f"seqexport {importlib.metadata.version('seqexport')}, Python {sys.version.split()[0]}",
+                  title_justify="left")  # fmt: skip
+    for name in ("", "part", "found", "to install"):
+        table.add_column(name)
+    for finding in (_export(), *_onnxruntime(), _torch_cuda(), _gpu(), _tensorrt(), _report()):
+        mark = "[green]✓[/]" if finding.works else "[yellow]–[/]"
+        advice = "" if finding.works else finding.advice
+        table.add_row(mark, finding.name, escape(finding.detail), escape(advice))
+    Console().print(table)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _needs(name: str, packages: tuple[str, ...], extra: str) -> Finding:
+    versions = {package: _version(package) for package in packages}
+    missing = [package for package, version in versions.items() if version is None]
+    found = ", ".join(f"{package} {version}" for package, version in versions.items() if version)
+    detail = found if not missing else f"missing: {', '.join(missing)}"
+    return Finding(name, not missing, detail, f"pip install 'seqexport[{extra}]'")
+
+
+def _export() -> Finding:
+    return _needs("export, backend torch", ("torch", "transformers", "onnx", "onnxscript", "onnx-ir"), "export")
+
+
+def _report() -> Finding:
+    return _needs("comparison page", ("jinja2", "matplotlib"), "report")
+
+
+def _onnxruntime() -> list[Finding]:
+    try:
+        import onnxruntime as ort
+    except Exception as error:
+        return [Finding("backend ort", False, f"not importable: {error}", "pip install 'seqexport[ort]'")]
+    providers = ort.get_available_providers()
+    gpu = "CUDAExecutionProvider" in providers
+    return [
+        Finding("backend ort, CPU", True, f"onnxruntime {ort.__version__}"),
+        Finding(
+            "backend ort, CUDA",
+            gpu,
+            "CUDAExecutionProvider" if gpu else "this build has no CUDA provider",
+            "pip uninstall onnxruntime; pip install 'seqexport[ort-gpu]'",
+        ),
+    ]
+
+
+def _torch_cuda() -> Finding:
+    advice = "a CUDA build of PyTorch: https://pytorch.org/get-started"
+    if _version("torch") is None:
+        return Finding("PyTorch on CUDA", False, "no PyTorch", advice)
+    import torch
+
+    works = torch.cuda.is_available()
+    return Finding("PyTorch on CUDA", works, f"torch {torch.__version__}" + ("" if works else ", no CUDA device"), advice)
+
+
+def _gpu() -> Finding:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return Finding("NVIDIA GPU", False, "no nvidia-smi", "an NVIDIA driver")
+    query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    lines = result.stdout.strip().splitlines()
+    return Finding("NVIDIA GPU", bool(lines), "; ".join(lines) or "none answers", "an NVIDIA driver")
+
+
+def _tensorrt() -> Finding:
+    version = _version("tensorrt") or _version("tensorrt-cu12") or _version("tensorrt-cu13")
+    return Finding("TensorRT", version is not None, version or "not installed", "pip install tensorrt")

@@ -1,0 +1,106 @@
+"""``seqexport generate``"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from seqexport.exporter.commands.options import (
+    bundle_argument,
+    device_option,
+    original_option,
+    source_of,
+    threads_option,
+)
+from seqexport.plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from seqexport.runtimes.base import Runner
+    from seqexport.runtimes.bundle import Bundle
+    from seqexport.runtimes.generate import Sampling
+
+
+@click.command("generate", short_help="Generate text from a bundle.")
+@bundle_argument
+@click.option("--prompt", "prompts", multiple=True, required=True, help="Text to continue; may be given several times.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True, help="Stop after so many.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0: always the likeliest token.")
+@click.option("--top-k", type=int, default=0, show_default=True, help="Choose among the K likeliest; 0: all.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Choose among the likeliest that reach P.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same text.")
+@click.option("--backend", type=click.Choice(["ort", "torch"]), default="ort", show_default=True, help="What runs it.")
+@device_option
+@threads_option
+@original_option
+def command(
+    bundle: Path,
+    prompts: tuple[str, ...],
+    max_new_tokens: int,
+    backend: str,
+    device: str,
+    threads: int | None,
+    original: str | None,
+    **sampling: float,
+) -> None:
+    """Continue one or more prompts. Several run as one batch, and each gives exactly what it gives alone.
+
+    \b
+    Examples:
+      seqexport generate my-model --prompt "Return the "
+      seqexport generate my-model --prompt "def " --temperature 0.8 --top-p 0.95 --seed 7
+      seqexport generate my-model --prompt "One" --prompt "Another, longer one"
+    """
+    from seqexport.runtimes.backends import open_runner
+    from seqexport.runtimes.bundle import open_bundle
+    from seqexport.runtimes.generate import Sampling
+
+    opened = open_bundle(bundle)
+    tokenizer = _tokenizer(opened)
+    source = source_of(original, opened.contract.source.model) if backend == "torch" else None
+    with open_runner(backend, opened, device=device, threads=threads, source=source) as runner:
+        _print_continuations(runner, tokenizer, prompts, max_new_tokens, Sampling(**sampling))  # type: ignore[arg-type]
+
+
+def _tokenizer(bundle: Bundle) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    if bundle.tokenizer is None:
+        raise UserError(f"{bundle.path} has no tokenizer.json: its checkpoint had none; use the Python API with tokens")
+    try:
+        return Tokenizer.from_file(str(bundle.tokenizer))
+    except Exception as error:
+        raise UserError(f"{bundle.tokenizer} cannot be read: {error}") from error
+
+
+def _print_continuations(
+    runner: Runner, tokenizer: Tokenizer, prompts: tuple[str, ...], max_new_tokens: int, sampling: Sampling
+) -> None:
+    from tokenizers.decoders import DecodeStream
+
+    from seqexport.runtimes.generate import generate
+
+    streams = [DecodeStream(skip_special_tokens=False) for _ in prompts]
+    pieces = [[prompt] for prompt in prompts]
+    live = len(prompts) == 1
+
+    def show(row: int, token: int) -> None:
+        piece = streams[row].step(tokenizer, token) or ""
+        pieces[row].append(piece)
+        if live:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+    ids = [tokenizer.encode(prompt).ids for prompt in prompts]
+    if live:
+        sys.stdout.write(prompts[0])
+    generate(runner, ids, max_new_tokens=max_new_tokens, sampling=sampling, on_token=show)
+    if live:
+        click.echo()
+        return
+    for number, parts in enumerate(pieces, 1):
+        click.echo(f"--- {number} ---\n{''.join(parts)}")

@@ -1,0 +1,94 @@
+"""``seqexport inspect``"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console, Group
+from rich.table import Table
+
+from seqexport.exporter.commands.options import bundle_argument
+
+if TYPE_CHECKING:
+    from seqexport.runtimes.bundle import Bundle
+    from seqexport.runtimes.contract import Contract, TensorSpec
+
+
+@click.command("inspect", short_help="Show what a bundle is and holds.")
+@bundle_argument
+@click.option("--json", "as_json", is_flag=True, help="Print the contract as JSON.")
+def command(bundle: Path, as_json: bool) -> None:
+    """Show what BUNDLE is: the model, its inputs, outputs and states, its ops, its files. Checks every file's hash.
+
+    \b
+    Example:
+      seqexport inspect my-model
+    """
+    import msgspec
+
+    from seqexport.runtimes.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(opened.contract), indent=2))
+    else:
+        Console().print(Group(_facts(opened), _interface(opened.contract), _states(opened.contract), _files(opened)))
+
+
+def _facts(bundle: Bundle) -> Table:
+    c = bundle.contract
+    table = Table(title=str(bundle.path), title_justify="left", show_header=False, box=None)
+    ops = ", ".join(f"{count} {name}" for name, count in c.ops.items())
+    capacity = "no limit: its states do not grow" if c.capacity is None else f"{c.capacity:,} tokens"
+    for name, value in (
+        ("model", f"{c.architecture} ({c.family}), {c.source.parameters / 1e6:,.1f} M parameters, {c.dtype}"),
+        ("from", f"{c.source.model}, exported {c.source.date} by seqexport {c.source.seqexport}"),
+        ("graph", f"target {c.target}, opset {c.opset}, logits of {'each row' if c.logits == 'last' else 'every token'}"),
+        ("our ops", ops),
+        ("capacity", capacity),
+        ("vocabulary", f"{c.vocab_size:,} tokens, end of text: {', '.join(map(str, c.eos_token_ids)) or 'none'}"),
+    ):
+        table.add_row(f"[dim]{name}[/]", value)
+    return table
+
+
+def _interface(contract: Contract) -> Table:
+    table = Table(title="Inputs and outputs (states are listed below)", title_justify="left")
+    for name in ("name", "dtype", "shape", "role"):
+        table.add_column(name)
+    for spec in (*contract.inputs, *contract.outputs):
+        if spec.role not in ("past", "present"):
+            table.add_row(spec.name, spec.dtype, _shape(spec), spec.role)
+    return table
+
+
+def _shape(spec: TensorSpec) -> str:
+    return f"\\[{', '.join(map(str, spec.shape))}]"
+
+
+def _states(contract: Contract) -> Table:
+    table = Table(title="States: past_key_values.<layer>.<state> in, present.<layer>.<state> out", title_justify="left")
+    for name in ("state", "layers", "dtype", "shape", "grows"):
+        table.add_column(name)
+    kinds: dict[Any, list[int]] = {}
+    for spec in contract.states:
+        kinds.setdefault((spec.leaf, spec.dtype, spec.shape, spec.grows), []).append(spec.layer)
+    for (leaf, dtype, shape, grows), layers in kinds.items():
+        where = f"{layers[0]} to {layers[-1]}" if len(layers) == layers[-1] - layers[0] + 1 > 1 else str(layers)[1:-1]
+        table.add_row(leaf, where, dtype, f"\\[{', '.join(map(str, shape))}]", "with tokens" if grows else "no")
+    lengths = [n for n in (1, 1024, 8192, 65536) if contract.capacity is None or n <= contract.capacity]
+    sizes = ", ".join(f"{contract.state_bytes(1, n) / 1e6:,.2f} MB at {n:,} tokens" for n in lengths)
+    table.caption = f"one row's states: {sizes}"
+    return table
+
+
+def _files(bundle: Bundle) -> Table:
+    table = Table(title="Files (sha256 checked)", title_justify="left")
+    table.add_column("file")
+    table.add_column("bytes", justify="right")
+    for name in bundle.contract.files:
+        table.add_row(name, f"{(bundle.path / name).stat().st_size:,}")
+    return table

@@ -1,0 +1,124 @@
+"""``seqexport onnx``"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from seqexport.exporter.commands.options import remote_code_option
+
+if TYPE_CHECKING:
+    from seqexport.runtimes.bundle import Bundle
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+@click.command("onnx", short_help="Export a model to an ONNX bundle.")
+@click.option("--model", metavar="DIR_OR_HUB_ID", help="A checkpoint: a folder, or a Hugging Face hub id.")
+@click.option(
+    "--arch",
+    type=click.Choice(["mamba", "transformer"]),
+    help="Without --model: the shipped model to export (default: mamba). With it: only checked against the model.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder [default: the model's name].")
+@click.option("--dtype", type=click.Choice(list(DTYPES)), help="Of weights and activations [default: the checkpoint's].")
+@click.option(
+    "--logits",
+    type=click.Choice(["last", "all"]),
+    default="last",
+    show_default=True,
+    help="Of each row's last valid token (generation), or of every token (scoring).",
+)
+@click.option("--max-len", type=click.IntRange(1), help="Most tokens in a cache [default: the model's own limit].")
+@click.option(
+    "--target",
+    type=click.Choice(["portable", "ort", "tensorrt"]),
+    default="portable",
+    show_default=True,
+    help="portable: any ONNX runtime. ort: fastest in stock ONNX Runtime. tensorrt: our ops as plugin nodes.",
+)
+@click.option("--opset", type=int, default=20, show_default=True, help="ONNX opset, 18 to 23.")
+@click.option("--no-verify", is_flag=True, help="Do not check the written file against the original.")
+@click.option("--force", is_flag=True, help="Replace OUTPUT if it is a bundle already.")
+@remote_code_option
+def command(
+    model: str | None, output: Path | None, dtype: str | None, no_verify: bool, force: bool, **options: Any
+) -> None:
+    """Export a PyTorch sequence model to a bundle: an ONNX file with explicit states, and the proof that it is right.
+
+    The architecture is read from the checkpoint. One graph serves prefill, chunked prefill and decode, for any batch
+    and any length. Weights must be safetensors; no code of the checkpoint is run.
+
+    \b
+    Examples:
+      seqexport onnx --model state-spaces/mamba-130m-hf
+      seqexport onnx --model ./my-llama -o my-llama-fp16 --dtype fp16 --max-len 4096
+      seqexport onnx --model ./my-mamba --target ort
+      seqexport onnx --arch mamba            a small model that ships inside, to try things out
+    """
+    from seqexport.runtimes.quiet import quiet
+
+    console = Console()
+    with quiet():
+        from seqexport.exporter.pipeline import ExportOptions, export
+
+        settings = ExportOptions(model=model, dtype=DTYPES[dtype] if dtype else None, force=force, **options)
+        output = output or Path(_default_name(model, settings.arch))
+        bundle = export(settings, output, lambda name: _stage(console, name))
+        if not no_verify:
+            _verify(console, bundle)
+    _summary(console, bundle)
+
+
+def _default_name(model: str | None, arch: str | None) -> str:
+    return Path(model).resolve().name if model else arch or "mamba"
+
+
+@contextmanager
+def _stage(console: Console, name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    with console.status(f"{name} ..."):
+        yield
+    console.print(f"[green]✓[/] {name} [dim]{time.perf_counter() - start:.1f} s[/]", highlight=False)
+
+
+def _verify(console: Console, bundle: Bundle) -> None:
+    from seqexport.exporter.commands.verify import run_checks
+    from seqexport.plugins.errors import UserError
+
+    contract = bundle.contract
+    if contract.target == "tensorrt":
+        console.print("[yellow]–[/] not verified: the tensorrt target runs in TensorRT only", highlight=False)
+        return
+    try:
+        with _stage(console, "verify in ONNX Runtime"):
+            checks = run_checks(bundle, "ort")
+    except UserError as error:
+        console.print(f"[yellow]–[/] not verified: {error}", highlight=False)
+        return
+    worst = max(checks, key=lambda check: check.error / check.allowed)
+    if all(check.passed for check in checks):
+        ratio = worst.error / (worst.allowed / 2)
+        console.print(f"  {len(checks)} checks: at most {ratio:.1f}× PyTorch's own error (2× is allowed)", highlight=False)
+    else:
+        raise UserError(
+            f"{bundle.path} was written, but {worst.name} is off by {worst.error:.1e}, more than the {worst.allowed:.1e}"
+            f" allowed; see: seqexport verify {bundle.path}"
+        )
+
+
+def _summary(console: Console, bundle: Bundle) -> None:
+    contract = bundle.contract
+    size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
+    console.print(
+        f"[bold]{bundle.path}[/]: {contract.architecture}, {contract.source.parameters / 1e6:,.1f} M parameters, "
+        f"{contract.dtype}, target {contract.target}, {size:,.1f} MB",
+        highlight=False,
+    )
+    console.print(f'next: [bold]seqexport generate {bundle.path} --prompt "..."[/]', highlight=False)

@@ -1,0 +1,32 @@
+"""Arguments and options that commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+bundle_argument: Decorator = click.argument("bundle", type=click.Path(path_type=Path))
+device_option: Decorator = click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run."
+)
+threads_option: Decorator = click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads; default: all cores that this process may use."
+)
+original_option: Decorator = click.option(
+    "--original", metavar="DIR_OR_HUB_ID", help="The PyTorch original; default: where the bundle came from."
+)
+remote_code_option: Decorator = click.option(
+    "--trust-remote-code", is_flag=True, help="Run Python code that the checkpoint brings. Never done without this."
+)
+
+
+def source_of(original: str | None, recorded: str) -> str:
+    """Where to load the original from: what the user says, else what the bundle recorded."""
+    from seqexport.exporter.models import resolve_source
+
+    return resolve_source(original or recorded, None)

@@ -1,0 +1,69 @@
+"""``seqexport verify``"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from seqexport.exporter.commands.options import bundle_argument, device_option, threads_option
+
+if TYPE_CHECKING:
+    from seqexport.runtimes.bundle import Bundle
+    from seqexport.runtimes.verify import Check
+
+
+@click.command("verify", short_help="Check a bundle's accuracy; exit 1 if out of bounds.")
+@bundle_argument
+@click.option("--backend", type=click.Choice(["ort"]), default="ort", show_default=True, help="What to run it in.")
+@device_option
+@threads_option
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def command(bundle: Path, backend: str, device: str, threads: int | None, as_json: bool) -> None:
+    """Check that BUNDLE gives the original's answers on this machine. PyTorch is not needed.
+
+    The bundle carries inputs, and what the PyTorch original makes of them in float64 arithmetic. Logits and every state
+    after a whole prefill, a prefill in chunks, and decode steps may be at most twice as far from it as PyTorch itself is
+    in the bundle's dtype. Exit code: 0 within bounds, 1 out of bounds, 2 could not run.
+
+    \b
+    Example:
+      seqexport verify my-model
+    """
+    from seqexport.runtimes.bundle import open_bundle
+
+    checks = run_checks(open_bundle(bundle), backend, device, threads)
+    if as_json:
+        click.echo(json.dumps([{**asdict(check), "passed": check.passed} for check in checks], indent=2))
+    else:
+        Console().print(_table(checks))
+    sys.exit(0 if all(check.passed for check in checks) else 1)
+
+
+def run_checks(bundle: Bundle, backend: str, device: str = "cpu", threads: int | None = None) -> list[Check]:
+    """Every check of ``bundle`` on a backend."""
+    from seqexport.runtimes.backends import open_runner
+    from seqexport.runtimes.reference import read_reference
+    from seqexport.runtimes.verify import verify
+
+    reference = read_reference(bundle.reference)
+    with open_runner(backend, bundle, device=device, threads=threads) as runner:
+        return list(verify(runner, reference))
+
+
+def _table(checks: list[Check]) -> Table:
+    table = Table(title="Relative error against the original in float64", title_justify="left")
+    table.add_column("quantity")
+    for name in ("here", "PyTorch's own", "allowed"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for check in checks:
+        verdict = "[green]ok[/]" if check.passed else "[bold red]out of bounds[/]"
+        table.add_row(check.name, f"{check.error:.1e}", f"{check.torch_error:.1e}", f"{check.allowed:.1e}", verdict)
+    return table

@@ -1,0 +1,110 @@
+"""Text from a bundle: several prompts of different length as one ragged batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.base import Floats, Lengths, Runner, Tokens
+
+OnToken = Callable[[int, int], None]
+"""Told the row and the token, as soon as it is chosen."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen from the logits.
+
+    Attributes:
+        temperature: 0 takes the likeliest token.
+        top_k: choose among the k likeliest; 0: all.
+        top_p: choose among the likeliest that together reach this probability.
+        seed: each row draws from a generator of its own with this seed, so that a batch gives what each row alone does.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise UserError(
+                f"temperature {self.temperature}, top-k {self.top_k}, top-p {self.top_p}: "
+                "expected temperature >= 0, top-k >= 0, 0 < top-p <= 1"
+            )
+
+    def choose(self, logits: NDArray[np.floating], rng: np.random.Generator) -> int:
+        """One token from logits [vocab]."""
+        if self.temperature == 0:
+            return int(logits.argmax())
+        order = np.argsort(-logits, kind="stable")
+        order = order[: self.top_k] if self.top_k else order
+        weights = np.exp((logits[order].astype(np.float64) - logits[order[0]]) / self.temperature)
+        probabilities = weights / weights.sum()
+        kept = int(np.searchsorted(np.cumsum(probabilities), self.top_p)) + 1
+        probabilities = probabilities[:kept] / probabilities[:kept].sum()
+        return int(order[rng.choice(len(probabilities), p=probabilities)])
+
+
+def generate(
+    runner: Runner,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int = 128,
+    sampling: Sampling = Sampling(),  # noqa: B008
+    on_token: OnToken = lambda row, token: None,
+) -> list[list[int]]:
+    """Continue each prompt until it ends, or ``max_new_tokens`` came, or the bundle's capacity is full.
+
+    Returns:
+        The new tokens of each prompt; an end-of-text token is not among them.
+
+    Raises:
+        UserError: a prompt is empty, has tokens outside the vocabulary, or is longer than the capacity.
+    """
+    tokens, lengths = pad(prompts)
+    limit = runner.contract.capacity
+    capacity = int(lengths.max()) + max_new_tokens
+    with runner.session(len(prompts), capacity if limit is None else max(min(capacity, limit), int(lengths.max()))) as s:
+        logits = _last(s.prefill(tokens, lengths), lengths)
+        made: list[list[int]] = [[] for _ in prompts]
+        rngs = [np.random.default_rng(sampling.seed) for _ in prompts]
+        alive = np.ones(len(prompts), bool)
+        for _ in range(max_new_tokens):
+            chosen = np.zeros(len(prompts), np.int64)
+            for row in np.flatnonzero(alive):
+                token = sampling.choose(logits[row], rngs[row])
+                alive[row] = token not in runner.contract.eos_token_ids
+                if alive[row]:
+                    made[row].append(token)
+                    chosen[row] = token
+                    on_token(int(row), token)
+            if limit is not None:
+                alive &= s.lengths < s.capacity
+            if not alive.any() or len(made[int(np.flatnonzero(alive)[0])]) == max_new_tokens:
+                break
+            logits = s.prefill(chosen[:, None], alive.astype(np.int32))[:, -1]
+    return made
+
+
+def pad(prompts: Sequence[Sequence[int]]) -> tuple[Tokens, Lengths]:
+    """Right-padded int64 [B, longest], and int32 [B] lengths."""
+    if not prompts or not all(prompts):
+        raise UserError("the prompt is empty: give at least one token of text")
+    lengths = np.array([len(p) for p in prompts], np.int32)
+    tokens = np.zeros((len(prompts), lengths.max()), np.int64)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    return tokens, lengths
+
+
+def _last(logits: Floats, lengths: Lengths) -> Floats:
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    rows: Floats = logits[np.arange(len(lengths)), lengths - 1]
+    return rows
