@@ -1,6 +1,6 @@
 """The main job, on a CPU, with the models that ship inside: export, verify, generate, compare.
 
-    python examples/demo.py        (or: make demo)
+python examples/demo.py        (or: make demo)
 """
 
 from __future__ import annotations

@@ -54,7 +54,9 @@ def layer_stack(model: PreTrainedModel) -> LayerStack | None:
     """The model's layers, if it holds them in one list and some of them are alike."""
     config = model.config.get_text_config()
     depth = config.num_hidden_layers
-    lists = [(n, list(m)) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    lists = [
+        (n, list(m)) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth
+    ]
     if not lists:
         return None
     name, layers = lists[0]
@@ -65,7 +67,9 @@ def layer_stack(model: PreTrainedModel) -> LayerStack | None:
 
 
 def _signature(layer: nn.Module) -> Any:
-    tensors = [(name, tuple(t.shape), t.dtype) for name, t in (*layer.named_parameters(), *layer.named_buffers())]
+    tensors = [
+        (name, tuple(t.shape), t.dtype) for name, t in (*layer.named_parameters(), *layer.named_buffers())
+    ]
     settings = [(name, type(m), _scalars(m)) for name, m in layer.named_modules()]
     return tensors, settings
 
@@ -80,37 +84,43 @@ def _scalars(module: nn.Module) -> list[tuple[str, Any]]:
 @contextmanager
 def representatives_only(stack: LayerStack) -> Iterator[None]:
     """Mark the edges of one layer of each kind, and let the others hand on what they are given."""
+    tuples: dict[int, bool] = {}
     with ExitStack() as undo:
         for index, layer in enumerate(stack.layers):
             if index == stack.kinds[index]:
-                for handle in _mark_edges(layer, index):
+                for handle in _mark_edges(layer, index, tuples):
                     undo.callback(handle.remove)
             else:
-                layer.forward = _hand_on(_returns_tuple(layer))
+                layer.forward = _hand_on(stack.kinds[index], tuples)
                 undo.callback(delattr, layer, "forward")
         yield
 
 
-def _mark_edges(layer: nn.Module, index: int) -> list[torch.utils.hooks.RemovableHandle]:
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _mark_edges(
+    layer: nn.Module, index: int, tuples: dict[int, bool]
+) -> list[torch.utils.hooks.RemovableHandle]:
+    """Mark what enters and leaves a layer, and note in ``tuples`` whether it returns a tuple."""
+
+    def before(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
             return (mark(args[0], index, BEGIN), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": mark(kwargs["hidden_states"], index, BEGIN)}
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
+        tuples[index] = isinstance(output, tuple)
+        if tuples[index]:
             return (mark(output[0], index, END), *output[1:])
         return mark(output, index, END)
 
     return [layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)]
 
 
-def _returns_tuple(layer: nn.Module) -> bool:
-    return "tuple" in str(type(layer).forward.__annotations__.get("return", "")).lower()
+def _hand_on(kind: int, tuples: dict[int, bool]) -> Any:
+    """A layer's forward that gives what it is given, in the form of the layer ``kind``, which has run before."""
 
-
-def _hand_on(as_tuple: bool) -> Any:
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (hidden_states,) if as_tuple else hidden_states
+        return (hidden_states,) if tuples[kind] else hidden_states
 
     return forward

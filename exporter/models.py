@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
 
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
 from seqexport.exporter.hooks.rotary import switch_length, switching
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.contract import Family, StateSpec
-from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
 
 PRESETS = {name: Path(__file__).parent / "presets" / name for name in ("mamba", "transformer")}
 
@@ -125,8 +126,10 @@ def explained(model: PreTrainedModel) -> Iterator[None]:
     except Exception as error:
         chain = list(_causes(error))
         told = next((cause for cause in chain if isinstance(cause, UserError)), None)
+        if told is error:
+            raise
         if told is not None:
-            raise told from None if told is error else error
+            raise UserError(str(told)) from error
         raise UserError(
             f"{type(model).__name__} cannot be exported: {_first_line(chain[-1])}; "
             "its layers do something that the exporter does not know"

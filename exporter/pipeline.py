@@ -27,7 +27,6 @@ from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN
 from seqexport.runtimes.bundle import (
     MODEL,
-    REFERENCE,
     Bundle,
     check_destination,
     open_bundle,
@@ -40,6 +39,7 @@ from seqexport.runtimes.contract import (
     FORMAT_VERSION,
     Contract,
     Logits,
+    Role,
     Source,
     StateSpec,
     Target,
@@ -49,7 +49,12 @@ from seqexport.runtimes.contract import (
 from seqexport.runtimes.reference import record, write_reference
 from seqexport.runtimes.torch_ import TorchRunner
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
 PASSES: dict[Target, Sequence[Callable[[ir.Model], None]]] = {
@@ -105,7 +110,9 @@ def export(options: ExportOptions, output: Path, stage: Stage) -> Bundle:
     try:
         return _write(output, contract, graph, model, local_folder(source), stage)
     except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
+        raise UserError(
+            f"cannot write {output}: {error.strerror or error}; nothing was left behind"
+        ) from error
 
 
 def _write(
@@ -171,18 +178,24 @@ def _source_name(options: ExportOptions) -> str:
     return str(Path(options.model).resolve()) if Path(options.model).exists() else options.model
 
 
-ROLES = {"input_ids": "tokens", "seq_lens": "lengths", "past_lens": "lengths", "logits": "logits"}
+ROLES: dict[str, Role] = {
+    "input_ids": "tokens",
+    "seq_lens": "lengths",
+    "past_lens": "lengths",
+    "logits": "logits",
+}
 
 
 def _tensor_spec(value: ir.Value) -> TensorSpec:
     assert value.name and value.shape is not None and value.dtype is not None
     shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
-    role = ROLES.get(value.name, "past" if value.name.startswith("past") else "present")
-    return TensorSpec(name=value.name, dtype=str(value.dtype.numpy()), shape=shape, role=role)
+    state_role: Role = "past" if value.name.startswith("past") else "present"
+    return TensorSpec(
+        name=value.name, dtype=str(value.dtype.numpy()), shape=shape, role=ROLES.get(value.name, state_role)
+    )
 
 
 def _record(bundle: Bundle, model: PreTrainedModel) -> None:
     original = TorchRunner(bundle, model, logits="last")
     oracle = TorchRunner(bundle, model, logits="last", arithmetic="float64")
     write_reference(bundle.reference, record(original, oracle))
-

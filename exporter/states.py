@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.contract import StateSpec, dtype_name
+from seqexport.runtimes.contract import Leaf, StateSpec, dtype_name
 
-Key = tuple[int, str]
+Key = tuple[int, Leaf]
 
 
 class GraphStates(Cache):
@@ -43,15 +43,20 @@ class GraphStates(Cache):
         self._discovering = past is None
         self._past, self._present, self._kept, self._new_keys = past or {}, {}, set(), None
 
-    def past(self, layer: int, leaf: str, shape: tuple[int | str, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
+    def past(
+        self, layer: int, leaf: Leaf, shape: tuple[int | str, ...], like: Tensor, dtype: torch.dtype
+    ) -> Tensor:
         """A state's value before this call; ``shape`` has the axes ``batch`` and ``max_len`` by name."""
         if self._discovering:
+            if (layer, leaf) in self.specs:
+                raise UserError(f"layer {layer} reads its {leaf} twice in one call; this is not supported")
             self.specs[layer, leaf] = StateSpec(layer=layer, leaf=leaf, shape=shape, dtype=dtype_name(dtype))
             sizes = {"batch": like.shape[0], "max_len": like.shape[1]}
-            return like.new_zeros([sizes[n] if isinstance(n, str) else n for n in shape], dtype=dtype)
+            zeros = like.new_zeros([sizes[n] if isinstance(n, str) else n for n in shape], dtype=dtype)
+            self._past[layer, leaf] = zeros
         return self._past[layer, leaf]
 
-    def store(self, layer: int, leaf: str, value: Tensor) -> None:
+    def store(self, layer: int, leaf: Leaf, value: Tensor) -> None:
         """A state's value after this call."""
         if (layer, leaf) in self._present:
             raise UserError(f"layer {layer} updates its {leaf} twice in one call; this is not supported")
@@ -62,7 +67,9 @@ class GraphStates(Cache):
         """The states after the call, in the order of ``specs``."""
         missing = [spec.past_name for key, spec in self.specs.items() if key not in self._present]
         if missing:
-            raise UserError(f"the model read the state {missing[0]} and never updated it; this is not supported")
+            raise UserError(
+                f"the model read the state {missing[0]} and never updated it; this is not supported"
+            )
         return [self._present[key] for key in self.specs]
 
     def take_new_keys(self) -> int | None:
@@ -71,13 +78,16 @@ class GraphStates(Cache):
         return layer
 
     def check_discovered(self) -> None:
-        """Refuse a model that keeps something in its cache which none of our ops computes.
+        """Refuse a model that keeps in its cache what none of our ops computes, or in another shape.
 
         Raises:
             UserError: naming the layer and what it keeps.
         """
         for layer, leaf in sorted((self._kept | self._present.keys()) - self.specs.keys()):
             raise UserError(f"layer {layer} computes its {leaf} in a way that none of our ops does")
+        for (layer, leaf), past in self._past.items():
+            if self._present[layer, leaf].shape != past.shape:
+                raise UserError(f"layer {layer} gives its {leaf} in another shape; this is not supported")
         if not self.specs:
             raise UserError("the model keeps no states in its cache that the exporter knows")
 
@@ -96,7 +106,9 @@ class GraphStates(Cache):
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> None:
         self.layer = layer_idx
 
-    def update_conv_state(self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any) -> Tensor:
+    def update_conv_state(
+        self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
+    ) -> Tensor:
         if state_idx:
             raise UserError(f"layer {layer_idx} keeps {state_idx + 1} convolution states; one is supported")
         self.layer = layer_idx

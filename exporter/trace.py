@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -23,9 +23,10 @@ from seqexport.exporter.passes.fold_parameters import fold_parameters
 from seqexport.exporter.passes.repeat_layers import CannotRepeat, repeat_layers
 from seqexport.exporter.passes.simplify import simplify
 from seqexport.exporter.states import GraphStates
+from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN, OPS, VERSION, Op
 from seqexport.plugins.ops.op import TYPES
-from seqexport.runtimes.contract import StateSpec, dtype_name
+from seqexport.runtimes.contract import StateSpec
 
 BATCH, SEQ, MAX_LEN = 2, 3, 7
 """Sizes of the example inputs: all different and above 1, or torch.export takes them for constants."""
@@ -41,7 +42,9 @@ class Step(nn.Module):
         self.cache_argument = "cache_params" if "cache_params" in parameters else "past_key_values"
         self.takes_positions = "position_ids" in parameters
 
-    def forward(self, input_ids: Tensor, seq_lens: Tensor, past_lens: Tensor, past: list[Tensor]) -> list[Tensor]:
+    def forward(
+        self, input_ids: Tensor, seq_lens: Tensor, past_lens: Tensor, past: list[Tensor]
+    ) -> list[Tensor]:
         keys = self.states.specs
         self.states.begin(seq_lens, past_lens, dict(zip(keys, past, strict=True)) if past else None)
         arguments: dict[str, Any] = {self.cache_argument: self.states, "use_cache": True}
@@ -64,9 +67,13 @@ def discover_states(model: PreTrainedModel) -> list[StateSpec]:
     with hooked(model, states, last_only=False), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         ids = torch.zeros(BATCH, SEQ, dtype=torch.int64)
         lens = torch.full((BATCH,), SEQ, dtype=torch.int32)
-        Step(model, states)(ids, lens, torch.zeros_like(lens), [])
+        step = Step(model, states)
+        step(ids, lens, torch.zeros_like(lens), [])
     states.check_discovered()
-    return list(states.specs.values())
+    specs = list(states.specs.values())
+    if any(spec.grows for spec in specs) and not step.takes_positions:
+        raise UserError(f"{type(model).__name__} attends and takes no position_ids; this is not supported")
+    return specs
 
 
 def trace(model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, last_only: bool) -> ir.Model:
@@ -90,7 +97,9 @@ def _trace_representatives(
     with representatives_only(stack):
         graph = _trace(model, traced, opset=opset, last_only=last_only)
     _tidy(graph)
-    tensors = {f"model.{name}": tensor for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    tensors = {
+        f"model.{name}": tensor for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
 
     def parameter(name: str) -> ir.TensorProtocol:
         return ir.tensor_adapters.TorchTensor(tensors[name].detach(), name=name)
@@ -129,9 +138,13 @@ def _trace(model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, la
             input_names=["input_ids", "seq_lens", "past_lens", *(spec.past_name for spec in specs)],
             output_names=["logits", *(spec.present_name for spec in specs)],
             dynamic_shapes=_dynamic_shapes(specs),
-            custom_translation_table={**{_torch_op(op): _translation(op) for op in OPS.values()}, MARK: _translate_mark},
+            custom_translation_table={
+                **{_torch_op(op): _translation(op) for op in OPS.values()},
+                MARK: _translate_mark,
+            },
         )
-    return cast(ir.Model, program.model)
+    assert program is not None
+    return program.model
 
 
 def _example(spec: StateSpec, sizes: dict[str, int]) -> Tensor:

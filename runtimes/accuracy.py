@@ -1,7 +1,7 @@
 """Errors of a Runner against the float64 original, while both read the same text token by token.
 
-A row is a prompt, fed at once, and ``steps`` tokens of the text after it, fed one by one whatever the model would
-have said (teacher forcing). Logits and states are compared as they come.
+A row is a prompt, fed at once, and ``steps`` tokens of the text after it, fed one by one whatever the model
+would have said (teacher forcing). Logits and states are compared as they come.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, Session, States, Tokens
 from seqexport.runtimes.bundle import Bundle
@@ -27,7 +28,7 @@ BINS = 25
 Doubles = NDArray[np.float64]
 
 
-class AccuracyOptions(Record):
+class AccuracyOptions(Record, frozen=True):
     """``rows`` of the text, each a prompt of ``prompt`` tokens and ``steps`` decode steps after it."""
 
     rows: int = 2
@@ -35,14 +36,14 @@ class AccuracyOptions(Record):
     steps: int = 1000
 
 
-class StepError(Record):
-    """Relative error of the logits of the steps up to ``step`` and after the record before; None: not finite."""
+class StepError(Record, frozen=True):
+    """Relative error of the logits of the steps since the record before, up to ``step``."""
 
     step: int
     error: float | None
 
 
-class StateError(Record):
+class StateError(Record, frozen=True):
     """Relative error of the layer that is worst in this kind of state; step 0 is right after the prompt."""
 
     leaf: str
@@ -50,7 +51,7 @@ class StateError(Record):
     error: float | None
 
 
-class Accuracy(Record):
+class Accuracy(Record, frozen=True):
     """Errors are relative in the L2 norm unless they say otherwise; None: NaN or infinity came out.
 
     Attributes:
@@ -70,7 +71,7 @@ class Accuracy(Record):
     bits_per_byte: float | None
 
 
-class Check(Record):
+class Check(Record, frozen=True):
     """One error beside PyTorch's own and the most that is allowed."""
 
     what: str
@@ -82,7 +83,7 @@ class Check(Record):
 
 @dataclass(frozen=True)
 class Original:
-    """How to open the PyTorch original: in the bundle's dtype, and in float64 with the logits of every token."""
+    """How to open the PyTorch original: in the bundle's dtype, and in float64 with all tokens' logits."""
 
     native: Callable[[Bundle], Runner]
     oracle: Callable[[Bundle], Runner]
@@ -105,7 +106,7 @@ class Answers:
 
     @property
     def steps(self) -> int:
-        return self.logits.shape[1] - 1
+        return int(self.logits.shape[1]) - 1
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -116,8 +117,8 @@ def checkpoints(steps: int) -> list[int]:
 def answers(oracle: Runner, rows: Rows, prompt: int) -> Answers:
     """Run the float64 original over a text.
 
-    Its logits come from one pass, and each checkpoint's states from a pass that ends there: in exact arithmetic a
-    pass and single steps are the same.
+    Its logits come from one pass, and each checkpoint's states from a pass that ends there: in exact
+    arithmetic a pass and single steps are the same.
     """
     fed = rows.ids[:, :-1]
     batch, length = fed.shape

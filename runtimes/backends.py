@@ -45,5 +45,3 @@ def open_runner(
             bundle, device=device, threads=threads, source=source, trust_remote_code=trust_remote_code
         )
     raise UserError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}")
-
-

@@ -32,7 +32,7 @@ Factory = Callable[[Bundle], Runner]
 Progress = Callable[[str], None]
 
 
-class CompareOptions(Record):
+class CompareOptions(Record, frozen=True):
     accuracy: AccuracyOptions = AccuracyOptions()
     speed: SpeedOptions = SpeedOptions()
 
@@ -44,14 +44,14 @@ QUICK = CompareOptions(
 FULL = CompareOptions()
 
 
-class StateSize(Record):
+class StateSize(Record, frozen=True):
     """Bytes of all states of one row that holds ``tokens`` tokens."""
 
     tokens: int
     bytes: int
 
 
-class BackendResult(Record):
+class BackendResult(Record, frozen=True):
     """One backend on one bundle. ``error`` says why it could not run; then the rest is empty.
 
     Attributes:
@@ -74,7 +74,7 @@ class BackendResult(Record):
         return all(check.passed for check in self.checks) if self.checks else None
 
 
-class BundleResult(Record):
+class BundleResult(Record, frozen=True):
     """One bundle on every backend.
 
     Attributes:
@@ -102,7 +102,7 @@ class BundleResult(Record):
     steps: int = 0
 
 
-class Comparison(Record):
+class Comparison(Record, frozen=True):
     """All that a report shows; this is its JSON."""
 
     format_version: int
@@ -192,8 +192,8 @@ def _rows(text: Path, bundle: Bundle, options: AccuracyOptions) -> Rows:
         fed = min(fed, bundle.contract.capacity)
     if fed <= options.prompt:
         raise UserError(
-            f"{bundle.name} holds {bundle.contract.capacity} tokens; a prompt of {options.prompt} leaves none to "
-            "decode: export with a larger --max-len"
+            f"{bundle.name} holds {bundle.contract.capacity} tokens; a prompt of {options.prompt} leaves "
+            "none to decode: export with a larger --max-len"
         )
     return read_rows(text, bundle, rows=options.rows, prompt=options.prompt, tokens=fed + 1)
 
@@ -214,13 +214,8 @@ def _backend(
     try:
         with factory(bundle) as runner:
             description = runner.description
-            if truth is None or own is None:
-                found, held = None, ()
-            elif name == TORCH:
-                found, held = own, ()
-            else:
-                found = accuracy(runner, truth, say)
-                held = checks(found, own, bundle.contract.dtype)
+            found = own if name == TORCH or truth is None else accuracy(runner, truth, say)
+            held = checks(found, own, bundle.contract.dtype) if name != TORCH and found and own else ()
             return BackendResult(name, description, found, held, measure(runner, options.speed, say))
     except UserError as error:
         return BackendResult(name, error=str(error))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 FORMAT_VERSION = 1
 
-Axis = int | str
-"""A size, or the name of one that a call chooses: ``batch``, ``seq``, ``max_len``."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
+Axis = Count | Literal["batch", "seq", "max_len"]
+"""A size, or the name of one that a call chooses."""
+
+StateAxis = Count | Literal["batch", "max_len"]
 
 DType = Literal["float32", "float16", "bfloat16"]
 Family = Literal["mamba", "transformer", "hybrid"]
+Leaf = Literal["key", "value", "conv_state", "recurrent_state"]
 Logits = Literal["last", "all"]
+Role = Literal["tokens", "lengths", "past", "logits", "present"]
 Target = Literal["portable", "ort", "tensorrt"]
 
 
@@ -21,7 +27,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of ``seqexport.json``."""
 
 
-class StateSpec(Record):
+class StateSpec(Record, frozen=True):
     """One state of one layer.
 
     Attributes:
@@ -31,9 +37,9 @@ class StateSpec(Record):
         dtype: of its elements.
     """
 
-    layer: int
-    leaf: Literal["key", "value", "conv_state", "recurrent_state"]
-    shape: tuple[Axis, ...]
+    layer: Count
+    leaf: Leaf
+    shape: tuple[StateAxis, ...]
     dtype: DType
 
     @property
@@ -55,27 +61,27 @@ class StateSpec(Record):
         return tuple(named[axis] if isinstance(axis, str) else axis for axis in self.shape)
 
 
-class TensorSpec(Record):
+class TensorSpec(Record, frozen=True):
     """One input or output of the graph. ``role`` says what it is for."""
 
     name: str
     dtype: str
     shape: tuple[Axis, ...]
-    role: Literal["tokens", "lengths", "past", "logits", "present"]
+    role: Role
 
 
-class Source(Record):
+class Source(Record, frozen=True):
     """Where the weights came from, and what exported them."""
 
     model: str
-    parameters: int
+    parameters: Count
     seqexport: str
     torch: str
     transformers: str
     date: str
 
 
-class Contract(Record):
+class Contract(Record, frozen=True):
     """``seqexport.json``.
 
     Attributes:
@@ -94,16 +100,16 @@ class Contract(Record):
     architecture: str
     family: Family
     dtype: DType
-    vocab_size: int
-    eos_token_ids: tuple[int, ...]
+    vocab_size: Count
+    eos_token_ids: tuple[Count, ...]
     logits: Logits
     target: Target
     opset: int
-    capacity: int | None
+    capacity: Count | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     states: tuple[StateSpec, ...]
-    ops: dict[str, int]
+    ops: dict[str, Count]
     source: Source
     files: dict[str, str]
 
@@ -112,17 +118,10 @@ class Contract(Record):
 
     def state_bytes(self, batch: int, capacity: int) -> int:
         """Bytes of all states for a batch, its caches sized for ``capacity`` tokens."""
-        return sum(_product(s.sizes(batch, capacity)) * ITEM_BYTES[s.dtype] for s in self.states)
+        return sum(math.prod(s.sizes(batch, capacity)) * ITEM_BYTES[s.dtype] for s in self.states)
 
 
 ITEM_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
 
 
 def dtype_name(dtype: Any) -> Any:

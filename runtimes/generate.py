@@ -56,7 +56,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int = 128,
-    sampling: Sampling = Sampling(),  # noqa: B008
+    sampling: Sampling = Sampling(),
     on_token: OnToken = lambda row, token: None,
 ) -> list[list[int]]:
     """Continue each prompt until it ends, or ``max_new_tokens`` came, or the bundle's capacity is full.
@@ -70,7 +70,9 @@ def generate(
     tokens, lengths = pad(prompts)
     limit = runner.contract.capacity
     capacity = int(lengths.max()) + max_new_tokens
-    with runner.session(len(prompts), capacity if limit is None else max(min(capacity, limit), int(lengths.max()))) as s:
+    with runner.session(
+        len(prompts), capacity if limit is None else max(min(capacity, limit), int(lengths.max()))
+    ) as s:
         logits = _last(s.prefill(tokens, lengths), lengths)
         made: list[list[int]] = [[] for _ in prompts]
         rngs = [np.random.default_rng(sampling.seed) for _ in prompts]

@@ -10,12 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
+
 from seqexport.runtimes.contract import Record
 
 PACKAGES = ("seqexport", "torch", "transformers", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy")
 
 
-class Machine(Record):
+class Machine(Record, frozen=True):
     """``cores`` are those this process may use; ``memory_bytes`` is the machine's; ``date`` is UTC."""
 
     processor: str

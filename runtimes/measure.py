@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import psutil
+
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, Session, Tokens
 from seqexport.runtimes.contract import ITEM_BYTES, Record
@@ -18,7 +19,7 @@ from seqexport.runtimes.contract import ITEM_BYTES, Record
 SAMPLE_SECONDS = 0.002
 
 
-class SpeedOptions(Record):
+class SpeedOptions(Record, frozen=True):
     """What to time.
 
     Attributes:
@@ -36,14 +37,14 @@ class SpeedOptions(Record):
     budget_seconds: float = 120.0
 
 
-class Point(Record):
+class Point(Record, frozen=True):
     """One size.
 
     Attributes:
         batch, length: rows, and tokens of each row's prompt.
-        prefill_seconds: from the whole prompt to the logits of the next token, for the batch; median of ``repeats``.
+        prefill_seconds: from the prompts to the logits of the next tokens; median of ``repeats``.
         decode_seconds: one step of the batch after the prompt; median of ``steps``.
-        state_bytes: of the states that the session gave back, in the contract's dtypes.
+        state_bytes: of the states that the session gave back after the prompt, in the contract's dtypes.
         host_bytes: most memory of this process above what it held before the first size.
         device_bytes: most memory on the device, where the runner can tell.
         skipped: why there are no numbers.
@@ -95,7 +96,7 @@ class _Measurement:
         self.resident = psutil.Process().memory_info().rss
         self.start = perf_counter()
         self.share = options.budget_seconds / max(1, len(self.sizes))
-        self.slowest_token = 0.0
+        self.seconds_per_token = 0.0
 
     def points(self) -> tuple[Point, ...]:
         return tuple(self._point(batch, length) for batch, length in self.sizes)
@@ -114,7 +115,7 @@ class _Measurement:
         capacity = self.runner.contract.capacity
         if capacity is not None and length >= capacity:
             return f"the bundle holds at most {capacity} tokens"
-        expected = self.slowest_token * length
+        expected = self.seconds_per_token * length
         left = max(0.0, self.options.budget_seconds - (perf_counter() - self.start))
         if expected > left:
             return f"would take {expected:.0f} s or more; {left:.0f} s of the time budget were left"
@@ -128,16 +129,16 @@ class _Measurement:
         with _peak_resident() as peak:
             warm_up, session = self._prefill(ids)
         host_bytes = max(0, peak() - self.resident)
-        self.slowest_token = max(self.slowest_token, warm_up / length)
-        times = []
+        times: list[float] = []
         end = perf_counter() + self.share - warm_up
         while len(times) < self.options.repeats and (not times or perf_counter() + times[-1] < end):
             session.close()
             seconds, session = self._prefill(ids)
             times.append(seconds)
+        self.seconds_per_token = min([warm_up, *times]) / length
         with session:
-            steps = self._decode(session, max(self.share / 2, end - perf_counter()))
             state_bytes = _state_bytes(session)
+            steps = self._decode(session, max(self.share / 2, end - perf_counter()))
         return Point(
             batch,
             length,

@@ -20,11 +20,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from seqexport.plugins.errors import UserError
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+
+from seqexport.plugins.errors import UserError
 
 WIDER: dict[torch.dtype, torch.dtype] = {
     torch.float32: torch.float64,

@@ -52,7 +52,9 @@ class OrtRunner(Runner):
             self.engine = ort.InferenceSession(str(bundle.model), options, providers=providers)
         except Exception as error:
             first_line = str(error).strip().splitlines()[0]
-            raise UserError(f"ONNX Runtime {ort.__version__} cannot load {bundle.model}: {first_line}") from error
+            raise UserError(
+                f"ONNX Runtime {ort.__version__} cannot load {bundle.model}: {first_line}"
+            ) from error
         self.input_names = {spec.name for spec in self.contract.inputs}
 
     @property
@@ -128,7 +130,9 @@ class OrtSession(Session):
             array = np.zeros(spec.sizes(self.batch, self.capacity), ort_dtype(spec.dtype))
             if spec.grows:
                 if given.shape[2] > self.capacity:
-                    raise UserError(f"{spec.past_name}: {given.shape[2]} tokens, the session holds {self.capacity}")
+                    raise UserError(
+                        f"{spec.past_name}: {given.shape[2]} tokens, the session holds {self.capacity}"
+                    )
                 array[:, :, : given.shape[2]] = given
             else:
                 array[...] = given

@@ -22,8 +22,8 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Lengths, Runner, Session, Tokens
 
 Array = NDArray[Any]
-PREFILL_LENGTHS = (48, 29)
-STEPS = 8
+PREFILL_LENGTHS = (16, 9)
+STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,11 @@ def relative_error(actual: Array, expected: Array) -> float:
 
 
 def write_reference(path: Path, reference: Reference) -> None:
-    tensors = {"tokens": reference.tokens, "seq_lens": reference.seq_lens, "next_tokens": reference.next_tokens}
+    tensors = {
+        "tokens": reference.tokens,
+        "seq_lens": reference.seq_lens,
+        "next_tokens": reference.next_tokens,
+    }
     tensors |= {f"answer.{name}": np.ascontiguousarray(value) for name, value in reference.answers.items()}
     save_file(tensors, path, metadata={"torch_errors": json.dumps(reference.torch_errors)})
 
@@ -131,5 +135,3 @@ def read_reference(path: Path) -> Reference:
         return Reference(tensors["tokens"], tensors["seq_lens"], tensors["next_tokens"], answers, errors)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); export the model again") from error
-
-

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Tokens
 from seqexport.runtimes.bundle import Bundle
@@ -52,8 +53,8 @@ def _tokenize(text: str, path: Path, bundle: Bundle) -> tuple[Tokens, Tokens]:
     if bundle.tokenizer is None:
         if bundle.contract.vocab_size < 256:
             raise UserError(
-                f"{bundle.name} has no tokenizer, and its {bundle.contract.vocab_size} tokens cannot be bytes; "
-                "export a checkpoint with a tokenizer"
+                f"{bundle.name} has no tokenizer, and its {bundle.contract.vocab_size} tokens cannot be "
+                "bytes; export a checkpoint with a tokenizer"
             )
         data = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
         return data, np.arange(data.size + 1)

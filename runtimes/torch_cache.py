@@ -11,18 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from seqexport.runtimes.contract import StateSpec
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
+
+from seqexport.runtimes.contract import StateSpec
 
 
 def new_cache(model: PreTrainedModel) -> DynamicCache:
     """The cache that ``generate`` uses, its sliding windows keeping old keys that attention never sees."""
     cache = DynamicCache(config=model.config)
     layers: Any = cache.layers
+    sliding: Any = DynamicSlidingWindowLayer
     for layer in layers:
-        if type(layer) is DynamicSlidingWindowLayer:
+        if type(layer) is sliding:
             layer.activate_past_recording()
     return cache
 

@@ -36,9 +36,9 @@ def size(value: float | None) -> str:
     return f"{value:.0f}{THIN}B"
 
 
-def rate(value: float | None) -> str:
+def rate(value: float | None, unit: str = f"{THIN}tok/s") -> str:
     """Tokens per second."""
-    return NONE if value is None else f"{digits(value)}{THIN}tok/s"
+    return NONE if value is None else f"{digits(value)}{unit}"
 
 
 def error(value: float | None) -> str:
@@ -54,9 +54,11 @@ def error(value: float | None) -> str:
     return f"{mantissa}{THIN}×{THIN}10{str(exponent).translate(SUPERSCRIPT)}"
 
 
-def times(value: float | None) -> str:
-    """A ratio: 0.8×."""
-    return NONE if value is None else f"{digits(value) if value >= 10 else format(value, '.2g')}×"
+def ratio(value: float | None) -> str:
+    """Two significant digits: 0.8×, 14×."""
+    if value is None:
+        return NONE
+    return f"{format(value, '.2g') if value < 10 else about(value)}×"
 
 
 def percent(value: float | None) -> str:
@@ -72,4 +74,4 @@ def tokens(value: float) -> str:
 
 def about(value: float) -> str:
     """Two significant digits, for what is interpolated."""
-    return f"{round(value, 1 - floor(log10(value))):,.0f}" if value >= 100 else f"{value:.0f}"
+    return f"{round(value, 1 - floor(log10(value))) if value >= 100 else round(value):,.0f}"

@@ -12,6 +12,9 @@ from seqexport.runtimes.compare import TORCH, BackendResult, BundleResult, Compa
 from seqexport.runtimes.measure import Point
 
 BACKENDS = {"torch": "PyTorch", "ort": "ONNX Runtime", "trt": "TensorRT"}
+LEVEL = 0.05
+"""Below this share a difference in speed is none."""
+
 FAR = 16
 """Times the longest measured length beyond which a crossing is not guessed."""
 
@@ -46,8 +49,9 @@ def backend_name(backend: str) -> str:
     return BACKENDS.get(backend, backend)
 
 
-def measured(result: BackendResult, batch: int = 1) -> list[Point]:
-    """The points of a batch that have numbers, by length."""
+def measured(result: BackendResult) -> list[Point]:
+    """The points of the smallest batch that have numbers, by length."""
+    batch = min((p.batch for p in result.points), default=0)
     return [p for p in result.points if p.batch == batch and p.prefill_seconds is not None]
 
 
@@ -85,7 +89,7 @@ def _same_answers(comparison: Comparison, backend: str) -> Verdict:
             f"({len(failed)} of {sum(len(r.checks) for _, r in judged)} checks failed).",
         )
     ratio = max(ratio_to_own(b, r) or 0.0 for b, r in judged)
-    return Verdict(True, f"{name} gives the same answers: error {units.times(ratio)} PyTorch’s own.")
+    return Verdict(True, f"{name} gives the same answers: its error is {units.ratio(ratio)} PyTorch’s own.")
 
 
 def _excess(error: float | None, allowed: float) -> float:
@@ -111,19 +115,22 @@ def _speed(bundle: BundleResult, backend: str) -> Verdict | None:
     if not pairs:
         return None
     a, b = pairs[-1]
-    assert a.prefill_seconds and b.prefill_seconds and a.decode_seconds and b.decode_seconds
-    prefill, decode = b.prefill_seconds / a.prefill_seconds, b.decode_seconds / a.decode_seconds
     return Verdict(
         None,
-        f"{bundle.name} on {backend_name(backend)}, {units.tokens(a.length)} tokens: first token "
-        f"{_faster(prefill)} PyTorch, each further one {_faster(decode)}.",
+        f"{bundle.name} on {backend_name(backend)} after {units.tokens(a.length)} tokens: first token in "
+        f"{_beside(a.prefill_seconds, b.prefill_seconds)}, then one every "
+        f"{_beside(a.decode_seconds, b.decode_seconds)}.",
     )
 
 
-def _faster(ratio: float) -> str:
-    if 0.95 < ratio < 1.05:
-        return "as fast as"
-    return f"{units.times(ratio)} as fast as" if ratio > 1 else f"{units.times(1 / ratio)} slower than"
+def _beside(ours: float | None, torch: float | None) -> str:
+    assert ours
+    assert torch
+    faster = torch / ours
+    if abs(faster - 1) < LEVEL:
+        return f"{units.seconds(ours)} (PyTorch {units.seconds(torch)}, as fast)"
+    how = f"{units.ratio(faster)} faster" if faster > 1 else f"{units.ratio(1 / faster)} slower"
+    return f"{units.seconds(ours)} (PyTorch {units.seconds(torch)}, {how})"
 
 
 def crossings(comparison: Comparison) -> list[Crossing]:
@@ -178,10 +185,17 @@ def sentence(crossing: Crossing) -> str:
             f"{units.about(crossing.tokens or 0)} tokens, inside the measured range."
         )
     if crossing.where == "always":
-        return f"On {name} the scan is ahead of attention at {longest} tokens and at every shorter length measured."
+        return (
+            f"On {name} the linear scan is ahead of attention at {longest} tokens, "
+            "and at every shorter length measured."
+        )
     if crossing.where == "beyond":
         return (
-            f"On {name} attention is ahead up to the longest length measured, {longest} tokens; going on as they "
-            f"end, the curves would cross near {units.about(crossing.tokens or 0)}, outside the measured range."
+            f"On {name} attention is ahead up to the longest length measured, {longest} tokens; going on "
+            f"as they end, the curves would cross near {units.about(crossing.tokens or 0)} tokens, "
+            "outside the measured range."
         )
-    return f"On {name} attention is ahead up to the longest length measured, {longest} tokens; no crossing is in sight."
+    return (
+        f"On {name} attention is ahead up to the longest length measured, {longest} tokens; "
+        "no crossing is in sight."
+    )

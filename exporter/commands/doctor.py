@@ -59,7 +59,9 @@ def _needs(name: str, packages: tuple[str, ...], extra: str) -> Finding:
 
 
 def _export() -> Finding:
-    return _needs("export, backend torch", ("torch", "transformers", "onnx", "onnxscript", "onnx-ir"), "export")
+    return _needs(
+        "export, backend torch", ("torch", "transformers", "onnx", "onnxscript", "onnx-ir"), "export"
+    )
 
 
 def _report() -> Finding:
@@ -91,7 +93,9 @@ def _torch_cuda() -> Finding:
     import torch
 
     works = torch.cuda.is_available()
-    return Finding("PyTorch on CUDA", works, f"torch {torch.__version__}" + ("" if works else ", no CUDA device"), advice)
+    return Finding(
+        "PyTorch on CUDA", works, f"torch {torch.__version__}" + ("" if works else ", no CUDA device"), advice
+    )
 
 
 def _gpu() -> Finding:

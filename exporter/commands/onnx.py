@@ -26,8 +26,12 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
     type=click.Choice(["mamba", "transformer"]),
     help="Without --model: the shipped model to export (default: mamba). With it: only checked against the model.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder [default: the model's name].")
-@click.option("--dtype", type=click.Choice(list(DTYPES)), help="Of weights and activations [default: the checkpoint's].")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder [default: the model's name]."
+)
+@click.option(
+    "--dtype", type=click.Choice(list(DTYPES)), help="Of weights and activations [default: the checkpoint's]."
+)
 @click.option(
     "--logits",
     type=click.Choice(["last", "all"]),
@@ -35,7 +39,9 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
     show_default=True,
     help="Of each row's last valid token (generation), or of every token (scoring).",
 )
-@click.option("--max-len", type=click.IntRange(1), help="Most tokens in a cache [default: the model's own limit].")
+@click.option(
+    "--max-len", type=click.IntRange(1), help="Most tokens in a cache [default: the model's own limit]."
+)
 @click.option(
     "--target",
     type=click.Choice(["portable", "ort", "tensorrt"]),
@@ -105,7 +111,10 @@ def _verify(console: Console, bundle: Bundle) -> None:
     worst = max(checks, key=lambda check: check.error / check.allowed)
     if all(check.passed for check in checks):
         ratio = worst.error / (worst.allowed / 2)
-        console.print(f"  {len(checks)} checks: at most {ratio:.1f}× PyTorch's own error (2× is allowed)", highlight=False)
+        console.print(
+            f"  {len(checks)} checks: at most {ratio:.1f}× PyTorch's own error (2× is allowed)",
+            highlight=False,
+        )
     else:
         raise UserError(
             f"{bundle.path} was written, but {worst.name} is off by {worst.error:.1e}, more than the {worst.allowed:.1e}"

@@ -21,7 +21,9 @@ original_option: Decorator = click.option(
     "--original", metavar="DIR_OR_HUB_ID", help="The PyTorch original; default: where the bundle came from."
 )
 remote_code_option: Decorator = click.option(
-    "--trust-remote-code", is_flag=True, help="Run Python code that the checkpoint brings. Never done without this."
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run Python code that the checkpoint brings. Never done without this.",
 )
 
 

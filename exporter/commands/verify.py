@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @click.command("verify", short_help="Check a bundle's accuracy; exit 1 if out of bounds.")
 @bundle_argument
-@click.option("--backend", type=click.Choice(["ort"]), default="ort", show_default=True, help="What to run it in.")
+@click.option(
+    "--backend", type=click.Choice(["ort"]), default="ort", show_default=True, help="What to run it in."
+)
 @device_option
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
@@ -65,5 +67,7 @@ def _table(checks: list[Check]) -> Table:
     table.add_column("")
     for check in checks:
         verdict = "[green]ok[/]" if check.passed else "[bold red]out of bounds[/]"
-        table.add_row(check.name, f"{check.error:.1e}", f"{check.torch_error:.1e}", f"{check.allowed:.1e}", verdict)
+        table.add_row(
+            check.name, f"{check.error:.1e}", f"{check.torch_error:.1e}", f"{check.allowed:.1e}", verdict
+        )
     return table

@@ -1,4 +1,4 @@
-"""Rotary embeddings that change their frequencies with the length (longrope, dynamic) keep those of short texts.
+"""Rotary embeddings that change with the length (longrope, dynamic) keep their frequencies for short texts.
 
 A cache holds keys that were turned with the old frequencies, so no graph can follow the switch exactly;
 ``models.position_limit`` keeps a cache below it.
@@ -11,8 +11,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from seqexport.exporter.states import GraphStates
 from torch import nn
+
+from seqexport.exporter.states import GraphStates
 
 
 @contextmanager
@@ -28,12 +29,12 @@ def hook(model: nn.Module, states: GraphStates) -> Iterator[None]:
         yield
 
 
-def switching(model: nn.Module) -> list[nn.Module]:
+def switching(model: nn.Module) -> list[Any]:
     """The rotary embeddings of ``model`` that change their frequencies with the length."""
     return [m for m in model.modules() if _fixed(getattr(m, "rope_type", "")) != getattr(m, "rope_type", "")]
 
 
-def switch_length(module: nn.Module) -> int:
+def switch_length(module: Any) -> int:
     """The tokens up to which a switching rotary embedding keeps the frequencies of short texts."""
     parameters = module.config.rope_parameters
     kinds = [parameters] if "rope_type" in parameters else list(parameters.values())

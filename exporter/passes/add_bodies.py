@@ -24,7 +24,7 @@ def add_bodies(model: ir.Model) -> None:
         for index, nodes in enumerate(calls.values()):
             overload = f"use{index}" if len(calls) > 1 else ""  # 2, 3
             body = OPS[name].function(call_of(nodes[0]), opset, overload)
-            function = ir.from_proto(body)
+            function = ir.serde.deserialize_function(body)
             model.functions[function.identifier()] = function
             for node in nodes:
                 node.overload = overload

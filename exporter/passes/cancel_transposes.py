@@ -74,7 +74,10 @@ def _swap_product(graph: ir.Graph, node: ir.Node) -> bool:  # 3
     if weight is None or weight.shape is None or len(weight.shape) != 2:
         return False
     transposed = ir.node("Transpose", [weight], {"perm": [1, 0]})
-    transposed.outputs[0].shape, transposed.outputs[0].type = ir.Shape(reversed(weight.shape.dims)), weight.type
+    transposed.outputs[0].shape, transposed.outputs[0].type = (
+        ir.Shape(reversed(weight.shape.dims)),
+        weight.type,
+    )
     swapped = ir.node("MatMul", [x, transposed.outputs[0]])
     graph.insert_after(node, [transposed, swapped])
     _replace(node, swapped.outputs)

@@ -35,7 +35,9 @@ class CannotRepeat(Exception):
     """The layers cannot be strung together from copies; the model has to be traced whole."""
 
 
-def repeat_layers(model: ir.Model, stack: LayerStack, specs: Sequence[StateSpec], parameter: Parameters) -> None:
+def repeat_layers(
+    model: ir.Model, stack: LayerStack, specs: Sequence[StateSpec], parameter: Parameters
+) -> None:
     """``specs``: the states of every layer; ``parameter``: a parameter of the graph by its name, as a tensor.
 
     Raises:
@@ -119,7 +121,13 @@ def _ancestors(values: set[ir.Value], stop: set[ir.Value]) -> set[ir.Node]:
 
 
 def _copy(
-    graph: ir.Graph, region: Region, stack: str, kind: int, layer: int, hidden: ir.Value, parameter: Parameters
+    graph: ir.Graph,
+    region: Region,
+    stack: str,
+    kind: int,
+    layer: int,
+    hidden: ir.Value,
+    parameter: Parameters,
 ) -> ir.Value:  # 2
     """The region once more, for another layer of its kind; gives what leaves it."""
     renamed: dict[ir.Value, ir.Value] = {region.entry: hidden}

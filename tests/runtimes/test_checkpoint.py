@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM, T5Config
+
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.checkpoint import load_original, read_config
 from seqexport.runtimes.quiet import quiet
-from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM, T5Config
 
 SIZES: dict[str, Any] = {
     "vocab_size": 31,

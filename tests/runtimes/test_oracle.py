@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from seqexport.plugins.errors import UserError
-from seqexport.plugins.ops import causal_attention, causal_conv1d, selective_scan
-from seqexport.runtimes.oracle import float64_arithmetic
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
+from seqexport.plugins.errors import UserError
+from seqexport.plugins.ops import causal_attention, causal_conv1d, selective_scan
+from seqexport.runtimes.oracle import float64_arithmetic
 from tests.runtimes.tiny import NAMES, VOCAB, make
 
 Weights = dict[str, Tensor]

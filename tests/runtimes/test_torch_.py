@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.torch_ import TorchRunner
-from transformers import PreTrainedModel
-
 from tests.runtimes.tiny import NAMES, VOCAB, bundle_of, make
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

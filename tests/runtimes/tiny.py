@@ -7,9 +7,6 @@ from typing import Any
 
 import msgspec
 import torch
-from seqexport.exporter.trace import discover_states
-from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.contract import FORMAT_VERSION, Contract, Family, Logits, Source
 from transformers import (
     FalconMambaConfig,
     FalconMambaForCausalLM,
@@ -21,6 +18,10 @@ from transformers import (
     MambaForCausalLM,
     PreTrainedModel,
 )
+
+from seqexport.exporter.trace import discover_states
+from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.contract import FORMAT_VERSION, Contract, Family, Logits, Source
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 VOCAB = 61

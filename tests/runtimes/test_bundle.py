@@ -1,0 +1,178 @@
+"""The bundle reader raises its own error or works; the writer leaves all or nothing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from seqexport.runtimes.bundle import (
+    CONTRACT,
+    Bundle,
+    BundleError,
+    check_destination,
+    open_bundle,
+    sha256,
+    write_contract,
+    writing,
+)
+from seqexport.runtimes.contract import FORMAT_VERSION, Contract, Source, StateSpec, TensorSpec
+
+
+def contract(**changes):
+    base = Contract(
+        format_version=FORMAT_VERSION,
+        architecture="llama",
+        family="transformer",
+        dtype="float16",
+        vocab_size=9,
+        eos_token_ids=(2,),
+        logits="last",
+        target="portable",
+        opset=20,
+        capacity=16,
+        inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("batch", "seq"), role="tokens"),),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", 1, 9), role="logits"),),
+        states=(StateSpec(layer=3, leaf="key", shape=("batch", 2, "max_len", 4), dtype="float16"),),
+        ops={"CausalAttention": 1},
+        source=Source(model="x", parameters=1, seqexport="0", torch="2", transformers="5", date="2026-01-01"),
+        files={},
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "bundle"
+    path.mkdir()
+    (path / "model.onnx").write_bytes(b"graph")
+    write_contract(path, contract(files={"model.onnx": sha256(path / "model.onnx")}))
+    return path
+
+
+def test_what_is_written_is_read(folder):
+    bundle = open_bundle(folder)
+    assert bundle.contract == contract(files=bundle.contract.files)
+    assert bundle.contract.states[0].past_name == "past_key_values.3.key"
+    assert bundle.contract.state_bytes(batch=3, capacity=16) == 3 * 2 * 16 * 4 * 2
+    assert bundle.tokenizer is None
+
+
+def test_not_a_bundle(tmp_path):
+    with pytest.raises(BundleError, match="is not a bundle"):
+        open_bundle(tmp_path)
+    with pytest.raises(BundleError, match="is not a bundle"):
+        open_bundle(tmp_path / "nowhere")
+
+
+def test_newer_format(folder):
+    text = (folder / CONTRACT).read_text().replace('"format_version": 1', '"format_version": 99')
+    (folder / CONTRACT).write_text(text.replace('"architecture"', '"a_field_of_the_future": 1, "architecture"'))
+    with pytest.raises(BundleError, match="format version 99.*upgrade seqexport"):
+        open_bundle(folder)
+
+
+def test_changed_file_is_named(folder):
+    (folder / "model.onnx").write_bytes(b"grapH")
+    with pytest.raises(BundleError, match=r"model\.onnx: sha256"):
+        open_bundle(folder)
+
+
+def test_missing_file_is_named(folder):
+    (folder / "model.onnx").unlink()
+    with pytest.raises(BundleError, match=r"model\.onnx: cannot be read"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b"])
+def test_files_outside_the_bundle_are_refused(folder, name):
+    write_contract(folder, contract(files={name: "0" * 64}))
+    with pytest.raises(BundleError, match="outside the bundle"):
+        open_bundle(folder)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=200))
+def test_fuzz_arbitrary_bytes(folder, data):
+    (folder / CONTRACT).write_bytes(data)
+    with pytest.raises(BundleError):
+        open_bundle(folder)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_fuzz_one_changed_value(folder, data):
+    good = msgspec.to_builtins(contract(files={"model.onnx": sha256(folder / "model.onnx")}))
+    field = data.draw(st.sampled_from(sorted(good)))
+    (folder / CONTRACT).write_text(json.dumps(good | {field: data.draw(JSON)}))
+    opens_or_explains(folder)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 3000), flips=st.lists(st.tuples(st.integers(0, 2999), st.integers(0, 255)), max_size=4))
+def test_fuzz_cut_and_flipped_bytes(folder, cut, flips):
+    write_contract(folder, contract(files={"model.onnx": sha256(folder / "model.onnx")}))
+    data = bytearray((folder / CONTRACT).read_bytes())
+    for position, value in flips:
+        data[position % len(data)] = value
+    (folder / CONTRACT).write_bytes(data[:cut])
+    opens_or_explains(folder)
+
+
+def opens_or_explains(folder: Path) -> None:
+    try:
+        bundle = open_bundle(folder)
+    except BundleError as error:
+        assert "\n" not in str(error).strip()
+    else:
+        assert isinstance(bundle, Bundle)
+        bundle.contract.state_bytes(1, 1)
+
+
+def test_written_whole_or_not_at_all(tmp_path):
+    with pytest.raises(OSError, match="disk full"), writing(tmp_path / "out") as work:
+        (work / "model.onnx").write_bytes(b"half")
+        raise OSError("disk full")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "out") as work:
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_bundle_survives_a_failed_replacement(folder):
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(OSError, match="disk full"), writing(folder) as work:
+        (work / "model.onnx").write_bytes(b"half")
+        raise OSError("disk full")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert [file.name for file in folder.parent.iterdir()] == ["bundle"]
+
+
+def test_replacement(folder):
+    with writing(folder) as work:
+        (work / "new").write_bytes(b"1")
+    assert [file.name for file in folder.iterdir()] == ["new"]
+
+
+def test_destination(folder, tmp_path):
+    check_destination(tmp_path / "new", force=False)
+    with pytest.raises(BundleError, match="--force"):
+        check_destination(folder, force=False)
+    check_destination(folder, force=True)
+    shutil.copytree(folder, tmp_path / "precious")
+    (tmp_path / "precious" / CONTRACT).unlink()
+    with pytest.raises(BundleError, match="is not a bundle; it is left as it is"):
+        check_destination(tmp_path / "precious", force=True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BundleError, match="is not a bundle"):
+        check_destination(tmp_path / "file", force=True)

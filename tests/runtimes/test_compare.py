@@ -1,0 +1,234 @@
+"""The comparison: right numbers for a runner that is right, and for ones that are wrong in a known way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import log
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.accuracy import AccuracyOptions, bits, checkpoints, relative_error
+from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
+from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.compare import BundleResult, CompareOptions, Comparison, compare
+from seqexport.runtimes.measure import SpeedOptions, measure
+from seqexport.runtimes.text import read_rows
+from seqexport.runtimes.torch_ import TorchRunner, original
+from tests.runtimes.tiny import bundle_of, make
+
+SMALL = CompareOptions(
+    AccuracyOptions(rows=2, prompt=5, steps=20),
+    SpeedOptions(lengths=(4, 8), batches=(1, 2), steps=3, repeats=2, budget_seconds=60),
+)
+
+
+class Wrong(Runner):
+    """The original, its logits and states multiplied by ``1 + error``, or refusing to run."""
+
+    backend: ClassVar[str] = "wrong"
+
+    def __init__(self, bundle: Bundle, model: PreTrainedModel, error: float) -> None:
+        super().__init__(bundle)
+        self.inner, self.error = TorchRunner(bundle, model), error
+
+    @property
+    def description(self) -> str:
+        return "wrong on purpose"
+
+    def session(self, batch: int = 1, capacity: int | None = None) -> Session:
+        return WrongSession(self, self.inner.session(batch, capacity))
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class WrongSession(Session):
+    def __init__(self, runner: Wrong, inner: Session) -> None:
+        super().__init__(runner.contract, inner.batch, inner.capacity)
+        self.inner, self.factor = inner, np.float32(1 + runner.error)
+
+    def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
+        return self.inner.prefill(tokens, seq_lens) * self.factor
+
+    def read_states(self) -> States:
+        return {name: state * self.factor for name, state in self.inner.read_states().items()}
+
+    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        self.inner.write_states(states, lengths)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "heldout.txt"
+    path.write_text("Ça va: the quick brown fox jumps over the lazy dog — twice. " * 4, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module", params=["mamba", "llama"])
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return make(request.param, vocab_size=256)
+
+
+def run(model: PreTrainedModel, text: Path, error: float, **changes: Any) -> tuple[Comparison, BundleResult]:
+    backends = {
+        "torch": lambda bundle: TorchRunner(bundle, model),
+        "wrong": lambda bundle: Wrong(bundle, model, error),
+    }
+    comparison = compare(
+        [bundle_of(model)],
+        backends,
+        text=text,
+        options=SMALL,
+        **{"original": original(lambda bundle: model)} | changes,
+    )
+    return comparison, comparison.bundles[0]
+
+
+def test_the_original_itself_passes_every_check(model: PreTrainedModel, text: Path) -> None:
+    comparison, bundle = run(model, text, 0.0)
+    torch, same = bundle.results
+    assert comparison.passed
+    assert same.passed
+    assert bundle.own is not None
+    assert bundle.own.decode_error is not None
+    assert 0 < bundle.own.decode_error < 1e-5
+    assert torch.accuracy == bundle.own
+    assert same.accuracy is not None
+    assert same.accuracy.decode_error == pytest.approx(bundle.own.decode_error, rel=0.5)
+    assert same.accuracy.agreement == 1
+    assert same.accuracy.bits_per_byte == pytest.approx(bundle.bits_per_byte, rel=1e-5)
+    assert {state.step for state in same.accuracy.states} == {0, 1, 10, 20}
+    assert same.accuracy.steps[-1].step == 20
+
+
+def test_a_known_error_is_measured_and_fails(model: PreTrainedModel, text: Path) -> None:
+    comparison, bundle = run(model, text, 0.01)
+    wrong = bundle.results[1]
+    assert wrong.accuracy is not None
+    assert wrong.accuracy.prompt_error == pytest.approx(0.01, rel=1e-3)
+    assert wrong.accuracy.decode_error == pytest.approx(0.01, rel=1e-3)
+    for step in wrong.accuracy.steps:
+        assert step.error == pytest.approx(0.01, rel=1e-3)
+    for state in wrong.accuracy.states:
+        assert state.error == pytest.approx(0.01, rel=1e-3)
+    assert wrong.accuracy.agreement == 1
+    assert not any(check.passed for check in wrong.checks)
+    assert not comparison.passed
+
+
+def test_what_is_not_finite_fails_and_survives_json(model: PreTrainedModel, text: Path) -> None:
+    comparison, bundle = run(model, text, float("nan"))
+    wrong = bundle.results[1]
+    assert wrong.accuracy is not None
+    assert wrong.accuracy.decode_error is None
+    assert not any(check.passed for check in wrong.checks)
+    assert msgspec.json.decode(msgspec.json.encode(comparison), type=Comparison) == comparison
+
+
+def test_a_backend_that_fails_is_a_result(model: PreTrainedModel, text: Path) -> None:
+    def fail(bundle: Bundle) -> Runner:
+        raise UserError("no such device; plug one in")
+
+    comparison = compare(
+        [bundle_of(model)],
+        {"trt": fail},
+        text=text,
+        original=original(lambda bundle: model),
+        options=SMALL,
+    )
+    assert comparison.bundles[0].results[0].error == "no such device; plug one in"
+    assert not comparison.passed
+
+
+def test_without_pytorch_speed_only(model: PreTrainedModel) -> None:
+    comparison, bundle = run(model, Path("no such file"), 0.0, original=None)
+    assert bundle.own is None
+    assert bundle.note == "no PyTorch here: speed only"
+    assert [result.passed for result in bundle.results] == [None, None]
+    assert all(point.prefill_seconds for point in bundle.results[1].points)
+    assert comparison.passed
+
+
+def test_measures_every_size(model: PreTrainedModel) -> None:
+    with TorchRunner(bundle_of(model), model) as runner:
+        points = measure(runner, SMALL.speed)
+    assert [(p.batch, p.length) for p in points] == [(1, 4), (2, 4), (1, 8), (2, 8)]
+    for point in points:
+        assert point.repeats == 2
+        assert point.steps == 3
+        assert point.state_bytes == runner.contract.state_bytes(point.batch, point.length)
+        assert point.prefill_seconds
+        assert point.prefill_tokens_per_second == point.batch * point.length / point.prefill_seconds
+
+
+def test_says_what_it_skips() -> None:
+    model = make("llama")
+    options = msgspec.structs.replace(SMALL.speed, lengths=(4, 1000), batches=(1,), budget_seconds=1e9)
+    with TorchRunner(bundle_of(model), model) as runner:
+        first, second = measure(runner, options)
+        hurried = measure(runner, msgspec.structs.replace(options, lengths=(4, 8), budget_seconds=0.0))
+    assert first.skipped is None
+    assert second.skipped == "the bundle holds at most 64 tokens"
+    assert hurried[0].prefill_seconds
+    assert hurried[1].skipped is not None
+    assert "time budget" in hurried[1].skipped
+
+
+def test_rows_are_cut_to_the_capacity(text: Path) -> None:
+    model = make("llama", vocab_size=256)
+    comparison = compare(
+        [bundle_of(model, capacity=12)],
+        {"torch": lambda bundle: TorchRunner(bundle, model)},
+        text=text,
+        original=original(lambda bundle: model),
+        options=SMALL,
+    )
+    assert (comparison.bundles[0].prompt, comparison.bundles[0].steps) == (5, 7)
+
+
+def test_bytes_of_a_row_are_its_tokens(text: Path) -> None:
+    rows = read_rows(text, bundle_of(make("mamba", vocab_size=256)), rows=3, prompt=5, tokens=25)
+    assert rows.ids.shape == (3, 25)
+    assert rows.bytes == 3 * 20
+    assert bytes(rows.ids[0].astype(np.uint8)) == text.read_bytes()[:25]
+
+
+def test_refuses_a_text_that_is_too_short(tmp_path: Path) -> None:
+    bundle = bundle_of(make("mamba", vocab_size=256))
+    (tmp_path / "short.txt").write_text("short")
+    with pytest.raises(UserError, match="5 tokens; the comparison needs 9"):
+        read_rows(tmp_path / "short.txt", bundle, rows=1, prompt=2, tokens=9)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_rows(tmp_path / "none.txt", bundle, rows=1, prompt=2, tokens=9)
+    with pytest.raises(UserError, match="no tokenizer"):
+        read_rows(tmp_path / "short.txt", bundle_of(make("mamba")), rows=1, prompt=2, tokens=9)
+
+
+def test_bits_of_a_uniform_guess() -> None:
+    assert bits(np.zeros((3, 8)), np.array([0, 3, 7])) == pytest.approx(9)
+    assert bits(np.array([[log(3), 0.0]]), np.array([0])) == pytest.approx(-log(0.75) / log(2))
+
+
+def test_relative_error() -> None:
+    true = np.array([3.0, 4.0])
+    assert relative_error(true * 1.5, true, "x") == pytest.approx(0.5)
+    assert relative_error(np.array([np.nan, 0]), true, "x") == float("inf")
+    with pytest.raises(UserError, match="shape"):
+        relative_error(true[:1], true, "x")
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(1, [0, 1]), (20, [0, 1, 10, 20]), (1000, [0, 1, 10, 100, 1000])]
+)
+def test_checkpoints(steps: int, expected: list[int]) -> None:
+    assert checkpoints(steps) == expected
