@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tokenizers
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 import transformers
 from preset_scan import llama_logits, mamba_logits
 from torch import Tensor

@@ -15,7 +15,7 @@ pass keeps h at the start of every chunk, so that the backward pass can walk the
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 try:

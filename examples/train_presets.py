@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 import preset_corpus
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 import transformers
 from preset_models import bits_per_byte, difference_from_transformers, logits_of, new_model, save_tokenizer
 from rich.console import Console

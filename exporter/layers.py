@@ -54,9 +54,7 @@ def layer_stack(model: PreTrainedModel) -> LayerStack | None:
     """The model's layers, if it holds them in one list and some of them are alike."""
     config = model.config.get_text_config()
     depth = config.num_hidden_layers
-    lists = [
-        (n, list(m)) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth
-    ]
+    lists = [(n, list(m)) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if not lists:
         return None
     name, layers = lists[0]
@@ -67,9 +65,7 @@ def layer_stack(model: PreTrainedModel) -> LayerStack | None:
 
 
 def _signature(layer: nn.Module) -> Any:
-    tensors = [
-        (name, tuple(t.shape), t.dtype) for name, t in (*layer.named_parameters(), *layer.named_buffers())
-    ]
+    tensors = [(name, tuple(t.shape), t.dtype) for name, t in (*layer.named_parameters(), *layer.named_buffers())]
     settings = [(name, type(m), _scalars(m)) for name, m in layer.named_modules()]
     return tensors, settings
 
@@ -96,9 +92,7 @@ def representatives_only(stack: LayerStack) -> Iterator[None]:
         yield
 
 
-def _mark_edges(
-    layer: nn.Module, index: int, tuples: dict[int, bool]
-) -> list[torch.utils.hooks.RemovableHandle]:
+def _mark_edges(layer: nn.Module, index: int, tuples: dict[int, bool]) -> list[torch.utils.hooks.RemovableHandle]:
     """Mark what enters and leaves a layer, and note in ``tuples`` whether it returns a tuple."""
 
     def before(

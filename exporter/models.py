@@ -84,14 +84,10 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
         raise UserError(f"{name} has no output embeddings; expected a causal language model")
     for module in model.modules():
         if hasattr(module, "is_transposed") and hasattr(module, "_is_expert_parallel"):
-            raise UserError(
-                f"{name} has a mixture of experts ({type(module).__name__}); this is not supported"
-            )
+            raise UserError(f"{name} has a mixture of experts ({type(module).__name__}); this is not supported")
         missing = _called_names(type(module)) & MISSING_OPS.keys()
         if missing:
-            raise UserError(
-                f"{name} needs the op {MISSING_OPS[min(missing)]}, which this version does not have"
-            )
+            raise UserError(f"{name} needs the op {MISSING_OPS[min(missing)]}, which this version does not have")
         if _is_own_attention(module):
             raise UserError(
                 f"{name} computes attention itself in {type(module).__name__}, not through transformers' "
@@ -107,9 +103,7 @@ def _called_names(kind: type[nn.Module]) -> set[str]:
 def _is_own_attention(module: nn.Module) -> bool:
     """Whether it is an attention, by name and projections, that never asks for the attention interface."""
     kind = type(module)
-    if not kind.__name__.endswith("Attention") or not any(
-        isinstance(m, nn.Linear) for m in module.children()
-    ):
+    if not kind.__name__.endswith("Attention") or not any(isinstance(m, nn.Linear) for m in module.children()):
         return False
     return not any("ALL_ATTENTION_FUNCTIONS" in _called_names(base) for base in kind.__mro__)
 
@@ -188,6 +182,4 @@ def check_capacity(capacity: int, model: PreTrainedModel) -> None:
     limit = position_limit(model)
     if limit is not None and capacity > limit[0]:
         tokens, reason = limit
-        raise UserError(
-            f"--max-len {capacity}: {type(model).__name__} {reason} {tokens} tokens; give at most {tokens}"
-        )
+        raise UserError(f"--max-len {capacity}: {type(model).__name__} {reason} {tokens} tokens; give at most {tokens}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import onnx_ir as ir
@@ -37,6 +38,7 @@ from seqexport.runtimes.bundle import (
 from seqexport.runtimes.checkpoint import load_original, local_folder
 from seqexport.runtimes.contract import (
     FORMAT_VERSION,
+    Axis,
     Contract,
     Logits,
     Role,
@@ -110,9 +112,7 @@ def export(options: ExportOptions, output: Path, stage: Stage) -> Bundle:
     try:
         return _write(output, contract, graph, model, local_folder(source), stage)
     except OSError as error:
-        raise UserError(
-            f"cannot write {output}: {error.strerror or error}; nothing was left behind"
-        ) from error
+        raise UserError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
 
 
 def _write(
@@ -188,7 +188,7 @@ ROLES: dict[str, Role] = {
 
 def _tensor_spec(value: ir.Value) -> TensorSpec:
     assert value.name and value.shape is not None and value.dtype is not None
-    shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
+    shape = tuple(axis if isinstance(axis, int) else cast(Axis, axis.value) for axis in value.shape)
     state_role: Role = "past" if value.name.startswith("past") else "present"
     return TensorSpec(
         name=value.name, dtype=str(value.dtype.numpy()), shape=shape, role=ROLES.get(value.name, state_role)

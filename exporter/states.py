@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.contract import Leaf, StateSpec, dtype_name
+from seqexport.runtimes.contract import Leaf, StateAxis, StateSpec, dtype_name
 
 Key = tuple[int, Leaf]
 
@@ -43,9 +43,7 @@ class GraphStates(Cache):
         self._discovering = past is None
         self._past, self._present, self._kept, self._new_keys = past or {}, {}, set(), None
 
-    def past(
-        self, layer: int, leaf: Leaf, shape: tuple[int | str, ...], like: Tensor, dtype: torch.dtype
-    ) -> Tensor:
+    def past(self, layer: int, leaf: Leaf, shape: tuple[StateAxis, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
         """A state's value before this call; ``shape`` has the axes ``batch`` and ``max_len`` by name."""
         if self._discovering:
             if (layer, leaf) in self.specs:
@@ -67,9 +65,7 @@ class GraphStates(Cache):
         """The states after the call, in the order of ``specs``."""
         missing = [spec.past_name for key, spec in self.specs.items() if key not in self._present]
         if missing:
-            raise UserError(
-                f"the model read the state {missing[0]} and never updated it; this is not supported"
-            )
+            raise UserError(f"the model read the state {missing[0]} and never updated it; this is not supported")
         return [self._present[key] for key in self.specs]
 
     def take_new_keys(self) -> int | None:
@@ -106,9 +102,7 @@ class GraphStates(Cache):
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> None:
         self.layer = layer_idx
 
-    def update_conv_state(
-        self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
-    ) -> Tensor:
+    def update_conv_state(self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any) -> Tensor:
         if state_idx:
             raise UserError(f"layer {layer_idx} keeps {state_idx + 1} convolution states; one is supported")
         self.layer = layer_idx

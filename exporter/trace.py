@@ -42,9 +42,7 @@ class Step(nn.Module):
         self.cache_argument = "cache_params" if "cache_params" in parameters else "past_key_values"
         self.takes_positions = "position_ids" in parameters
 
-    def forward(
-        self, input_ids: Tensor, seq_lens: Tensor, past_lens: Tensor, past: list[Tensor]
-    ) -> list[Tensor]:
+    def forward(self, input_ids: Tensor, seq_lens: Tensor, past_lens: Tensor, past: list[Tensor]) -> list[Tensor]:
         keys = self.states.specs
         self.states.begin(seq_lens, past_lens, dict(zip(keys, past, strict=True)) if past else None)
         arguments: dict[str, Any] = {self.cache_argument: self.states, "use_cache": True}
@@ -97,9 +95,7 @@ def _trace_representatives(
     with representatives_only(stack):
         graph = _trace(model, traced, opset=opset, last_only=last_only)
     _tidy(graph)
-    tensors = {
-        f"model.{name}": tensor for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
+    tensors = {f"model.{name}": tensor for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
     def parameter(name: str) -> ir.TensorProtocol:
         return ir.tensor_adapters.TorchTensor(tensors[name].detach(), name=name)

@@ -38,10 +38,6 @@ def open_runner(
         try:
             from seqexport.runtimes.torch_ import TorchRunner
         except ImportError as error:
-            raise UserError(
-                f"the backend 'torch' needs {error.name}: pip install 'seqexport[export]'"
-            ) from error
-        return TorchRunner(
-            bundle, device=device, threads=threads, source=source, trust_remote_code=trust_remote_code
-        )
+            raise UserError(f"the backend 'torch' needs {error.name}: pip install 'seqexport[export]'") from error
+        return TorchRunner(bundle, device=device, threads=threads, source=source, trust_remote_code=trust_remote_code)
     raise UserError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}")

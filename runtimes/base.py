@@ -63,13 +63,9 @@ class Session(ABC):
 
     def _check(self, tokens: Tokens, seq_lens: Lengths | None) -> Lengths:
         if tokens.ndim != 2 or tokens.shape[0] != self.batch or tokens.shape[1] == 0:
-            raise UserError(
-                f"tokens of shape {tokens.shape}: expected [{self.batch}, at least 1]; the prompt is empty"
-            )
+            raise UserError(f"tokens of shape {tokens.shape}: expected [{self.batch}, at least 1]; the prompt is empty")
         length = tokens.shape[1]
-        seq_lens = (
-            np.full(self.batch, length, np.int32) if seq_lens is None else np.asarray(seq_lens, np.int32)
-        )
+        seq_lens = np.full(self.batch, length, np.int32) if seq_lens is None else np.asarray(seq_lens, np.int32)
         if seq_lens.shape != (self.batch,) or seq_lens.min() < 0 or seq_lens.max() > length:
             raise UserError(f"seq_lens {seq_lens.tolist()}: expected {self.batch} values from 0 to {length}")
         if tokens.min() < 0 or tokens.max() >= self.contract.vocab_size:
@@ -104,9 +100,7 @@ class Session(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
 
@@ -133,7 +127,5 @@ class Runner(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()

@@ -90,7 +90,8 @@ def _read_contract(folder: Path) -> Contract:
             )
         return msgspec.json.decode(data, type=Contract)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{file} is damaged: {error}; export the model again") from error
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{file} is damaged: {reason}; export the model again") from error
 
 
 class _Version(msgspec.Struct):
@@ -100,15 +101,11 @@ class _Version(msgspec.Struct):
 def _check_file(folder: Path, name: str, expected: str) -> None:
     file = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        raise BundleError(
-            f"{folder / CONTRACT}: file {name!r} lies outside the bundle; export the model again"
-        )
+        raise BundleError(f"{folder / CONTRACT}: file {name!r} lies outside the bundle; export the model again")
     try:
         actual = sha256(file)
     except OSError as error:
-        raise BundleError(
-            f"{file}: cannot be read ({error.strerror}); copy or export the bundle again"
-        ) from error
+        raise BundleError(f"{file}: cannot be read ({error.strerror}); copy or export the bundle again") from error
     if actual != expected:
         raise BundleError(
             f"{file}: sha256 {actual[:12]}..., expected {expected[:12]}...; "
@@ -118,11 +115,7 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
 
 def sha256(file: Path) -> str:
     with file.open("rb") as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _sha256(file)
-        )
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
 
 
 def _sha256(file: Path) -> str:
@@ -146,9 +139,7 @@ def check_destination(path: Path, *, force: bool) -> None:
     if not empty and not is_bundle:
         raise BundleError(f"{path} exists and is not a bundle; it is left as it is: choose another -o FOLDER")
     if is_bundle and not force:
-        raise BundleError(
-            f"{path} is already a bundle; add --force to replace it, or choose another -o FOLDER"
-        )
+        raise BundleError(f"{path} is already a bundle; add --force to replace it, or choose another -o FOLDER")
 
 
 @contextmanager

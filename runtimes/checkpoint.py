@@ -23,9 +23,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 ANOTHER_TASK = re.compile(r"For(?!CausalLM$|ConditionalGeneration$)[A-Z]\w*$")
 
 
-def load_original(
-    source: str, *, dtype: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedModel:
+def load_original(source: str, *, dtype: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
     """The causal language model of a checkpoint, in eval mode on the CPU, its weights mapped from the files.
 
     Args:
@@ -98,13 +96,9 @@ def _from_hub(source: str, patterns: list[str]) -> Path:
     except HFValidationError as error:
         raise UserError(f"{source}: no such folder, and not a hub id; {WANTED}") from error
     except GatedRepoError as error:
-        raise UserError(
-            f"{source}: the hub asks for access; accept its licence, then: hf auth login"
-        ) from error
+        raise UserError(f"{source}: the hub asks for access; accept its licence, then: hf auth login") from error
     except RepositoryNotFoundError as error:
-        raise UserError(
-            f"{source}: no such folder, and no such model on the Hugging Face hub; {WANTED}"
-        ) from error
+        raise UserError(f"{source}: no such folder, and no such model on the Hugging Face hub; {WANTED}") from error
     except Exception as error:
         raise UserError(
             f"{source}: no such folder, and the Hugging Face hub cannot be reached ({type(error).__name__}); "
@@ -120,14 +114,10 @@ def _config(source: str, folder: Path, trust_remote_code: bool) -> PreTrainedCon
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     with quiet(), one_line(source, f"{CONFIG} is not a valid {data['model_type']!r} configuration"):
-        config = AutoConfig.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, local_files_only=True
-        )
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     remote = trust_remote_code and "AutoModelForCausalLM" in (data.get("auto_map") or {})
     if config.is_encoder_decoder:
-        raise UserError(
-            f"{source} is an encoder-decoder ({config.model_type}); expected a causal language model"
-        )
+        raise UserError(f"{source} is an encoder-decoder ({config.model_type}); expected a causal language model")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
         raise UserError(f"{source} is a {config.model_type!r} model; expected a causal language model")
     return config
@@ -141,9 +131,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON ({error}); copy the checkpoint again") from error
     if not isinstance(data, dict):
-        raise UserError(
-            f"{file}: expected a JSON object, found {type(data).__name__}; copy the checkpoint again"
-        )
+        raise UserError(f"{file}: expected a JSON object, found {type(data).__name__}; copy the checkpoint again")
     return data
 
 
@@ -165,14 +153,10 @@ def _check_config(source: str, data: dict[str, Any], trust_remote_code: bool) ->
         )
     if quantised := data.get("quantization_config") or data.get("compression_config"):
         method = quantised.get("quant_method", "unknown method") if isinstance(quantised, dict) else quantised
-        raise UserError(
-            f"{source} is quantised ({method}); expected {', '.join(DTYPES)} weights: use the original"
-        )
+        raise UserError(f"{source} is quantised ({method}); expected {', '.join(DTYPES)} weights: use the original")
     for name in data.get("architectures") or []:
         if ANOTHER_TASK.search(str(name)):
-            raise UserError(
-                f"{source} is a {name}; expected a causal language model, such as a ...ForCausalLM"
-            )
+            raise UserError(f"{source} is a {name}; expected a causal language model, such as a ...ForCausalLM")
 
 
 def _weight_files(source: str, folder: Path) -> list[Path]:
@@ -217,8 +201,7 @@ def _check_safetensors(file: Path) -> None:
             if stream.read(30).startswith(b"version https://git-lfs"):
                 raise UserError(f"{file}: a Git LFS pointer, not the weights; run: git lfs pull") from error
         raise UserError(
-            f"{file}: not a whole safetensors file ({file.stat().st_size} bytes: {error}); "
-            "copy the checkpoint again"
+            f"{file}: not a whole safetensors file ({file.stat().st_size} bytes: {error}); copy the checkpoint again"
         ) from error
 
 

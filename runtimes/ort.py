@@ -52,9 +52,7 @@ class OrtRunner(Runner):
             self.engine = ort.InferenceSession(str(bundle.model), options, providers=providers)
         except Exception as error:
             first_line = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"ONNX Runtime {ort.__version__} cannot load {bundle.model}: {first_line}"
-            ) from error
+            raise UserError(f"ONNX Runtime {ort.__version__} cannot load {bundle.model}: {first_line}") from error
         self.input_names = {spec.name for spec in self.contract.inputs}
 
     @property
@@ -130,9 +128,7 @@ class OrtSession(Session):
             array = np.zeros(spec.sizes(self.batch, self.capacity), ort_dtype(spec.dtype))
             if spec.grows:
                 if given.shape[2] > self.capacity:
-                    raise UserError(
-                        f"{spec.past_name}: {given.shape[2]} tokens, the session holds {self.capacity}"
-                    )
+                    raise UserError(f"{spec.past_name}: {given.shape[2]} tokens, the session holds {self.capacity}")
                 array[:, :, : given.shape[2]] = given
             else:
                 array[...] = given
@@ -153,7 +149,8 @@ def _check_provider(device: str) -> None:
     if PROVIDERS[device] not in ort.get_available_providers():
         raise UserError(
             f"ONNX Runtime {ort.__version__} has no {PROVIDERS[device]} here (it has "
-            f"{', '.join(ort.get_available_providers())}); install onnxruntime-gpu and an NVIDIA driver, or use --device cpu"
+            f"{', '.join(ort.get_available_providers())}); install onnxruntime-gpu and an NVIDIA driver, "
+            "or use --device cpu"
         )
 
 

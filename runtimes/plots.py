@@ -253,9 +253,7 @@ def _svg(label: str, draw: Callable[[Axes], None]) -> str:
         axes = figure.add_axes((0.14, 0.13, 0.6, 0.83))
         draw(axes)
         stream = io.StringIO()
-        figure.savefig(
-            stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None}
-        )
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None})
     return _inline(stream.getvalue(), label)
 
 

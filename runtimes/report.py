@@ -34,8 +34,7 @@ def read_json(path: Path) -> Comparison:
         raise UserError(f"{path} is not a comparison: {error}; make one with: seqexport compare") from error
     if comparison.format_version != FORMAT_VERSION:
         raise UserError(
-            f"{path}: format version {comparison.format_version}, this seqexport reads {FORMAT_VERSION}; "
-            "compare again"
+            f"{path}: format version {comparison.format_version}, this seqexport reads {FORMAT_VERSION}; compare again"
         )
     return comparison
 
@@ -62,9 +61,7 @@ def print_table(comparison: Comparison, console: Console | None = None) -> None:
     for bundle in comparison.bundles:
         for result in bundle.results:
             mark, style = _mark(False if result.error else result.passed)
-            table.add_row(
-                bundle.name, backend_name(result.backend), f"[{style}]{mark}[/]", *_cells(bundle, result)
-            )
+            table.add_row(bundle.name, backend_name(result.backend), f"[{style}]{mark}[/]", *_cells(bundle, result))
     console.print(table)
 
 

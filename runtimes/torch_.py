@@ -86,16 +86,12 @@ class TorchRunner(Runner):
     def description(self) -> str:
         where = f"{torch.get_num_threads()} CPU threads" if self.device.type == "cpu" else self._device_name()
         precise = ", float64 arithmetic" if self.arithmetic == "float64" else ""
-        attention = (
-            "" if self.contract.family == "mamba" else f", {self.model.config._attn_implementation} attention"
-        )
+        attention = "" if self.contract.family == "mamba" else f", {self.model.config._attn_implementation} attention"
         versions = f"PyTorch {torch.__version__}, transformers {transformers.__version__}"
         return f"{versions}, {where}{attention}{precise}"
 
     def _device_name(self) -> str:
-        return (
-            str(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else str(self.device)
-        )
+        return str(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else str(self.device)
 
     def session(self, batch: int = 1, capacity: int | None = None) -> TorchSession:
         return TorchSession(self, batch, capacity or self.contract.capacity or 0)
@@ -165,9 +161,7 @@ def original(load: Callable[[Bundle], PreTrainedModel]) -> Original:
 
 def _load(bundle: Bundle, source: str | None, trust_remote_code: bool) -> PreTrainedModel:
     contract = bundle.contract
-    return load_original(
-        source or contract.source.model, dtype=contract.dtype, trust_remote_code=trust_remote_code
-    )
+    return load_original(source or contract.source.model, dtype=contract.dtype, trust_remote_code=trust_remote_code)
 
 
 class TorchSession(Session):
@@ -185,9 +179,7 @@ class TorchSession(Session):
             self._take(self._tensors(self.read_states()), self.lengths, shared=False)
         ids = torch.from_numpy(tokens)
         length = 1 if self.contract.logits == "last" else tokens.shape[1]
-        logits = np.zeros(
-            (self.batch, length, self.contract.vocab_size), np.float64 if self._wide else np.float32
-        )
+        logits = np.zeros((self.batch, length, self.contract.vocab_size), np.float64 if self._wide else np.float32)
         for cache, rows in zip(self._caches, self._rows(), strict=True):
             if valid := int(seq_lens[rows][0]):
                 new = self._feed(cache, ids[rows, :valid], fresh=not self.lengths[rows][0])

@@ -21,9 +21,7 @@ def digits(value: float) -> str:
 def seconds(value: float | None) -> str:
     if value is None:
         return NONE
-    scale, unit = next(
-        (pair for pair in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")) if value >= pair[0]), (1e-6, "µs")
-    )
+    scale, unit = next((pair for pair in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")) if value >= pair[0]), (1e-6, "µs"))
     return f"{digits(value / scale)}{THIN}{unit}"
 
 

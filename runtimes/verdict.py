@@ -168,9 +168,7 @@ def _crossing(linear: BackendResult, quadratic: BackendResult | None) -> Crossin
     return Crossing(linear.backend, "never", None, None, longest)
 
 
-def _at(
-    lengths: Sequence[float], behind: Sequence[float], times: Sequence[float], i: int
-) -> tuple[float, float]:
+def _at(lengths: Sequence[float], behind: Sequence[float], times: Sequence[float], i: int) -> tuple[float, float]:
     """Tokens and seconds at which the line through points i-1 and i is even; straight in logarithms."""
     share = behind[i - 1] / (behind[i - 1] - behind[i])
     step, rise = lengths[i] - lengths[i - 1], times[i] - times[i - 1]
@@ -195,7 +193,4 @@ def sentence(crossing: Crossing) -> str:
             f"as they end, the curves would cross near {units.about(crossing.tokens or 0)} tokens, "
             "outside the measured range."
         )
-    return (
-        f"On {name} attention is ahead up to the longest length measured, {longest} tokens; "
-        "no crossing is in sight."
-    )
+    return f"On {name} attention is ahead up to the longest length measured, {longest} tokens; no crossing is in sight."

@@ -43,9 +43,7 @@ def _capacity(reference: Reference) -> int:
     return int(reference.seq_lens.max()) + reference.next_tokens.shape[1]
 
 
-def _summed_up(
-    ours: dict[str, float], reference: Reference, chunk: int | None, dtype: str
-) -> Iterator[Check]:
+def _summed_up(ours: dict[str, float], reference: Reference, chunk: int | None, dtype: str) -> Iterator[Check]:
     groups: dict[str, list[str]] = defaultdict(list)
     for name in ours:
         groups[_title(name, chunk)].append(name)
@@ -59,6 +57,4 @@ def _title(name: str, chunk: int | None) -> str:
     when, what = name.split(".", 1)
     how = "whole" if chunk is None else f"in chunks of {chunk}"
     quantity = what.rsplit(".", 1)[-1]
-    return (
-        f"{quantity} after prefill {how}" if when == "prefill" else f"{quantity} along decode, prefill {how}"
-    )
+    return f"{quantity} after prefill {how}" if when == "prefill" else f"{quantity} along decode, prefill {how}"

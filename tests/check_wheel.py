@@ -1,6 +1,6 @@
 """Checks a built wheel as a user meets it: installed into an empty venv, without torch.
 
-    python tests/check_wheel.py dist/seqexport-*.whl
+python tests/check_wheel.py dist/seqexport-*.whl
 """
 
 from __future__ import annotations
@@ -13,7 +13,19 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ("*.py", "*.cu", "*.cuh", "*.h", "*.hpp", "*.cpp", "CMakeLists.txt", "*.j2", "*.safetensors", "*.json", "*.txt")
+SHIPPED = (
+    "*.py",
+    "*.cu",
+    "*.cuh",
+    "*.h",
+    "*.hpp",
+    "*.cpp",
+    "CMakeLists.txt",
+    "*.j2",
+    "*.safetensors",
+    "*.json",
+    "*.txt",
+)
 
 
 def main(wheel: Path) -> None:
@@ -34,7 +46,16 @@ def _holds_every_file(wheel: Path) -> None:
 
 def _runs_in_an_empty_venv(wheel: Path, folder: Path) -> None:
     venv.create(folder, with_pip=True)
-    run = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel]
+    run = [
+        folder / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--constraint",
+        ROOT / "constraints.txt",
+        wheel,
+    ]
     subprocess.run(run, check=True)
     seqexport = folder / "bin" / "seqexport"
     for arguments in (["--help"], ["onnx", "--help"], ["doctor"]):

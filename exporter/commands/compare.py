@@ -24,9 +24,7 @@ HELD_OUT = Path(__file__).parent.parent / "presets" / "heldout.txt"
 
 @click.command("compare", short_help="Accuracy and speed against PyTorch, as a page.")
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--backends", default="torch,ort", show_default=True, help="Which to compare, separated by commas."
-)
+@click.option("--backends", default="torch,ort", show_default=True, help="Which to compare, separated by commas.")
 @click.option(
     "-o",
     "--output",

@@ -59,9 +59,7 @@ def _needs(name: str, packages: tuple[str, ...], extra: str) -> Finding:
 
 
 def _export() -> Finding:
-    return _needs(
-        "export, backend torch", ("torch", "transformers", "onnx", "onnxscript", "onnx-ir"), "export"
-    )
+    return _needs("export, backend torch", ("torch", "transformers", "onnx", "onnxscript", "onnx-ir"), "export")
 
 
 def _report() -> Finding:

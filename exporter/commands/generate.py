@@ -27,23 +27,13 @@ if TYPE_CHECKING:
 
 @click.command("generate", short_help="Generate text from a bundle.")
 @bundle_argument
-@click.option(
-    "--prompt", "prompts", multiple=True, required=True, help="Text to continue; may be given several times."
-)
-@click.option(
-    "--max-new-tokens", type=click.IntRange(1), default=128, show_default=True, help="Stop after so many."
-)
-@click.option(
-    "--temperature", type=float, default=0.0, show_default=True, help="0: always the likeliest token."
-)
+@click.option("--prompt", "prompts", multiple=True, required=True, help="Text to continue; may be given several times.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True, help="Stop after so many.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0: always the likeliest token.")
 @click.option("--top-k", type=int, default=0, show_default=True, help="Choose among the K likeliest; 0: all.")
-@click.option(
-    "--top-p", type=float, default=1.0, show_default=True, help="Choose among the likeliest that reach P."
-)
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Choose among the likeliest that reach P.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same text.")
-@click.option(
-    "--backend", type=click.Choice(["ort", "torch"]), default="ort", show_default=True, help="What runs it."
-)
+@click.option("--backend", type=click.Choice(["ort", "torch"]), default="ort", show_default=True, help="What runs it.")
 @device_option
 @threads_option
 @original_option
@@ -80,9 +70,7 @@ def _tokenizer(bundle: Bundle) -> Tokenizer:
     from tokenizers import Tokenizer
 
     if bundle.tokenizer is None:
-        raise UserError(
-            f"{bundle.path} has no tokenizer.json: its checkpoint had none; use the Python API with tokens"
-        )
+        raise UserError(f"{bundle.path} has no tokenizer.json: its checkpoint had none; use the Python API with tokens")
     try:
         return Tokenizer.from_file(str(bundle.tokenizer))
     except Exception as error:

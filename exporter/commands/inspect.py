@@ -35,9 +35,7 @@ def command(bundle: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(opened.contract), indent=2))
     else:
-        Console().print(
-            Group(_facts(opened), _interface(opened.contract), _states(opened.contract), _files(opened))
-        )
+        Console().print(Group(_facts(opened), _interface(opened.contract), _states(opened.contract), _files(opened)))
 
 
 def _facts(bundle: Bundle) -> Table:
@@ -78,23 +76,15 @@ def _shape(spec: TensorSpec) -> str:
 
 
 def _states(contract: Contract) -> Table:
-    table = Table(
-        title="States: past_key_values.<layer>.<state> in, present.<layer>.<state> out", title_justify="left"
-    )
+    table = Table(title="States: past_key_values.<layer>.<state> in, present.<layer>.<state> out", title_justify="left")
     for name in ("state", "layers", "dtype", "shape", "grows"):
         table.add_column(name)
     kinds: dict[Any, list[int]] = {}
     for spec in contract.states:
         kinds.setdefault((spec.leaf, spec.dtype, spec.shape, spec.grows), []).append(spec.layer)
     for (leaf, dtype, shape, grows), layers in kinds.items():
-        where = (
-            f"{layers[0]} to {layers[-1]}"
-            if len(layers) == layers[-1] - layers[0] + 1 > 1
-            else str(layers)[1:-1]
-        )
-        table.add_row(
-            leaf, where, dtype, f"\\[{', '.join(map(str, shape))}]", "with tokens" if grows else "no"
-        )
+        where = f"{layers[0]} to {layers[-1]}" if len(layers) == layers[-1] - layers[0] + 1 > 1 else str(layers)[1:-1]
+        table.add_row(leaf, where, dtype, f"\\[{', '.join(map(str, shape))}]", "with tokens" if grows else "no")
     lengths = [n for n in (1, 1024, 8192, 65536) if contract.capacity is None or n <= contract.capacity]
     sizes = ", ".join(f"{contract.state_bytes(1, n) / 1e6:,.2f} MB at {n:,} tokens" for n in lengths)
     table.caption = f"one row's states: {sizes}"

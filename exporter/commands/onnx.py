@@ -39,9 +39,7 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
     show_default=True,
     help="Of each row's last valid token (generation), or of every token (scoring).",
 )
-@click.option(
-    "--max-len", type=click.IntRange(1), help="Most tokens in a cache [default: the model's own limit]."
-)
+@click.option("--max-len", type=click.IntRange(1), help="Most tokens in a cache [default: the model's own limit].")
 @click.option(
     "--target",
     type=click.Choice(["portable", "ort", "tensorrt"]),
@@ -117,8 +115,8 @@ def _verify(console: Console, bundle: Bundle) -> None:
         )
     else:
         raise UserError(
-            f"{bundle.path} was written, but {worst.name} is off by {worst.error:.1e}, more than the {worst.allowed:.1e}"
-            f" allowed; see: seqexport verify {bundle.path}"
+            f"{bundle.path} was written, but {worst.name} is off by {worst.error:.1e}, more than the "
+            f"{worst.allowed:.1e} allowed; see: seqexport verify {bundle.path}"
         )
 
 

@@ -21,18 +21,16 @@ if TYPE_CHECKING:
 
 @click.command("verify", short_help="Check a bundle's accuracy; exit 1 if out of bounds.")
 @bundle_argument
-@click.option(
-    "--backend", type=click.Choice(["ort"]), default="ort", show_default=True, help="What to run it in."
-)
+@click.option("--backend", type=click.Choice(["ort"]), default="ort", show_default=True, help="What to run it in.")
 @device_option
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def command(bundle: Path, backend: str, device: str, threads: int | None, as_json: bool) -> None:
     """Check that BUNDLE gives the original's answers on this machine. PyTorch is not needed.
 
-    The bundle carries inputs, and what the PyTorch original makes of them in float64 arithmetic. Logits and every state
-    after a whole prefill, a prefill in chunks, and decode steps may be at most twice as far from it as PyTorch itself is
-    in the bundle's dtype. Exit code: 0 within bounds, 1 out of bounds, 2 could not run.
+    The bundle carries inputs, and what the PyTorch original makes of them in float64 arithmetic. Logits and every
+    state after a whole prefill, a prefill in chunks, and decode steps may be at most twice as far from it as PyTorch
+    itself is in the bundle's dtype. Exit code: 0 within bounds, 1 out of bounds, 2 could not run.
 
     \b
     Example:
@@ -67,7 +65,5 @@ def _table(checks: list[Check]) -> Table:
     table.add_column("")
     for check in checks:
         verdict = "[green]ok[/]" if check.passed else "[bold red]out of bounds[/]"
-        table.add_row(
-            check.name, f"{check.error:.1e}", f"{check.torch_error:.1e}", f"{check.allowed:.1e}", verdict
-        )
+        table.add_row(check.name, f"{check.error:.1e}", f"{check.torch_error:.1e}", f"{check.allowed:.1e}", verdict)
     return table

@@ -43,9 +43,7 @@ def _use(model: PreTrainedModel, implementation: str) -> None:
     model.config._attn_implementation = implementation
 
 
-def _mask(
-    *args: Any, mask_function: Callable[..., Any], local_size: int | None = None, **kwargs: Any
-) -> CausalMask:
+def _mask(*args: Any, mask_function: Callable[..., Any], local_size: int | None = None, **kwargs: Any) -> CausalMask:
     """A marker for the mask that transformers asks for, if it is one that CausalAttention can apply.
 
     Raises:
@@ -55,9 +53,7 @@ def _mask(
     position, keys = torch.tensor(4 * mask.window + 5), range(4 * mask.window + 8)
     wanted = [_sees(mask, int(position), key) for key in keys]
     if [bool(mask_function(0, 0, position, torch.tensor(key))) for key in keys] != wanted:
-        raise UserError(
-            "the model masks attention in a way that is neither causal nor a causal sliding window"
-        )
+        raise UserError("the model masks attention in a way that is neither causal nor a causal sliding window")
     return mask
 
 

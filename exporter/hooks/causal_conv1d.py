@@ -29,9 +29,7 @@ def hook(model: nn.Module, states: GraphStates) -> AbstractContextManager[None]:
         D, K = weight.shape
         x, layer = hidden_states.transpose(1, 2), states.layer
         past = states.past(layer, "conv_state", ("batch", D, K - 1), x, x.dtype)
-        y, present = torch.ops.seqexport.causal_conv1d(
-            x, weight, bias, past, states.seq_lens, ACTIVATIONS[activation]
-        )
+        y, present = torch.ops.seqexport.causal_conv1d(x, weight, bias, past, states.seq_lens, ACTIVATIONS[activation])
         states.store(layer, "conv_state", present)
         return y.transpose(1, 2)
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
@@ -19,7 +19,7 @@ def cancel_transposes(model: ir.Model) -> None:
     rules: tuple[Callable[[ir.Graph, ir.Node], bool], ...] = (_cancel_pair, _split_first, _swap_product)
     changed = True
     while changed:
-        changed = any([rule(model.graph, node) for node in list(model.graph) if node.graph for rule in rules])
+        changed = any(rule(model.graph, node) for node in list(model.graph) if node.graph for rule in rules)
         RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
 
@@ -84,7 +84,7 @@ def _swap_product(graph: ir.Graph, node: ir.Node) -> bool:  # 3
     return True
 
 
-def _replace(node: ir.Node, outputs: list[ir.Value] | tuple[ir.Value, ...]) -> None:
+def _replace(node: ir.Node, outputs: Sequence[ir.Value]) -> None:
     for old, new in zip(node.outputs, outputs, strict=True):
         new.name, new.shape, new.type = f"{old.name}_", old.shape, old.type
         ir.convenience.replace_all_uses_with(old, new)

@@ -36,7 +36,7 @@ def _fold(graph: ir.Graph, node: ir.Node, sources: list[ir.Value], evaluate: Cal
     shape, dtype = _result_type(node, tensors[0])
     name = f"{sources[0].name}.{node.op_type.lower()}"
 
-    def compute() -> ir.Tensor:  # 1
+    def compute() -> ir.TensorProtocol:  # 1
         arrays = [tensor.numpy() for tensor in tensors]
         return ir.Tensor(np.ascontiguousarray(evaluate(node, *arrays)), dtype=dtype, name=name)
 
@@ -60,7 +60,7 @@ def _result_type(node: ir.Node, tensor: ir.TensorProtocol) -> tuple[ir.Shape, ir
         assert axes is not None and axes.const_value is not None
         return ir.Shape(_squeeze(node, stand_in, axes.const_value.numpy()).shape), tensor.dtype
     dtype = ir.DataType(node.attributes["to"].as_int()) if node.op_type == "Cast" else tensor.dtype
-    return ir.Shape(tensor.shape), dtype
+    return ir.Shape(tensor.shape.numpy()), dtype
 
 
 def _transpose(node: ir.Node, x: Array) -> Array:

@@ -35,9 +35,7 @@ class CannotRepeat(Exception):
     """The layers cannot be strung together from copies; the model has to be traced whole."""
 
 
-def repeat_layers(
-    model: ir.Model, stack: LayerStack, specs: Sequence[StateSpec], parameter: Parameters
-) -> None:
+def repeat_layers(model: ir.Model, stack: LayerStack, specs: Sequence[StateSpec], parameter: Parameters) -> None:
     """``specs``: the states of every layer; ``parameter``: a parameter of the graph by its name, as a tensor.
 
     Raises:

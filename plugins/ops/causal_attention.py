@@ -69,7 +69,11 @@ def fake(
     query: Tensor, key: Tensor, value: Tensor, past_key: Tensor, past_value: Tensor, past_lens: Tensor,
     seq_lens: Tensor | None, scale: float = 0.0, window: int = 0, softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return query.new_empty(*query.shape[:3], value.shape[3]), torch.empty_like(past_key), torch.empty_like(past_value)
+    return (
+        query.new_empty(*query.shape[:3], value.shape[3]),
+        torch.empty_like(past_key),
+        torch.empty_like(past_value),
+    )
 
 
 def body(call: Call) -> list[str]:
@@ -260,7 +264,13 @@ OP = Op(
     name="CausalAttention",
     stem="causal_attention",
     inputs={
-        "query": "T", "key": "T", "value": "T", "past_key": "T", "past_value": "T", "past_lens": "I", "seq_lens?": "I",
+        "query": "T",
+        "key": "T",
+        "value": "T",
+        "past_key": "T",
+        "past_value": "T",
+        "past_lens": "I",
+        "seq_lens?": "I",
     },
     outputs={"y": "T", "present_key": "T", "present_value": "T"},
     attributes={"scale": 0.0, "window": 0, "softcap": 0.0},

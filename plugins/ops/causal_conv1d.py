@@ -27,7 +27,12 @@ from seqexport.plugins.ops.ragged import TOKEN_MASK, accumulation_dtype, token_m
 
 
 def reference(
-    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor, seq_lens: Tensor | None, activation: str = "none"
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    past: Tensor,
+    seq_lens: Tensor | None,
+    activation: str = "none",
 ) -> tuple[Tensor, Tensor]:
     L, K = x.shape[1], weight.shape[1]
     wide = accumulation_dtype(x)
@@ -47,7 +52,12 @@ def reference(
 
 
 def fake(
-    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor, seq_lens: Tensor | None, activation: str = "none"
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    past: Tensor,
+    seq_lens: Tensor | None,
+    activation: str = "none",
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(past)
 

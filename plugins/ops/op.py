@@ -82,7 +82,9 @@ class Op:
             VERSION,
             inputs=[
                 OpSchema.FormalParameter(
-                    name.rstrip("?"), kind, param_option=option.Optional if name.endswith("?") else option.Single
+                    name.rstrip("?"),
+                    kind,
+                    param_option=option.Optional if name.endswith("?") else option.Single,
                 )
                 for name, kind in self.inputs.items()
             ],

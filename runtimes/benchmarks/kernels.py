@@ -25,18 +25,14 @@ BF16 = torch.bfloat16
 
 
 def load_kernels(path: str):
-    spec = importlib.util.spec_from_file_location(
-        "seqexport_kernels_c_api", ROOT / "plugins/kernels/c_api.py"
-    )
+    spec = importlib.util.spec_from_file_location("seqexport_kernels_c_api", ROOT / "plugins/kernels/c_api.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.Kernels(path)
 
 
 def microseconds(call, repeats: int = 50) -> float:
-    flush = torch.zeros(
-        1 << 26, device="cuda"
-    )  # read, not written: writing would leave write-backs to the timed call
+    flush = torch.zeros(1 << 26, device="cuda")  # read, not written: writing would leave write-backs to the timed call
     for _ in range(3):
         call()
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
@@ -97,9 +93,7 @@ class Benchmark:
             torch.full((batch, length, channels), float("nan"), device="cuda", dtype=BF16),
         )
         present = past.clone()
-        call = self.launch(
-            "causal_conv1d", self.kernels.causal_conv1d(x, weight, bias, past, None, y, present)
-        )
+        call = self.launch("causal_conv1d", self.kernels.causal_conv1d(x, weight, bias, past, None, y, present))
         call()
         xx = torch.cat([past[:1].transpose(1, 2), x[:1]], 1).double()
         oracle = sum(xx[:, j : j + length] * weight.double()[:, j] for j in range(taps)) + bias.double()
@@ -109,9 +103,7 @@ class Benchmark:
             from causal_conv1d import causal_conv1d_fn
 
             rows = x.transpose(1, 2)
-            peers["causal_conv1d"] = microseconds(
-                lambda: causal_conv1d_fn(rows, weight, bias, activation="silu")
-            )
+            peers["causal_conv1d"] = microseconds(lambda: causal_conv1d_fn(rows, weight, bias, activation="silu"))
         ours = microseconds(call)
         moved = 2 * x.numel() * 2
         self.add("causal_conv1d", f"B,L,D=({batch},{length},{channels}) K={taps} silu", ours,
@@ -137,9 +129,7 @@ class Benchmark:
             xt, dtt, zt = (t.transpose(1, 2).contiguous() for t in (x, dt, z))
             Bt, Ct = (t[:, :, 0].transpose(1, 2).contiguous() for t in (B, C))
             peers["mamba_ssm"] = microseconds(
-                lambda: selective_scan_fn(
-                    xt, dtt, A, Bt, Ct, D, zt, bias, delta_softplus=True, return_last_state=True
-                )
+                lambda: selective_scan_fn(xt, dtt, A, Bt, Ct, D, zt, bias, delta_softplus=True, return_last_state=True)
             )
         ours = microseconds(call, 50 if x.numel() < 1e8 else 20)
         work = x.numel() * (states + 4)
@@ -165,18 +155,14 @@ class Benchmark:
         delta = torch.nn.functional.softplus(dt + bias)
         ys = []
         for t in range(x.shape[1]):
-            h = (
-                torch.exp(delta[:, t, :, None] * A) * h
-                + (delta[:, t] * x[:, t])[..., None] * B[:1, t].double()
-            )
+            h = torch.exp(delta[:, t, :, None] * A) * h + (delta[:, t] * x[:, t])[..., None] * B[:1, t].double()
             ys.append((h * C[:1, t].double()).sum(-1))
         oracle = (torch.stack(ys, 1) + D * x) * torch.nn.functional.silu(z)
         require_near("selective_scan", y, oracle, 4e-3)
 
     def attention(self, batch, query_heads, kv_heads, length, past, dim, dtype=BF16):
         query, key, value = (
-            torch.randn(batch, length, h, dim, device="cuda").to(dtype)
-            for h in (query_heads, kv_heads, kv_heads)
+            torch.randn(batch, length, h, dim, device="cuda").to(dtype) for h in (query_heads, kv_heads, kv_heads)
         )
         cache = [torch.randn(batch, kv_heads, past + length, dim, device="cuda").to(dtype) for _ in range(2)]
         past_lens = torch.full((batch,), past, dtype=torch.int32, device="cuda")
@@ -189,11 +175,7 @@ class Benchmark:
         q, (k, v) = query.transpose(1, 2), cache
         mask = torch.ones(length, past + length, dtype=torch.bool, device="cuda").tril(past)
         head = query_heads - 1
-        prob = (
-            ((q[-1, head].double() @ k[-1, -1].double().T) * dim**-0.5)
-            .masked_fill(~mask, float("-inf"))
-            .softmax(-1)
-        )
+        prob = ((q[-1, head].double() @ k[-1, -1].double().T) * dim**-0.5).masked_fill(~mask, float("-inf")).softmax(-1)
         require_near(
             "causal_attention",
             y[-1, :, head],
@@ -217,18 +199,14 @@ class Benchmark:
         pairs = batch * query_heads * (length * past + length * (length + 1) // 2)
         moved = 2 * batch * kv_heads * (past + length) * dim * query.element_size()
         floor = max(4 * pairs * dim / self.matrix_rate, moved / self.copy_rate) * 1e6
-        note = (
-            f"{moved / ours / 1e6:.2f} TB/s" if length == 1 else f"{4 * pairs * dim / ours / 1e6:.0f} TFLOP/s"
-        )
+        note = f"{moved / ours / 1e6:.2f} TB/s" if length == 1 else f"{4 * pairs * dim / ours / 1e6:.0f} TFLOP/s"
         name = str(dtype).removeprefix("torch.")
         self.add("causal_attention", f"B,Hq,Hkv,L=({batch},{query_heads},{kv_heads},{length}) past={past} Dh={dim} {name}",
                  ours, floor, peers, note)  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", default=str(ROOT / "plugins/kernels/build/libseqexport_kernels.so"))
     parser.add_argument("--json", help="write the table here as well")
     parser.add_argument("--only", default="", help="ops to time, by a part of their name")

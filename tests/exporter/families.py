@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import transformers as tf
-from seqexport.runtimes.quiet import quiet
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from seqexport.runtimes.quiet import quiet
 
 VOCAB = 37
 TOKENS: dict[str, Any] = {
@@ -74,6 +75,7 @@ EXPORTED: dict[str, Build] = {
     "jamba": of("Jamba", **JAMBA, num_experts=1),
     "lfm2": of("Lfm2", **SIZES, layer_types=["conv", "full_attention", "conv"]),
     "cohere2": of("Cohere2", **SIZES, sliding_window=WINDOW, layer_types=ALTERNATING),
+    "gemma3_text": of("Gemma3Text", **HEADS, sliding_window=WINDOW, query_pre_attn_scalar=11, layer_types=ALTERNATING),
     "granite": of("Granite", **SIZES, attention_multiplier=0.3, logits_scaling=2.0, embedding_multiplier=3.0),
     "olmo2": of("Olmo2", **SIZES),
     "opt": of("OPT", **{**SIZES, "ffn_dim": 40, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),

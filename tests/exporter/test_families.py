@@ -1,4 +1,4 @@
-"""Each family, from a checkpoint on disk to stock ONNX Runtime, against the unhooked original with its own cache."""
+"""Each family, from a checkpoint to stock ONNX Runtime, against the unhooked original with its own cache."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from seqexport.exporter.hooks import rotary
 from seqexport.exporter.models import explained, refuse_unsupported
 from seqexport.exporter.passes.add_bodies import add_bodies
+from seqexport.exporter.states import GraphStates
 from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.checkpoint import load_original
 from seqexport.runtimes.contract import StateSpec
 from seqexport.runtimes.oracle import float64_arithmetic
 from seqexport.runtimes.quiet import quiet
-from torch import Tensor
-from transformers import PreTrainedModel
-
 from tests.exporter.families import EXPORTED, REFUSED, VOCAB, build, save
 from tests.ops.conformance import assert_as_accurate_as_torch
 
@@ -28,6 +30,7 @@ LENGTHS = (9, 5, 1)
 STEPS = 20
 CAPACITY = 40
 Floats = NDArray[np.float32]
+Lengths = NDArray[np.int32]
 
 
 @dataclass
@@ -52,9 +55,9 @@ class Exported:
 
     def empty_states(self, batch: int) -> dict[str, Floats]:
         """Zeros, and NaN where a cache has no token yet."""
-        fills = {spec.past_name: np.nan if spec.grows else 0.0 for spec in self.specs}
         return {
-            s.past_name: np.full(s.sizes(batch, CAPACITY), fills[s.past_name], np.float32) for s in self.specs
+            spec.past_name: np.full(spec.sizes(batch, CAPACITY), np.nan if spec.grows else 0.0, np.float32)
+            for spec in self.specs
         }
 
     def generate(self, prompts: list[Tensor], chunk: int) -> list[Tensor]:
@@ -118,7 +121,7 @@ def original(model: PreTrainedModel, prompt: Tensor) -> tuple[Tensor, Tensor, Te
             return_dict_in_generate=True,
         )
         prefill = model(ids).logits[0, :-1]
-        with float64_arithmetic():
+        with rotary.hook(model, GraphStates()), float64_arithmetic():  # longrope writes a float32 buffer
             exact = model(out.sequences[:, :-1], use_cache=False).logits[0]
     return out.sequences[0, len(prompt) :], torch.cat([prefill, *out.logits]), exact
 

@@ -36,7 +36,9 @@ def run_oracle(op: Op, values: Values, attributes: Mapping[str, object] = {}) ->
 
 def run_onnxruntime(op: Op, values: Values, attributes: Mapping[str, object] = {}) -> Sequence[Tensor]:
     """The op's function body, in stock ONNX Runtime on the CPU."""
-    given = tuple((name, ONNX_TYPE[values[name].dtype], values[name].dim()) for name in op.input_names if values[name] is not None)
+    given = tuple(
+        (name, ONNX_TYPE[values[name].dtype], values[name].dim()) for name in op.input_names if values[name] is not None
+    )
     session = _session(op.name, given, tuple(sorted(attributes.items())))
     outputs = session.run(None, {name: values[name].numpy() for name, _, _ in given})
     return [torch.from_numpy(np.ascontiguousarray(o)) for o in outputs]

@@ -8,7 +8,17 @@ OP = OPS["CausalAttention"]
 
 
 def make(
-    batch=2, length=5, Hq=4, Hkv=2, Dh=8, Dv=8, S=12, dtype=torch.float32, past_lens=None, seq_lens=None, seed=0
+    batch=2,
+    length=5,
+    Hq=4,
+    Hkv=2,
+    Dh=8,
+    Dv=8,
+    S=12,
+    dtype=torch.float32,
+    past_lens=None,
+    seq_lens=None,
+    seed=0,
 ):
     g = torch.Generator().manual_seed(seed)
 

@@ -255,25 +255,19 @@ def test_models_that_are_not_causal(tmp_path: Path, capfd: pytest.CaptureFixture
 
 
 def test_masked_language_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    small = BertConfig(
-        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, vocab_size=31
-    )
+    small = BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, vocab_size=31)
     BertLMHeadModel(small).save_pretrained(tmp_path)
     edit(tmp_path, architectures=["BertForMaskedLM"])
     assert "is a BertForMaskedLM; expected a causal" in refusal(tmp_path, capfd)
 
 
-@pytest.mark.parametrize(
-    "source", ["", "./nowhere", "/no/where/at/all", "a b", "x" * 5000, "a\0b", "~nobody/x/y"]
-)
+@pytest.mark.parametrize("source", ["", "./nowhere", "/no/where/at/all", "a b", "x" * 5000, "a\0b", "~nobody/x/y"])
 def test_source_that_is_nothing(source: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert "no such folder" in refusal(source, capfd)
 
 
 def test_source_that_is_a_file(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "model.safetensors is a file; expected a folder with" in refusal(
-        saved / "model.safetensors", capfd
-    )
+    assert "model.safetensors is a file; expected a folder with" in refusal(saved / "model.safetensors", capfd)
 
 
 def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -227,8 +227,6 @@ def test_relative_error() -> None:
         relative_error(true[:1], true, "x")
 
 
-@pytest.mark.parametrize(
-    ("steps", "expected"), [(1, [0, 1]), (20, [0, 1, 10, 20]), (1000, [0, 1, 10, 100, 1000])]
-)
+@pytest.mark.parametrize(("steps", "expected"), [(1, [0, 1]), (20, [0, 1, 10, 20]), (1000, [0, 1, 10, 100, 1000])])
 def test_checkpoints(steps: int, expected: list[int]) -> None:
     assert checkpoints(steps) == expected

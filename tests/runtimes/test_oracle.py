@@ -45,9 +45,7 @@ def mamba_mixer(w: Weights, p: str, config: Any, x: Tensor) -> Tensor:
     dt = dt @ w[p + "dt_proj.weight"].T
     A, bias = -torch.exp(w[p + "A_log"]), w[p + "dt_proj.bias"]
     past = x.new_zeros(batch, D, N)
-    y, _ = selective_scan.reference(
-        inner, dt, A, B[:, :, None], C[:, :, None], w[p + "D"], gate, bias, past, None, 1
-    )
+    y, _ = selective_scan.reference(inner, dt, A, B[:, :, None], C[:, :, None], w[p + "D"], gate, bias, past, None, 1)
     return y @ w[p + "out_proj.weight"].T
 
 
@@ -78,12 +76,8 @@ def transformer(w: Weights, config: Any, ids: Tensor) -> Tensor:
 def attention(w: Weights, p: str, config: Any, x: Tensor, window: int) -> Tensor:
     batch, length, size = x.shape[0], x.shape[1], config.head_dim
     q, k, v = ((x @ w[f"{p}{name}_proj.weight"].T).view(batch, length, -1, size) for name in "qkv")
-    frequency = 1 / config.rope_parameters["rope_theta"] ** (
-        torch.arange(0, size, 2, dtype=torch.float32) / size
-    )
-    angle = (
-        torch.arange(length, dtype=torch.float64)[:, None, None] * frequency.double()
-    )  # weights, as the original
+    frequency = 1 / config.rope_parameters["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+    angle = torch.arange(length, dtype=torch.float64)[:, None, None] * frequency.double()  # weights, as the original
     q, k = rotate(q, angle), rotate(k, angle)
     scale = config.query_pre_attn_scalar**-0.5 if config.model_type == "gemma2" else size**-0.5
     softcap = getattr(config, "attn_logit_softcapping", None) or 0.0
@@ -224,9 +218,7 @@ def test_a_weight_is_upcast_for_one_call_alone() -> None:
     assert layer.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    "write", [lambda x: x.add_(1), lambda x: x.__setitem__(0, 1.0), lambda x: x.__iadd__(1)]
-)
+@pytest.mark.parametrize("write", [lambda x: x.add_(1), lambda x: x.__setitem__(0, 1.0), lambda x: x.__iadd__(1)])
 def test_refuses_to_lose_what_is_written_into_a_narrow_tensor(write: Any) -> None:
     x = X.clone()
     with pytest.raises(UserError, match="writes into one of its own float32 tensors"), float64_arithmetic():

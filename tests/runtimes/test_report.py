@@ -32,9 +32,7 @@ def errors(scale: float | None) -> Accuracy:
 
 def points(first: float, power: float, **changes: Any) -> tuple[Point, ...]:
     """Prefill times that are ``first`` seconds at 64 tokens and grow with a power of the length."""
-    return tuple(
-        Point(1, n, first * (n / 64) ** power, 3, 1e-3, 16, 64 * n, 1 << 20, **changes) for n in LENGTHS
-    )
+    return tuple(Point(1, n, first * (n / 64) ** power, 3, 1e-3, 16, 64 * n, 1 << 20, **changes) for n in LENGTHS)
 
 
 def bundle(family: str, times: dict[str, tuple[Point, ...]], scale: float | None = 0.8) -> BundleResult:
@@ -190,9 +188,7 @@ def test_the_page_without_accuracy_or_speed() -> None:
 
 
 def test_skipped_sizes_say_why() -> None:
-    skipped = bundle(
-        "mamba", {"torch": (*points(1e-3, 1)[:2], Point(1, 9999, skipped="would take 90 s or more"))}
-    )
+    skipped = bundle("mamba", {"torch": (*points(1e-3, 1)[:2], Point(1, 9999, skipped="would take 90 s or more"))})
     assert "would take 90 s or more" in Page(report.render(comparison(skipped))).text
 
 

@@ -98,9 +98,7 @@ def test_states_follow_the_contract(opened: tuple[PreTrainedModel, Bundle]) -> N
 
 
 @pytest.mark.parametrize("lengths", [[7, 7], [7, 3]])
-def test_states_carry_over_to_another_session(
-    opened: tuple[PreTrainedModel, Bundle], lengths: list[int]
-) -> None:
+def test_states_carry_over_to_another_session(opened: tuple[PreTrainedModel, Bundle], lengths: list[int]) -> None:
     model, bundle = opened
     with TorchRunner(bundle, model) as runner, runner.session(2) as session, runner.session(2) as other:
         session.prefill(tokens(2, 7), np.array(lengths, np.int32))

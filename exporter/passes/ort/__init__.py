@@ -47,9 +47,7 @@ def _body(node: ir.Node) -> list[str] | None:
 
 def _function(name: str, lines: list[str], opset: int, overload: str) -> ir.Function:
     op = OPS[name]
-    header = (
-        f'<domain: "{ORT_DOMAIN}", opset_import: ["" : {opset}, "{MICROSOFT}" : 1], overload: "{overload}">'
-    )
+    header = f'<domain: "{ORT_DOMAIN}", opset_import: ["" : {opset}, "{MICROSOFT}" : 1], overload: "{overload}">'
     signature = f"{name} ({', '.join(op.input_names)}) => ({', '.join(op.outputs)})"
     proto = onnx.parser.parse_function(header + signature + "{\n" + "\n".join(lines) + "\n}")
     proto.attribute.extend(op.attributes)

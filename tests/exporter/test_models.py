@@ -1,0 +1,127 @@
+"""Which model is meant, and what its configuration says."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import LlamaConfig
+
+from seqexport.exporter.models import (
+    PRESETS,
+    check_arch,
+    check_capacity,
+    default_capacity,
+    eos_token_ids,
+    family_of,
+    position_limit,
+    refuse_unsupported,
+    resolve_source,
+)
+from seqexport.exporter.trace import discover_states
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.contract import Family
+from tests.exporter.families import EXPORTED, JAMBA, SIZES, build, of
+
+
+@pytest.mark.parametrize(
+    ("model", "arch", "expected"),
+    [
+        ("some/model", None, "some/model"),
+        ("folder", "mamba", "folder"),
+        (None, None, str(PRESETS["mamba"])),
+        (None, "transformer", str(PRESETS["transformer"])),
+        ("preset:transformer", None, str(PRESETS["transformer"])),
+    ],
+)
+def test_source(model: str | None, arch: str | None, expected: str) -> None:
+    assert resolve_source(model, arch) == expected
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(UserError, match="preset 'nope': expected one of mamba, transformer"):
+        resolve_source("preset:nope", None)
+
+
+@pytest.mark.parametrize(("name", "family"), [("mamba", "mamba"), ("gpt2", "transformer"), ("jamba", "hybrid")])
+def test_family(name: str, family: Family) -> None:
+    assert family_of(discover_states(build(EXPORTED[name]))) == family
+
+
+def test_arch_that_contradicts_the_model() -> None:
+    config = LlamaConfig(**SIZES, architectures=["LlamaForCausalLM"], name_or_path="here")
+    check_arch("transformer", "transformer", config)
+    check_arch(None, "transformer", config)
+    expected = r"--arch mamba, but here is a LlamaForCausalLM \(transformer\); drop --arch or pass a Mamba"
+    with pytest.raises(UserError, match=expected):
+        check_arch("mamba", "transformer", config)
+
+
+def test_eos_token_ids() -> None:
+    model = build(EXPORTED["llama"])
+    assert eos_token_ids(model) == ()
+    model.config.eos_token_id = 7
+    assert eos_token_ids(model) == (7,)
+    model.generation_config.eos_token_id = [3, 5, 99]
+    assert eos_token_ids(model) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "capacity"),
+    [
+        ("llama", None, 64),
+        ("gpt2", 64, 64),
+        ("opt", 64, 64),
+        ("phi3_longrope", 48, 48),
+        ("mamba", None, 4096),
+    ],
+)
+def test_capacity(name: str, limit: int | None, capacity: int) -> None:
+    model = build(EXPORTED[name])
+    found = position_limit(model)
+    assert (found and found[0]) == limit
+    assert default_capacity(model) == capacity
+    check_capacity(capacity, model)
+    if limit is not None:
+        with pytest.raises(UserError, match=f"--max-len {limit + 1}: .* tokens; give at most {limit}"):
+            check_capacity(limit + 1, model)
+
+
+def test_capacity_of_nothing() -> None:
+    with pytest.raises(UserError, match="--max-len 0: expected at least 1"):
+        check_capacity(0, build(EXPORTED["llama"]))
+
+
+ROPE = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+
+
+def test_dynamic_rotary_embedding_limits_the_cache() -> None:
+    assert position_limit(build(of("Llama", **SIZES, rope_parameters=ROPE))) == (
+        64,
+        "changes its rotary frequencies after",
+    )
+
+
+def test_mixture_of_experts_is_refused_only_where_there_is_one() -> None:
+    refuse_unsupported(build(of("Jamba", **JAMBA, num_experts=1)))
+    with pytest.raises(UserError, match="JambaForCausalLM has a mixture of experts"):
+        refuse_unsupported(build(of("Jamba", **JAMBA, num_experts=2)))
+
+
+def test_layer_of_unknown_ops_is_refused_only_where_there_is_one() -> None:
+    config = {**SIZES, "num_local_experts": 0, "shared_intermediate_size": 40}
+    heads = {"mamba_n_heads": 6, "mamba_d_head": 8}
+    refuse_unsupported(build(of("GraniteMoeHybrid", **config, **heads, layer_types=["attention"] * 3)))
+    with pytest.raises(UserError, match="GraniteMoeHybridForCausalLM needs the op SsdScan"):
+        refuse_unsupported(build(of("GraniteMoeHybrid", **config, **heads, layer_types=["mamba"] * 3)))
+
+
+def test_states_of_another_shape_are_refused() -> None:
+    zamba = of(
+        "Zamba",
+        **{**SIZES, "num_hidden_layers": 6, "attention_hidden_size": 48, "n_mamba_heads": 2},
+        mamba_d_state=4,
+        mamba_dt_rank=3,
+        attn_layer_period=3,
+        attn_layer_offset=1,
+    )
+    with pytest.raises(UserError, match="reads its recurrent_state twice in one call"):
+        discover_states(build(zamba))
