@@ -159,6 +159,7 @@ def _contract(
         inputs=tuple(_tensor_spec(value) for value in graph.graph.inputs),
         outputs=tuple(_tensor_spec(value) for value in graph.graph.outputs),
         states=tuple(specs),
+        caches_in_place=options.target != "portable" and "CausalAttention" not in _our_ops(graph),
         ops=ops,
         source=Source(
             model=_source_name(options),
@@ -196,6 +197,6 @@ def _tensor_spec(value: ir.Value) -> TensorSpec:
 
 
 def _record(bundle: Bundle, model: PreTrainedModel) -> None:
-    original = TorchRunner(bundle, model, logits="last")
-    oracle = TorchRunner(bundle, model, logits="last", arithmetic="float64")
+    original = TorchRunner(bundle, model, logits="all")
+    oracle = TorchRunner(bundle, model, logits="all", arithmetic="float64")
     write_reference(bundle.reference, record(original, oracle))

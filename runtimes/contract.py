@@ -92,6 +92,7 @@ class Contract(Record, frozen=True):
         eos_token_ids: any of them ends a generated text.
         logits: of each row's last valid token, or of every token.
         capacity: the most tokens that a row may ever hold; None where no state grows.
+        caches_in_place: a cache's past and present may be one memory.
         ops: how many nodes of each of our ops the graph has.
         files: sha256 of every other file of the bundle, by name.
     """
@@ -109,6 +110,7 @@ class Contract(Record, frozen=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     states: tuple[StateSpec, ...]
+    caches_in_place: bool
     ops: dict[str, Count]
     source: Source
     files: dict[str, str]

@@ -8,7 +8,8 @@ float32 by name. Here every torch call is met on its way in:
 3. ``.float()``, ``.half()`` and ``.bfloat16()`` become ``.double()``;
 4. what picks rows or looks at sizes (an embedding, an index, ``.shape``) runs on the narrow tensor, and its
    result is upcast;
-5. float64 is the default dtype, for factories that name none.
+5. float64 is the default dtype, for factories that name none;
+6. a depthwise convolution over time is summed tap by tap: PyTorch's own takes a matrix product for each channel.
 
 Values that the original holds in float32 (weights, ``inv_freq`` of rotary embeddings) are taken as they are.
 """
@@ -99,7 +100,21 @@ class _Float64Mode(TorchFunctionMode):
         if func in CASTS:
             func = Tensor.double
         args, kwargs = tree_map(_widen, (tuple(args), kwargs))
-        return func(*args, **kwargs)
+        return _conv1d(*args, **kwargs) if func is torch.conv1d else func(*args, **kwargs)
+
+
+def _conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:  # fmt: skip
+    """torch.conv1d of x [B,D,L] and weight [D,1,K]; anything but depthwise with unit steps is left to PyTorch."""
+    plain = all(step in (1, (1,), [1]) for step in (stride, dilation)) and isinstance(padding, int | tuple)
+    if groups != x.shape[1] or groups != weight.shape[0] or not plain:
+        return torch.conv1d(x, weight, bias, stride, padding, dilation, groups)
+    pad = padding if isinstance(padding, int) else padding[0]
+    windows = functional.pad(x, (pad, pad)).unfold(2, weight.shape[2], 1)
+    y = (windows * weight[:, 0, None]).sum(-1)
+    return y if bias is None else y + bias[:, None]
 
 
 def _widen(value: Any) -> Any:

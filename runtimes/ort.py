@@ -70,16 +70,15 @@ class OrtSession(Session):
     """States live in ``OrtValue`` buffers on the device.
 
     A state of fixed size has two buffers that swap roles at each call. A key/value cache has one, bound as past and as
-    present, if the graph's attention updates it in place (target ``ort``), else two.
+    present, if the graph updates it in place, else two.
     """
 
     def __init__(self, runner: OrtRunner, batch: int, capacity: int) -> None:
         super().__init__(runner.contract, batch, capacity)
         self.runner = runner
-        in_place = runner.contract.target == "ort"
         self._past = {s.past_name: self._zeros(s) for s in self.contract.states}
         self._present = {
-            s.present_name: self._past[s.past_name] if s.grows and in_place else self._zeros(s)
+            s.present_name: self._past[s.past_name] if s.grows and self.contract.caches_in_place else self._zeros(s)
             for s in self.contract.states
         }
         self._binding = runner.engine.io_binding()

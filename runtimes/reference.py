@@ -1,8 +1,8 @@
 """What the PyTorch original answers, recorded in the bundle, so that a machine without PyTorch can verify an engine.
 
 ``reference.safetensors`` holds the inputs of one ragged prefill and some decode steps, and for each of them the logits
-and states of the original computed in float64. Its metadata holds, for each recorded tensor, PyTorch's own relative
-error in the bundle's dtype: ours may be at most twice as large.
+of the original computed in float64, and its states at the end. Its metadata holds PyTorch's own relative error in the
+bundle's dtype, of the logits over every position and of each state: ours may be at most twice as large.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from seqexport.runtimes.base import Lengths, Runner, Session, Tokens
 
 Array = NDArray[Any]
 PREFILL_LENGTHS = (16, 9)
-STEPS = 3
+STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Reference:
         tokens: int64 [B, L], the prefill.
         seq_lens: int32 [B], its valid tokens.
         next_tokens: int64 [B, STEPS], fed one by one after it.
-        answers: by name, float64: ``prefill.logits`` [B, V], ``prefill.<state>``, ``step<i>.logits``, ``end.<state>``.
-        torch_errors: by the same names, PyTorch's relative error in the bundle's dtype.
+        answers: by name, float64: ``prefill.logits`` [B, V], ``step<i>.logits`` [B, V], ``end.<state>``.
+        torch_errors: PyTorch's relative error in the bundle's dtype: ``logits``, worst over positions, and each state.
     """
 
     tokens: Tokens
@@ -65,15 +65,10 @@ def replay(session: Session, inputs: Reference, chunk: int | None = None) -> Ite
         logits = session.prefill(part, valid)
         last = np.where((valid > 0)[:, None], _last_valid(logits, valid), last)
     yield "prefill.logits", last
-    yield from _states("prefill", session)
     for step in range(inputs.next_tokens.shape[1]):
         yield f"step{step}.logits", session.step(inputs.next_tokens[:, step])
-    yield from _states("end", session)
-
-
-def _states(when: str, session: Session) -> Iterator[tuple[str, Array]]:
     for name, value in session.read_states().items():
-        yield f"{when}.{name}", _blank_unused(value, session) if value.ndim == 4 else value
+        yield f"end.{name}", _blank_unused(value, session) if value.ndim == 4 else value
 
 
 def _blank_unused(cache: Array, session: Session) -> Array:
@@ -89,14 +84,53 @@ def _last_valid(logits: Array, seq_lens: Lengths) -> Array:
 
 
 def record(original: Runner, oracle: Runner) -> Reference:
-    """Run the original in its own dtype and in float64 on the same inputs."""
+    """Run the original in its own dtype and in float64 on the same inputs, each row whole.
+
+    Both runners give the logits of every token; what decode steps must answer stands in the logits of one whole pass.
+    """
     inputs = example_inputs(original.contract.vocab_size, original.contract.capacity)
-    capacity = int(inputs.seq_lens.max()) + inputs.next_tokens.shape[1]
-    with oracle.session(len(inputs.seq_lens), capacity) as session:
-        answers = {name: np.asarray(value, np.float64) for name, value in replay(session, inputs)}
-    with original.session(len(inputs.seq_lens), capacity) as session:
-        errors = {name: relative_error(value, answers[name]) for name, value in replay(session, inputs)}
+    rows = [_row(inputs, row) for row in range(len(inputs.seq_lens))]
+    true_logits, true_states = zip(*(_whole(oracle, row) for row in rows), strict=True)
+    own_logits, own_states = zip(*(_whole(original, row) for row in rows), strict=True)
+    answers = {"prefill.logits": _logits_after(true_logits, inputs, 0)}
+    for step in range(inputs.next_tokens.shape[1]):
+        answers[f"step{step}.logits"] = _logits_after(true_logits, inputs, step + 1)
+    errors = {"logits": max(_worst_position(*pair) for pair in zip(own_logits, true_logits, strict=True))}
+    for name in true_states[0]:
+        true, own = _stack([states[name] for states in true_states]), _stack([states[name] for states in own_states])
+        answers[f"end.{name}"] = true
+        errors[name] = relative_error(own, true)
     return Reference(inputs.tokens, inputs.seq_lens, inputs.next_tokens, answers, errors)
+
+
+def _row(inputs: Reference, row: int) -> Tokens:
+    """One row's prefill and next tokens, int64 [1, n]."""
+    return np.concatenate([inputs.tokens[row, : inputs.seq_lens[row]], inputs.next_tokens[row]])[None]
+
+
+def _whole(runner: Runner, tokens: Tokens) -> tuple[Array, dict[str, Array]]:
+    """Logits [n, V] and the states after one row."""
+    with runner.session(1, tokens.shape[1]) as session:
+        return session.prefill(tokens)[0], session.read_states()
+
+
+def _logits_after(logits: tuple[Array, ...], inputs: Reference, steps: int) -> Array:
+    rows = zip(logits, inputs.seq_lens, strict=True)
+    return np.stack([row[length - 1 + steps] for row, length in rows]).astype(np.float64)
+
+
+def _worst_position(actual: Array, expected: Array) -> float:
+    return max(relative_error(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+def _stack(states: list[Array]) -> Array:
+    """Rows of a state as one batch; caches are filled up with zeros to the longest."""
+    sizes = np.max([state.shape for state in states], axis=0)
+    batch = np.zeros((len(states), *sizes[1:]))
+    for row, state in enumerate(states):
+        part = tuple(slice(size) for size in state.shape[1:])
+        batch[row][part] = state[0]
+    return batch
 
 
 def relative_error(actual: Array, expected: Array) -> float:
@@ -110,7 +144,7 @@ def relative_error(actual: Array, expected: Array) -> float:
 
 
 def write_reference(path: Path, reference: Reference) -> None:
-    tensors = {
+    tensors: dict[str, Array] = {
         "tokens": reference.tokens,
         "seq_lens": reference.seq_lens,
         "next_tokens": reference.next_tokens,

@@ -44,17 +44,23 @@ def _capacity(reference: Reference) -> int:
 
 
 def _summed_up(ours: dict[str, float], reference: Reference, chunk: int | None, dtype: str) -> Iterator[Check]:
+    how = "whole" if chunk is None else f"in chunks of {chunk}"
     groups: dict[str, list[str]] = defaultdict(list)
     for name in ours:
-        groups[_title(name, chunk)].append(name)
+        groups[_title(name)].append(name)
     for title, names in groups.items():
-        torch_error = max(reference.torch_errors[name] for name in names)
+        torch_error = max(reference.torch_errors[_quantity(name)] for name in names)
         allowed = FACTOR * max(torch_error, UNIT_ROUNDOFF[dtype])
-        yield Check(title, max(ours[name] for name in names), torch_error, allowed)
+        yield Check(f"{title}, prefill {how}", max(ours[name] for name in names), torch_error, allowed)
 
 
-def _title(name: str, chunk: int | None) -> str:
-    when, what = name.split(".", 1)
-    how = "whole" if chunk is None else f"in chunks of {chunk}"
-    quantity = what.rsplit(".", 1)[-1]
-    return f"{quantity} after prefill {how}" if when == "prefill" else f"{quantity} along decode, prefill {how}"
+def _quantity(name: str) -> str:
+    """``step3.logits`` to ``logits``, ``end.<state>`` to ``<state>``."""
+    return name.split(".", 1)[1]
+
+
+def _title(name: str) -> str:
+    when, quantity = name.split(".", 1)
+    if quantity == "logits":
+        return "logits after prefill" if when == "prefill" else "logits along decode"
+    return f"{quantity.rsplit('.', 1)[-1]} at the end"

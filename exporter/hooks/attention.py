@@ -14,6 +14,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from seqexport.exporter.states import GraphStates
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.contract import StateAxis
 
 NAME = "seqexport"
 HARMLESS = {"position_ids", "position_embeddings", "past_key_values", "cache_position", "target_dtype"}
@@ -76,7 +77,7 @@ def _attention(states: GraphStates) -> Callable[..., tuple[Tensor, None]]:
         layer = _check(module, states, attention_mask, kwargs)
         window = attention_mask.window if attention_mask else 0
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-        shape = ("batch", key.shape[1], "max_len")
+        shape: tuple[StateAxis, ...] = ("batch", key.shape[1], "max_len")
         y, present_key, present_value = torch.ops.seqexport.causal_attention(
             q,
             k,

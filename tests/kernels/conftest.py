@@ -1,4 +1,4 @@
-"""The kernels through their C interface. Without the library or a GPU the tests that need it are left out in one line."""
+"""The kernels through their C interface; without the library or a GPU, one line says which tests are left out."""
 
 import importlib.util
 

@@ -1,5 +1,6 @@
 // A short list of calls for compute-sanitizer, every tensor in an allocation of exactly its size:
-//   nvcc -std=c++17 -I plugins/kernels sanitizer_cases.cu -L <build> -lseqexport_kernels -o cases && compute-sanitizer ./cases
+//   nvcc -std=c++17 -I plugins/kernels sanitizer_cases.cu -L <build> -lseqexport_kernels -o cases
+//   compute-sanitizer --tool memcheck|racecheck|initcheck|synccheck ./cases
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>

@@ -18,23 +18,55 @@ def filled(kind, **values):
 
 
 def conv(**changed):
-    sizes = dict(dtype=2, batch=1, length=4, channels=8, kernel_size=4, activation=1, x_stride=8, y=ADDRESS * 2)
+    sizes = {
+        "dtype": 2,
+        "batch": 1,
+        "length": 4,
+        "channels": 8,
+        "kernel_size": 4,
+        "activation": 1,
+        "x_stride": 8,
+        "y": ADDRESS * 2,
+    }
     return "causal_conv1d", filled(c_api.CausalConv1dParams, **{**sizes, **changed})
 
 
 def scan(**changed):
-    sizes = dict(dtype=2, batch=1, length=4, channels=8, states=16, groups=1, x_stride=8, dt_stride=8, z_stride=8,
-                 B_stride=16, C_stride=16)  # fmt: skip
+    sizes = {
+        "dtype": 2,
+        "batch": 1,
+        "length": 4,
+        "channels": 8,
+        "states": 16,
+        "groups": 1,
+        "x_stride": 8,
+        "dt_stride": 8,
+        "z_stride": 8,
+        "B_stride": 16,
+        "C_stride": 16,
+    }
     return "selective_scan", filled(c_api.SelectiveScanParams, **{**sizes, **changed})
 
 
 def attention(**changed):
-    sizes = dict(dtype=2, batch=1, length=4, query_heads=4, kv_heads=2, key_dim=64, value_dim=64, capacity=16, scale=1,
-                 query_stride=256, key_stride=128, value_stride=128)  # fmt: skip
+    sizes = {
+        "dtype": 2,
+        "batch": 1,
+        "length": 4,
+        "query_heads": 4,
+        "kv_heads": 2,
+        "key_dim": 64,
+        "value_dim": 64,
+        "capacity": 16,
+        "scale": 1,
+        "query_stride": 256,
+        "key_stride": 128,
+        "value_stride": 128,
+    }
     return "causal_attention", filled(c_api.CausalAttentionParams, **{**sizes, **changed})
 
 
-@pytest.mark.parametrize("call,message", [
+@pytest.mark.parametrize(("call", "message"), [
     (conv(kernel_size=9), "kernel_size (K) must be in 2 to 8, got 9"),
     (conv(dtype=7), "dtype must be 0 (float32), 1 (float16) or 2 (bfloat16), got 7"),
     (conv(x_stride=7), "x_stride must be at least a token's 8 elements, got 7"),

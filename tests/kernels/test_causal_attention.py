@@ -53,7 +53,10 @@ class Case:
             assert_near(name, y, same, double)
             if self.lens is not None:
                 assert (y[~oracle.lens_mask(self.lens, y.shape[1])] == 0).all(), f"{name}: padded tokens are not 0"
-            for cache, past, new in ((present_key, self.past_key, self.key), (present_value, self.past_value, self.value)):
+            for cache, past, new in (
+                (present_key, self.past_key, self.key),
+                (present_value, self.past_value, self.value),
+            ):
                 expected = self.expected_cache(past, new)
                 bits = torch.int32 if cache.dtype == torch.float32 else torch.int16
                 assert torch.equal(cache.view(bits), expected.view(bits)), f"{name}: the cache differs"
@@ -67,12 +70,23 @@ def exact_float32():
     torch.backends.cuda.matmul.allow_tf32 = before
 
 
-DIMS = [(32, 32), (64, 64), (80, 80), (96, 96), (128, 128), (256, 256), (64, 128), (192, 128), (33, 17), (128, 8)]
+DIMS = [
+    (32, 32),
+    (64, 64),
+    (80, 80),
+    (96, 96),
+    (128, 128),
+    (256, 256),
+    (64, 128),
+    (192, 128),
+    (33, 17),
+    (128, 8),
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dims", DIMS)
-@pytest.mark.parametrize("length,past", [(1, [0, 300]), (2, [63, 1]), (63, [0, 5]), (200, [0, 77])])
+@pytest.mark.parametrize(("length", "past"), [(1, [0, 300]), (2, [63, 1]), (63, [0, 5]), (200, [0, 77])])
 def test_shapes(kernels, length, past, dims, dtype):
     case = Case(length, past, dims=dims, dtype=dtype)
     case.check(f"{dims}", [case.run(kernels, in_place) for in_place in (False, True)])
@@ -80,7 +94,7 @@ def test_shapes(kernels, length, past, dims, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads", [(1, 1), (8, 1), (32, 8), (20, 1), (6, 3)])
-@pytest.mark.parametrize("length,past", [(1, [1000]), (7, [100]), (500, [0])])
+@pytest.mark.parametrize(("length", "past"), [(1, [1000]), (7, [100]), (500, [0])])
 def test_groups(kernels, length, past, heads, dtype):
     case = Case(length, past, heads, dtype=dtype)
     case.check(f"{heads}", [case.run(kernels)])
@@ -89,7 +103,7 @@ def test_groups(kernels, length, past, heads, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", [{"window": 1}, {"window": 50}, {"softcap": 5.0}, {"window": 300, "softcap": 20.0},
                                      {"scale": 0.7}])  # fmt: skip
-@pytest.mark.parametrize("length,past", [(1, [700, 20]), (5, [0, 130]), (300, [0, 211])])
+@pytest.mark.parametrize(("length", "past"), [(1, [700, 20]), (5, [0, 130]), (300, [0, 211])])
 def test_window_softcap_scale(kernels, length, past, options, dtype):
     case = Case(length, past, dtype=dtype)
     case.check(f"{options}", [case.run(kernels, **options)], **options)
@@ -109,7 +123,10 @@ def test_ragged(kernels, length, dtype):
 def test_any_splits_and_workspace(kernels, length, dtype):
     case = Case(length, [4097, 3], dtype=dtype)
     results = [case.run(kernels, splits=splits) for splits in (1, 2, 7, 100)]
-    results += [case.run(kernels, workspace=0), case.run(kernels, workspace=3 * 2 * length * 4 * (64 * 4 + 8))]
+    results += [
+        case.run(kernels, workspace=0),
+        case.run(kernels, workspace=3 * 2 * length * 4 * (64 * 4 + 8)),
+    ]
     case.check("splits", results)
 
 

@@ -15,7 +15,12 @@ def run(kernels, x, weight, bias, past, lens, activation, in_place=False):
 
 def make(batch, length, channels, taps, dtype, bias=True):
     x, weight = randn(batch, length, channels, dtype=dtype), randn(channels, taps, dtype=dtype, scale=0.5)
-    return x, weight, randn(channels, dtype=dtype) if bias else None, randn(batch, channels, taps - 1, dtype=dtype)
+    return (
+        x,
+        weight,
+        randn(channels, dtype=dtype) if bias else None,
+        randn(batch, channels, taps - 1, dtype=dtype),
+    )
 
 
 def check(name, result, x, weight, bias, past, lens, activation):
@@ -40,13 +45,22 @@ def test_shapes(kernels, shape, taps, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("length,channels", [(5, 40), (70, 33), (200, 2048)])
+@pytest.mark.parametrize(("length", "channels"), [(5, 40), (70, 33), (200, 2048)])
 def test_ragged(kernels, length, channels, in_place, dtype):
     torch.manual_seed(1)
     lens = torch.tensor([0, 1, 2, 3, length - 1, length], dtype=torch.int32, device="cuda")
     x, weight, bias, past = make(6, length, channels, 4, dtype)
     poison_padding(x, lens)
-    check("ragged", run(kernels, x, weight, bias, past, lens, "silu", in_place), x, weight, bias, past, lens, "silu")
+    check(
+        "ragged",
+        run(kernels, x, weight, bias, past, lens, "silu", in_place),
+        x,
+        weight,
+        bias,
+        past,
+        lens,
+        "silu",
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

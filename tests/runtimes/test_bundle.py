@@ -36,6 +36,7 @@ def contract(**changes):
         inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("batch", "seq"), role="tokens"),),
         outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", 1, 9), role="logits"),),
         states=(StateSpec(layer=3, leaf="key", shape=("batch", 2, "max_len", 4), dtype="float16"),),
+        caches_in_place=False,
         ops={"CausalAttention": 1},
         source=Source(model="x", parameters=1, seqexport="0", torch="2", transformers="5", date="2026-01-01"),
         files={},

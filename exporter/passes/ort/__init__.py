@@ -1,8 +1,8 @@
 """Target ``ort``: our ops in terms of what stock ONNX Runtime has fast kernels for.
 
-1. A node that ONNX Runtime's own op can do moves to the domain ``seqexport.ort``, with a body that calls that op.
+1. A node moves to the domain ``seqexport.ort``, with a body of ops and layouts that ONNX Runtime is fast at.
 2. Valid tokens and states come out as the op defines them; what a padded token gets is not defined here.
-3. A node that it cannot do, and every SelectiveScan, keeps its standard body.
+3. A node that it cannot do keeps its standard body.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import onnx.parser
 import onnx_ir as ir
 
 from seqexport.exporter.passes.add_bodies import call_of
-from seqexport.exporter.passes.ort import causal_attention, causal_conv1d
+from seqexport.exporter.passes.ort import causal_attention, causal_conv1d, selective_scan
 from seqexport.plugins.ops import DOMAIN, OPS, Call
 
 ORT_DOMAIN = "seqexport.ort"
@@ -22,6 +22,7 @@ MICROSOFT = "com.microsoft"
 LOWERINGS: dict[str, Callable[[ir.Node, Call], list[str] | None]] = {
     "CausalAttention": causal_attention.body,
     "CausalConv1d": causal_conv1d.body,
+    "SelectiveScan": selective_scan.body,
 }
 
 

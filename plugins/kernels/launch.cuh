@@ -1,0 +1,75 @@
+// Kernel launches. The second and later kernels of a sequence may start while the one before drains (programmatic
+// dependent launch, on sm_90 and later, from CUDA 12.3 on, where graphs can capture it): each of them calls
+// wait_for_previous_kernel() before it reads what the one before wrote. What came before the sequence is complete by
+// then, as its first kernel is launched plainly.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace seqexport {
+
+__device__ __forceinline__ void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&value, attribute, device);
+  return value;
+}
+
+// The virtual architecture a kernel was compiled for, 10 * major + minor: less than the device's where PTX of an older
+// one runs.
+template <typename K>
+int compiled_architecture(K kernel) {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess ? attributes.ptxVersion : 0;
+}
+
+template <typename K>
+cudaError_t allow_shared_memory(K kernel, size_t bytes) {
+  if (bytes <= 48 * 1024) return cudaSuccess;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+}
+
+template <typename... P, typename... A>
+cudaError_t launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream, A... args) {
+  const cudaError_t e = allow_shared_memory(kernel, shared_bytes);
+  if (e != cudaSuccess) return e;
+  kernel<<<grid, threads, shared_bytes, stream>>>(args...);
+  return cudaGetLastError();
+}
+
+template <typename... P, typename... A>
+cudaError_t launch_dependent(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream,
+                             A... args) {
+#if CUDART_VERSION >= 12030
+  if (compiled_architecture(kernel) >= 90) {
+    const cudaError_t e = allow_shared_memory(kernel, shared_bytes);
+    if (e != cudaSuccess) return e;
+    cudaLaunchAttribute overlap;
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    config.attrs = &overlap;
+    config.numAttrs = 1;
+    return cudaLaunchKernelEx(&config, kernel, P(args)...);
+  }
+#endif
+  return launch(kernel, grid, threads, shared_bytes, stream, args...);
+}
+
+}  // namespace seqexport
