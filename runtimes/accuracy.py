@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Runner, Session, States, Tokens
+from seqexport.runtimes.base import Runner, States, Tokens
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.contract import Record
+from seqexport.runtimes.contract import Contract, Record
 from seqexport.runtimes.text import Rows
 
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -26,6 +28,7 @@ ALLOWED = 2.0
 
 BINS = 25
 Doubles = NDArray[np.float64]
+Errors = TypeVar("Errors", "StepError", "StateError")
 
 
 class AccuracyOptions(Record, frozen=True):
@@ -83,9 +86,16 @@ class Check(Record, frozen=True):
 
 @dataclass(frozen=True)
 class Original:
-    """How to open the PyTorch original: in the bundle's dtype, and in float64 with all tokens' logits."""
+    """How to open the PyTorch original.
+
+    Attributes:
+        native: in the bundle's dtype, as generation runs it.
+        whole: the same with all tokens' logits, to read a text in one pass.
+        oracle: in float64, with all tokens' logits.
+    """
 
     native: Callable[[Bundle], Runner]
+    whole: Callable[[Bundle], Runner]
     oracle: Callable[[Bundle], Runner]
 
 
@@ -115,9 +125,9 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def answers(oracle: Runner, rows: Rows, prompt: int) -> Answers:
-    """Run the float64 original over a text.
+    """Read a text whole, with a runner that gives all tokens' logits.
 
-    Its logits come from one pass, and each checkpoint's states from a pass that ends there: in exact
+    The logits come from one pass, and each checkpoint's states from a pass that ends there: in exact
     arithmetic a pass and single steps are the same.
     """
     fed = rows.ids[:, :-1]
@@ -143,13 +153,43 @@ def accuracy(runner: Runner, truth: Answers, progress: Callable[[str], None] = l
     seen = _Seen(truth)
     with runner.session(batch, truth.prompt + steps) as session:
         seen.logits(0, session.prefill(truth.rows.ids[:, : truth.prompt])[:, -1])
-        seen.states(0, session)
+        seen.states(0, session.read_states(), session.contract)
         for step in range(1, steps + 1):
             seen.logits(step, session.step(truth.rows.ids[:, truth.prompt + step - 1]))
             if step in truth.states:
                 progress(f"decode step {step} of {steps}")
-                seen.states(step, session)
+                seen.states(step, session.read_states(), session.contract)
     return seen.result()
+
+
+def pass_accuracy(runner: Runner, truth: Answers) -> Accuracy:
+    """Read the text whole instead, with a runner that gives all tokens' logits."""
+    given, seen = answers(runner, truth.rows, truth.prompt), _Seen(truth)
+    for step in range(truth.steps + 1):
+        seen.logits(step, given.logits[:, step])
+        if step in truth.states:
+            seen.states(step, given.states[step], runner.contract)
+    return seen.result()
+
+
+def worse_of(steps: Accuracy, whole: Accuracy) -> Accuracy:
+    """The larger error of two ways to compute the same, each as good as the other; the rest from the first."""
+
+    def larger(name: str) -> float | None:
+        pair = (getattr(steps, name), getattr(whole, name))
+        return None if None in pair else max(pair)
+
+    names = ("prompt_error", "prompt_max", "decode_error", "decode_max")
+    return msgspec.structs.replace(
+        steps,
+        **{name: larger(name) for name in names},
+        steps=tuple(map(_larger, steps.steps, whole.steps)),
+        states=tuple(map(_larger, steps.states, whole.states)),
+    )
+
+
+def _larger(a: Errors, b: Errors) -> Errors:
+    return a if a.error is None or (b.error is not None and a.error >= b.error) else b
 
 
 class _Seen:
@@ -173,10 +213,10 @@ class _Seen:
         self.norms[step] = np.square(true).sum()
         self.same += int((ours.argmax(-1) == true.argmax(-1)).sum())
 
-    def states(self, step: int, session: Session) -> None:
-        ours, true = session.read_states(), self.truth.states[step]
+    def states(self, step: int, ours: States, contract: Contract) -> None:
+        true = self.truth.states[step]
         worst: dict[str, float] = {}
-        for spec in session.contract.states:
+        for spec in contract.states:
             error = relative_error(ours[spec.past_name], true[spec.past_name], spec.past_name)
             worst[spec.leaf] = max(worst.get(spec.leaf, 0.0), error)
         self.state_errors += [StateError(leaf, step, _finite(error)) for leaf, error in worst.items()]

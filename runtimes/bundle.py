@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,13 +145,19 @@ def check_destination(path: Path, *, force: bool) -> None:
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """A temporary sibling folder that becomes ``path`` when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    made = [folder for folder in path.parents if not folder.exists()]
+    work = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield work
         _swap(work, path)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # it holds the bundle
+                folder.rmdir()
 
 
 def _swap(work: Path, path: Path) -> None:

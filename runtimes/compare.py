@@ -15,7 +15,9 @@ from seqexport.runtimes.accuracy import (
     accuracy,
     answers,
     checks,
+    pass_accuracy,
     true_bits_per_byte,
+    worse_of,
 )
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import Bundle
@@ -160,8 +162,7 @@ def _bundle(
         with original.oracle(bundle) as oracle:
             truth = answers(oracle, rows, options.accuracy.prompt)
         progress(f"{bundle.name}: PyTorch in {contract.dtype}")
-        with original.native(bundle) as native:
-            own = accuracy(native, truth, lambda what: progress(f"{bundle.name}, PyTorch: {what}"))
+        own = _own_accuracy(bundle, original, truth, progress)
     results = tuple(
         _backend(name, factory, bundle, truth, own, options, progress) for name, factory in backends.items()
     )
@@ -183,6 +184,14 @@ def _bundle(
         prompt=truth.prompt if truth else 0,
         steps=truth.steps if truth else 0,
     )
+
+
+def _own_accuracy(bundle: Bundle, original: Original, truth: Answers, progress: Progress) -> Accuracy:
+    """PyTorch's own error in the bundle's dtype: the larger of reading the text whole and token by token."""
+    with original.native(bundle) as native:
+        steps = accuracy(native, truth, lambda what: progress(f"{bundle.name}, PyTorch: {what}"))
+    with original.whole(bundle) as native:
+        return worse_of(steps, pass_accuracy(native, truth))
 
 
 def _rows(text: Path, bundle: Bundle, options: AccuracyOptions) -> Rows:

@@ -72,7 +72,7 @@ def float64_arithmetic() -> Iterator[None]:
     """Compute in float64 whatever dtype the code inside asks for.
 
     Raises:
-        UserError: the code writes into a narrower tensor that it held before, where no float64 result can go.
+        UserError: the code writes into a narrower tensor that it held before what does not fit there unrounded.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -95,6 +95,8 @@ class _Float64Mode(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__get__" or func in LOOKS:
             return _widen(func(*args, **kwargs))
+        if func is Tensor.copy_ and _keeps(*args[:2]):
+            return func(*args, **kwargs)
         if _writes(name, kwargs):
             _refuse_narrow(name, kwargs.get("out", args[0]))
         if func in CASTS:
@@ -129,6 +131,11 @@ def _writes(name: str, kwargs: dict[str, Any]) -> bool:
     """Whether a call changes its first argument or ``out``: ``add_``, ``x += y``, ``x[i] = y``."""
     in_place = name.endswith("_") and not name.endswith("__")
     return in_place or name in WRITES or kwargs.get("out") is not None
+
+
+def _keeps(target: Tensor, source: Any) -> bool:
+    """Whether a tensor holds ``source`` as it is: longrope puts float32 frequencies back into its float32 buffer."""
+    return isinstance(source, Tensor) and torch.equal(source.to(target.dtype).to(source.dtype), source)
 
 
 def _refuse_narrow(name: str, target: Any) -> None:

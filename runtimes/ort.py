@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
-from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.bundle import CONTRACT, Bundle
 from seqexport.runtimes.contract import StateSpec
 
 try:
@@ -22,6 +22,9 @@ except ImportError as error:
     ) from error
 
 Device = Literal["cpu", "cuda"]
+FATAL = 4
+"""ONNX Runtime's log level for nothing but a crash: it raises what it logs as an error."""
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -45,7 +48,7 @@ class OrtRunner(Runner):
         _check_provider(device)
         _check_dtype(bundle, device)
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = FATAL
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         providers = [PROVIDERS[device]] if device == "cpu" else [PROVIDERS[device], PROVIDERS["cpu"]]
         try:
@@ -54,6 +57,19 @@ class OrtRunner(Runner):
             first_line = str(error).strip().splitlines()[0]
             raise UserError(f"ONNX Runtime {ort.__version__} cannot load {bundle.model}: {first_line}") from error
         self.input_names = {spec.name for spec in self.contract.inputs}
+        self._check_interface()
+
+    def _check_interface(self) -> None:
+        engine, contract = self.engine, self.contract
+        for kind, specs, values in (
+            ("inputs", contract.inputs, engine.get_inputs()),
+            ("outputs", contract.outputs, engine.get_outputs()),
+        ):
+            if others := {spec.name for spec in specs} ^ {value.name for value in values}:
+                raise UserError(
+                    f"{self.bundle.model}: its {kind} are not those that {CONTRACT} lists ({min(others)}); "
+                    "export the model again"
+                )
 
     @property
     def description(self) -> str:
@@ -70,12 +86,13 @@ class OrtSession(Session):
     """States live in ``OrtValue`` buffers on the device.
 
     A state of fixed size has two buffers that swap roles at each call. A key/value cache has one, bound as past and as
-    present, if the graph updates it in place, else two.
+    present, if the graph updates it in place, else two. In place it may have to hold padded tokens beyond the capacity.
     """
 
     def __init__(self, runner: OrtRunner, batch: int, capacity: int) -> None:
         super().__init__(runner.contract, batch, capacity)
         self.runner = runner
+        self._room = capacity
         self._past = {s.past_name: self._zeros(s) for s in self.contract.states}
         self._present = {
             s.present_name: self._past[s.past_name] if s.grows and self.contract.caches_in_place else self._zeros(s)
@@ -84,12 +101,33 @@ class OrtSession(Session):
         self._binding = runner.engine.io_binding()
 
     def _zeros(self, spec: StateSpec) -> Any:
-        return self._value(np.zeros(spec.sizes(self.batch, self.capacity), ort_dtype(spec.dtype)))
+        return self._value(np.zeros(spec.sizes(self.batch, self._room), ort_dtype(spec.dtype)))
 
     def _value(self, array: NDArray[Any]) -> Any:
         return ort.OrtValue.ortvalue_from_numpy(array, self.runner.device, 0)
 
+    def _make_room(self, length: int) -> None:
+        """GroupQueryAttention wants a row's tokens and the whole padded call to fit into its cache."""
+        needed = int(self.lengths.max()) + length
+        if not self.contract.caches_in_place or needed <= self._room:
+            return
+        self._room = needed
+        for spec in self.contract.states:
+            if spec.grows:
+                value = self._value(self._fitted(spec, self._past[spec.past_name].numpy()))
+                self._past[spec.past_name] = self._present[spec.present_name] = value
+
+    def _fitted(self, spec: StateSpec, given: NDArray[Any]) -> NDArray[Any]:
+        """A state in the shape of its buffer."""
+        array = np.zeros(spec.sizes(self.batch, self._room), ort_dtype(spec.dtype))
+        if spec.grows:
+            array[:, :, : given.shape[2]] = given
+        else:
+            array[...] = given
+        return array
+
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
+        self._make_room(tokens.shape[1])
         binding = self._binding
         binding.clear_binding_inputs()
         binding.clear_binding_outputs()
@@ -117,22 +155,20 @@ class OrtSession(Session):
 
     def read_states(self) -> States:
         longest = int(self.lengths.max())
-        states = {s.past_name: self._past[s.past_name].numpy() for s in self.contract.states}
-        return {s.past_name: states[s.past_name][:, :, :longest] if s.grows else states[s.past_name].copy()
-                for s in self.contract.states}  # fmt: skip
+        states = {s: self._past[s.past_name].numpy() for s in self.contract.states}
+        return {s.past_name: (x[:, :, :longest] if s.grows else x).copy() for s, x in states.items()}
 
     def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        lengths = np.asarray(lengths, np.int32)
+        self._check_capacity(lengths - self.lengths)
         for spec in self.contract.states:
-            given = states[spec.past_name]
-            array = np.zeros(spec.sizes(self.batch, self.capacity), ort_dtype(spec.dtype))
-            if spec.grows:
-                if given.shape[2] > self.capacity:
-                    raise UserError(f"{spec.past_name}: {given.shape[2]} tokens, the session holds {self.capacity}")
-                array[:, :, : given.shape[2]] = given
-            else:
-                array[...] = given
-            self._past[spec.past_name].update_inplace(array)
-        self.lengths = np.asarray(lengths, np.int32).copy()
+            if spec.grows and states[spec.past_name].shape[2] > self.capacity:
+                held = states[spec.past_name].shape[2]
+                raise UserError(f"{spec.past_name}: {held} tokens, the session holds {self.capacity}")
+        arrays = {s.past_name: self._fitted(s, states[s.past_name]) for s in self.contract.states}
+        for name, array in arrays.items():
+            self._past[name].update_inplace(array)
+        self.lengths = lengths.copy()
 
     def close(self) -> None:
         self._past.clear()

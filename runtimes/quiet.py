@@ -13,28 +13,39 @@ from seqexport.plugins.errors import UserError
 @contextmanager
 def quiet() -> Iterator[None]:
     """No log line, warning or progress bar of torch, transformers or the hub's client reaches the user."""
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-    from transformers.utils import logging as transformers_logging
-
     before = logging.root.manager.disable
-    bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_progress_bars():
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
-        transformers_logging.disable_progress_bar()
-        disable_progress_bars()
         try:
             yield
         finally:
             logging.disable(before)
-            if bars:
-                transformers_logging.enable_progress_bar()
-            if hub_bars:
-                enable_progress_bars()
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Of transformers and the hub's client, where they are installed."""
+    try:
+        from huggingface_hub.utils.tqdm import (
+            are_progress_bars_disabled,
+            disable_progress_bars,
+            enable_progress_bars,
+        )
+        from transformers.utils import logging as transformers_logging
+    except ImportError:
+        yield
+        return
+    bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Lengths, Runner, Session, Tokens
@@ -150,7 +150,7 @@ def write_reference(path: Path, reference: Reference) -> None:
         "next_tokens": reference.next_tokens,
     }
     tensors |= {f"answer.{name}": np.ascontiguousarray(value) for name, value in reference.answers.items()}
-    save_file(tensors, path, metadata={"torch_errors": json.dumps(reference.torch_errors)})
+    path.write_bytes(save(tensors, metadata={"torch_errors": json.dumps(reference.torch_errors)}))
 
 
 def read_reference(path: Path) -> Reference:
@@ -164,8 +164,8 @@ def read_reference(path: Path) -> Reference:
     try:
         with safe_open(path, "numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            errors = json.loads(file.metadata()["torch_errors"])
+            errors = {str(k): float(v) for k, v in json.loads(file.metadata()["torch_errors"]).items()}
         answers = {k.removeprefix("answer."): v for k, v in tensors.items() if k.startswith("answer.")}
         return Reference(tensors["tokens"], tensors["seq_lens"], tensors["next_tokens"], answers, errors)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); export the model again") from error

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from seqexport.plugins.errors import UserError
 from seqexport.runtimes.accuracy import Original
 from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
 from seqexport.runtimes.bundle import Bundle
@@ -71,6 +72,8 @@ class TorchRunner(Runner):
         super().__init__(bundle)
         self.contract = msgspec.structs.replace(self.contract, logits=logits or self.contract.logits)
         self.arithmetic, self.device = arithmetic, torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"PyTorch {torch.__version__} finds no CUDA device here; use --device cpu")
         self._threads_before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
@@ -153,6 +156,7 @@ def original(load: Callable[[Bundle], PreTrainedModel]) -> Original:
 
     return Original(
         native=lambda bundle: TorchRunner(bundle, load(bundle), threads=threads(bundle)),
+        whole=lambda bundle: TorchRunner(bundle, load(bundle), threads=threads(bundle), logits="all"),
         oracle=lambda bundle: TorchRunner(
             bundle, load(bundle), threads=threads(bundle), arithmetic="float64", logits="all"
         ),

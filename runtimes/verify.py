@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.reference import Reference, relative_error, replay
 
@@ -32,11 +33,24 @@ def verify(runner: Runner, reference: Reference) -> Iterator[Check]:
     """Whole prefill, the same in chunks, and decode steps: logits and states, each within twice PyTorch's own error.
 
     PyTorch's error is taken as at least one rounding in the dtype, for tensors that it happens to get exactly.
+
+    Raises:
+        UserError: the reference is of another model.
     """
+    _check_whole(runner, reference)
     for chunk in CHUNKS:
         with runner.session(len(reference.seq_lens), _capacity(reference)) as session:
             ours = {n: relative_error(v, reference.answers[n]) for n, v in replay(session, reference, chunk)}
         yield from _summed_up(ours, reference, chunk, runner.contract.dtype)
+
+
+def _check_whole(runner: Runner, reference: Reference) -> None:
+    states = [spec.past_name for spec in runner.contract.states]
+    steps = [f"step{step}.logits" for step in range(reference.next_tokens.shape[1])]
+    missing = {"prefill.logits", *steps, *(f"end.{name}" for name in states)} - reference.answers.keys()
+    missing |= {"logits", *states} - reference.torch_errors.keys()
+    if missing:
+        raise UserError(f"{runner.bundle.reference} lacks {min(missing)}; export the model again")
 
 
 def _capacity(reference: Reference) -> int:

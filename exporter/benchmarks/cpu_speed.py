@@ -1,0 +1,129 @@
+"""ONNX Runtime beside transformers' own PyTorch path on a CPU, for random models of 130 M parameters.
+
+    python -m seqexport.exporter.benchmarks.cpu_speed [--rounds 3] [-o cpu_speed.json]
+
+fp32, batch 1, two threads, last logits; a prompt of 1024 tokens, then single tokens after it. Each measurement runs
+in a process of its own, the backends in turn, so that no thread pool waits beside another and drift hits all alike.
+PyTorch uses SDPA attention and, for Mamba, the plain path of transformers (its CUDA kernels do not run on a CPU).
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import click
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+PROMPT, STEPS, THREADS, VOCABULARY = 1024, 40, 2, 50280
+MODELS = {
+    "mamba": "MambaForCausalLM(MambaConfig(hidden_size=768, num_hidden_layers=24, rescale_prenorm_residual=False,"
+    f" vocab_size={VOCABULARY}))",
+    "llama": "LlamaForCausalLM(LlamaConfig(hidden_size=768, num_hidden_layers=12, intermediate_size=2048,"
+    f" num_attention_heads=12, max_position_embeddings=4096, tie_word_embeddings=True, vocab_size={VOCABULARY}))",
+}
+WANTED = {"mamba": {"prefill": 4.0, "decode": 2.2}, "llama": {"prefill": 1.0, "decode": 1.0}}
+BACKENDS = (("torch", "ort"), ("ort", "ort"), ("ort", "portable"))
+"""What runs, and on which target's bundle; PyTorch's results do not depend on the target."""
+
+
+@click.command()
+@click.option("--rounds", default=3, show_default=True, help="Measurements of each; medians are reported.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("cpu_speed.json"), show_default=True)
+@click.option("--child", nargs=2, hidden=True)
+def main(rounds: int, output: Path, child: tuple[str, str] | None) -> None:
+    if child is not None:
+        click.echo(json.dumps(_time(*child)))
+        return
+    from seqexport.runtimes.machine import this_machine
+
+    rows: list[dict[str, Any]] = []
+    for model in MODELS:
+        with tempfile.TemporaryDirectory() as folder:
+            _prepare(model, Path(folder))
+            rows += _measure(model, Path(folder), rounds)
+    _print(rows)
+    setting = {"prompt": PROMPT, "threads": THREADS, "dtype": "float32", "batch": 1, "rounds": rounds}
+    record = {"machine": msgspec.to_builtins(this_machine()), "setting": setting, "results": rows}
+    output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _prepare(model: str, folder: Path) -> None:
+    """A random checkpoint, and its bundle for each target."""
+    program = "import sys, torch; from transformers import *; torch.manual_seed(0);" + (
+        f"{MODELS[model]}.save_pretrained(sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", program, str(folder / "checkpoint")], check=True, stderr=subprocess.DEVNULL)
+    for target in {target for _, target in BACKENDS}:
+        options = ["--model", folder / "checkpoint", "-o", folder / target, "--target", target, "--no-verify"]
+        command = [sys.executable, "-m", "seqexport.exporter.cli", "onnx", *map(str, options)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _measure(model: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
+    taken: dict[tuple[str, str], list[dict[str, float]]] = {pair: [] for pair in BACKENDS}
+    for _ in track(range(rounds), description=f"{model} ..."):
+        for backend, target in BACKENDS:
+            command = [sys.executable, "-m", "seqexport.exporter.benchmarks.cpu_speed", "--child", backend]
+            result = subprocess.run(
+                [*command, str(folder / target)], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            taken[backend, target].append(json.loads(result.stdout))
+    return [
+        {"model": model, "backend": backend, "target": target, **_medians(taken[backend, target])}
+        for backend, target in BACKENDS
+    ]
+
+
+def _medians(measured: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(each[name] for each in measured) for name in measured[0]}
+
+
+def _time(backend: str, bundle: str) -> dict[str, float]:
+    """Seconds of a prefill, and of one decode step after it: medians after a warm-up."""
+    from seqexport.runtimes.backends import open_runner
+    from seqexport.runtimes.bundle import open_bundle
+
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (1, PROMPT))
+    with open_runner(backend, open_bundle(bundle, check_files=False), threads=THREADS) as runner:
+        prefills = []
+        for _ in range(3):
+            session = runner.session(1, PROMPT + STEPS)
+            start = perf_counter()
+            session.prefill(tokens)
+            prefills.append(perf_counter() - start)
+        steps = []
+        for _ in range(STEPS):
+            start = perf_counter()
+            session.step(tokens[:, 0])
+            steps.append(perf_counter() - start)
+    return {"prefill": statistics.median(prefills[1:]), "decode": statistics.median(steps[5:])}
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    table = Table(title=f"{PROMPT} tokens, then one at a time; {THREADS} threads", title_justify="left")
+    for name in ("model", "runs", "prefill", "x PyTorch", "wanted", "a token", "x PyTorch", "wanted"):
+        table.add_column(name, justify="left" if name in ("model", "runs") else "right")
+    original = {row["model"]: row for row in rows if row["backend"] == "torch"}
+    for row in rows:
+        torch = original[row["model"]]
+        cells = [row["model"], "PyTorch" if row is torch else f"ONNX Runtime, {row['target']}"]
+        for what, shown in (("prefill", f"{row['prefill']:.2f} s"), ("decode", f"{row['decode'] * 1e3:.1f} ms")):
+            ratio, wanted = f"{torch[what] / row[what]:.2f}", f"{WANTED[row['model']][what]}"
+            cells += [shown, *(["", ""] if row is torch else [ratio, wanted])]
+        table.add_row(*cells)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
