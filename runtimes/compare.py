@@ -41,7 +41,7 @@ class CompareOptions(Record, frozen=True):
 
 QUICK = CompareOptions(
     AccuracyOptions(rows=2, prompt=64, steps=1000),
-    SpeedOptions(lengths=(64, 256, 1024, 2048, 4096), batches=(1,), steps=16, repeats=3, budget_seconds=7.0),
+    SpeedOptions(lengths=(64, 256, 1024, 2048, 4096, 8000), batches=(1,), steps=16, repeats=3, budget_seconds=7.0),
 )
 FULL = CompareOptions()
 

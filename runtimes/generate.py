@@ -32,7 +32,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < np.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UserError(
                 f"temperature {self.temperature}, top-k {self.top_k}, top-p {self.top_p}: "
                 "expected temperature >= 0, top-k >= 0, 0 < top-p <= 1"

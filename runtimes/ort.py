@@ -25,6 +25,9 @@ Device = Literal["cpu", "cuda"]
 FATAL = 4
 """ONNX Runtime's log level for nothing but a crash: it raises what it logs as an error."""
 
+ATTENTION_SINCE = "1.32"
+"""The first whose GroupQueryAttention takes ragged chunks."""
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -54,8 +57,7 @@ class OrtRunner(Runner):
         try:
             self.engine = ort.InferenceSession(str(bundle.model), options, providers=providers)
         except Exception as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise UserError(f"ONNX Runtime {ort.__version__} cannot load {bundle.model}: {first_line}") from error
+            raise UserError(_why_not_loaded(bundle, str(error))) from error
         self.input_names = {spec.name for spec in self.contract.inputs}
         self._check_interface()
 
@@ -178,6 +180,15 @@ class OrtSession(Session):
 def ort_dtype(name: str) -> np.dtype[Any]:
     """The numpy dtype of a state; ONNX Runtime's CPU has no bfloat16, so numpy needs none."""
     return np.dtype(name)
+
+
+def _why_not_loaded(bundle: Bundle, error: str) -> str:
+    if "GroupQueryAttention" in error:
+        return (
+            f"{bundle.path}: target {bundle.contract.target} needs ONNX Runtime {ATTENTION_SINCE} or newer for attention, "
+            f"and this is {ort.__version__}; upgrade it, or export with --target portable"
+        )
+    return f"ONNX Runtime {ort.__version__} cannot load {bundle.model}: {error.strip().splitlines()[0]}"
 
 
 def _check_provider(device: str) -> None:
