@@ -21,7 +21,20 @@ Floats = NDArray[np.float32]
 States = dict[str, NDArray[np.floating]]
 
 
-class Session(ABC):
+class Closing(ABC):
+    """Something to close when done, or to use in a ``with`` statement."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+class Session(Closing):
     """The states of a batch of rows, from empty. Rows may differ in length.
 
     Attributes:
@@ -94,17 +107,8 @@ class Session(ABC):
     def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
         """Take over states as ``read_states`` gives them, and the rows' lengths."""
 
-    @abstractmethod
-    def close(self) -> None: ...
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-
-class Runner(ABC):
+class Runner(Closing):
     """A bundle opened on one backend. Sessions share its weights."""
 
     backend: ClassVar[str]
@@ -120,12 +124,3 @@ class Runner(ABC):
     @abstractmethod
     def session(self, batch: int = 1, capacity: int | None = None) -> Session:
         """Empty states for a batch; ``capacity`` defaults to all that the bundle allows."""
-
-    @abstractmethod
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()

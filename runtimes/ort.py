@@ -28,6 +28,9 @@ FATAL = 4
 ATTENTION_SINCE = "1.32"
 """The first whose GroupQueryAttention takes ragged chunks."""
 
+CUDA_OPTIONS = {"use_tf32": "0"}
+"""float32 products keep their 24 bits; TF32 has 11."""
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -53,9 +56,9 @@ class OrtRunner(Runner):
         options = ort.SessionOptions()
         options.log_severity_level = FATAL
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-        providers = [PROVIDERS[device]] if device == "cpu" else [PROVIDERS[device], PROVIDERS["cpu"]]
+        providers: list[Any] = [(PROVIDERS["cuda"], CUDA_OPTIONS)] if device == "cuda" else []
         try:
-            self.engine = ort.InferenceSession(str(bundle.model), options, providers=providers)
+            self.engine = ort.InferenceSession(str(bundle.model), options, providers=[*providers, PROVIDERS["cpu"]])
         except Exception as error:
             raise UserError(_why_not_loaded(bundle, str(error))) from error
         self.input_names = {spec.name for spec in self.contract.inputs}
@@ -185,8 +188,8 @@ def ort_dtype(name: str) -> np.dtype[Any]:
 def _why_not_loaded(bundle: Bundle, error: str) -> str:
     if "GroupQueryAttention" in error:
         return (
-            f"{bundle.path}: target {bundle.contract.target} needs ONNX Runtime {ATTENTION_SINCE} or newer for attention, "
-            f"and this is {ort.__version__}; upgrade it, or export with --target portable"
+            f"{bundle.path}: target {bundle.contract.target} needs ONNX Runtime {ATTENTION_SINCE} or newer for its "
+            f"attention, and this is {ort.__version__}; upgrade it, or export with --target portable"
         )
     return f"ONNX Runtime {ort.__version__} cannot load {bundle.model}: {error.strip().splitlines()[0]}"
 

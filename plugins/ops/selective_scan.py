@@ -62,6 +62,19 @@ def fake(
     return torch.empty_like(x), torch.empty_like(past)
 
 
+TOKEN_SCAN = [
+    "last_rows, y_rows = Scan <num_scan_inputs = 4, body = token (h, step, step_x, b, c) => (h_next, out) {",
+    "  exponent = Mul (step, A_rows)",
+    "  decay = Exp (exponent)",
+    "  kept = Mul (decay, h)",
+    "  added = Mul (b, step_x)",
+    "  h_next = Add (kept, added)",
+    "  out = MatMul (c, h_next)",
+    "}> (past_rows, delta_rows, dx_rows, B_columns, C_rows)",
+]
+"""The recurrence, one step a token, on states whose last axis is the channels'."""
+
+
 def body(call: Call) -> list[str]:
     """One Scan step a token, on a state laid out [B,G,N,D/G] so that every broadcast runs along channels."""
     return [
@@ -92,14 +105,7 @@ def body(call: Call) -> list[str]:
         "state_shape = Concat <axis = 0> (batch, G, rest, N)",
         "past_groups = Reshape (past, state_shape)",
         "past_rows = Transpose <perm = [0, 1, 3, 2]> (past_groups)",
-        "last_rows, y_rows = Scan <num_scan_inputs = 4, body = token (h, step, step_x, b, c) => (h_next, out) {",
-        "  exponent = Mul (step, A_rows)",
-        "  decay = Exp (exponent)",
-        "  kept = Mul (decay, h)",
-        "  added = Mul (b, step_x)",
-        "  h_next = Add (kept, added)",
-        "  out = MatMul (c, h_next)",
-        "}> (past_rows, delta_rows, dx_rows, B_columns, C_rows)",
+        *TOKEN_SCAN,
         "past_shape = Shape (past)",
         "last_groups = Transpose <perm = [0, 1, 3, 2]> (last_rows)",
         "present = Reshape (last_groups, past_shape)",

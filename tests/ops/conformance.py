@@ -106,3 +106,9 @@ def assert_as_accurate_as_torch(
             continue
         error, allowed = relative_error(a, c), 2 * max(relative_error(b, c), UNIT_ROUNDOFF[dtype])
         assert error <= allowed, f"output {index}: error {error:.2e}, allowed {allowed:.2e}"
+
+
+def check_body(op: Op, values: Values, dtype: torch.dtype = torch.float32, **attributes: object) -> None:
+    """Hold the body in ONNX Runtime to the float64 oracle, beside the PyTorch reference in ``dtype``."""
+    oracle, torchs = run_oracle(op, values, attributes), run_reference(op, values, attributes)
+    assert_as_accurate_as_torch(run_onnxruntime(op, values, attributes), torchs, oracle, dtype)

@@ -1,8 +1,16 @@
+import functools
+
 import pytest
 import torch
 
 from seqexport.plugins.ops import OPS
-from tests.ops.conformance import assert_as_accurate_as_torch, run_onnxruntime, run_oracle, run_reference
+from tests.ops.conformance import (
+    assert_as_accurate_as_torch,
+    check_body,
+    run_onnxruntime,
+    run_oracle,
+    run_reference,
+)
 
 OP = OPS["CausalConv1d"]
 
@@ -19,10 +27,7 @@ def make(batch=2, length=5, D=6, K=4, dtype=torch.float32, without=(), seq_lens=
     return {k: None if k in without else v for k, v in values.items()}
 
 
-def check(values, dtype=torch.float32, **attributes):
-    oracle = run_oracle(OP, values, attributes)
-    torchs = run_reference(OP, values, attributes)
-    assert_as_accurate_as_torch(run_onnxruntime(OP, values, attributes), torchs, oracle, dtype)
+check = functools.partial(check_body, OP)
 
 
 @pytest.mark.parametrize("length", [1, 2, 63, 500, 2049])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from seqexport.plugins.ops import Call
+from seqexport.plugins.ops.selective_scan import TOKEN_SCAN
 
 
 def body(node: ir.Node, call: Call) -> list[str] | None:
@@ -26,11 +27,11 @@ def body(node: ir.Node, call: Call) -> list[str] | None:
         "B_wide = Cast <to = 1> (B)",
         "C_wide = Cast <to = 1> (C)",
         "is_single = Equal (length, one)",
-        "last_rows, y_scan = If (is_single) <",
+        "last, y_scan = If (is_single) <",
         f"  then_branch = single () => (last_s, y_s) {{ {_single(N)} }},",
         f"  else_branch = several () => (last_m, y_m) {{ {_several()} }}",
         ">",
-        "present = Transpose <perm = [0, 2, 1]> (last_rows)",
+        "present = Transpose <perm = [0, 2, 1]> (last)",
         *_output(call),
     ]
 
@@ -84,14 +85,8 @@ def _several() -> str:
             "dx_rows = Unsqueeze (dx_steps, axis2_m)",
             "B_columns = Transpose <perm = [1, 0, 3, 2]> (B_wide)",
             "C_rows = Transpose <perm = [1, 0, 2, 3]> (C_wide)",
-            "last_m, y_rows = Scan <num_scan_inputs = 4, body = token (h, step, step_x, b, c) => (h_next, out) {",
-            "  exponent = Mul (step, A_rows)",
-            "  decay = Exp (exponent)",
-            "  kept = Mul (decay, h)",
-            "  added = Mul (b, step_x)",
-            "  h_next = Add (kept, added)",
-            "  out = MatMul (c, h_next)",
-            "}> (past_rows, delta_rows, dx_rows, B_columns, C_rows)",
+            *TOKEN_SCAN,
+            "last_m = Identity (last_rows)",
             "y_steps = Squeeze (y_rows, axis2_m)",
             "y_m = Transpose <perm = [1, 0, 2]> (y_steps)",
         ]
