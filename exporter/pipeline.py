@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import importlib.metadata
 import shutil
 from collections import Counter
@@ -121,6 +122,7 @@ def _write(
     with writing(output) as folder:
         with stage("write weights"):
             ir.save(graph, folder / MODEL, external_data=f"{MODEL}.data")
+            _check_written(folder)
             for name in TOKENIZER_FILES:
                 if (checkpoint / name).is_file():
                     shutil.copyfile(checkpoint / name, folder / name)
@@ -130,6 +132,19 @@ def _write(
             files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
             write_contract(folder, msgspec.structs.replace(contract, files=files))
     return open_bundle(output, check_files=False)
+
+
+def _check_written(folder: Path) -> None:
+    """NumPy, which writes some of the weights, says nothing when a disk is full.
+
+    Raises:
+        OSError: the weights were cut short.
+    """
+    tensors = [value.const_value for value in ir.load(folder / MODEL).graph.initializers.values()]
+    external = [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+    expected = max(((tensor.offset or 0) + (tensor.length or 0) for tensor in external), default=0)
+    if external and (folder / f"{MODEL}.data").stat().st_size < expected:
+        raise OSError(errno.ENOSPC, "the weights were cut short; is the disk full?")
 
 
 def _our_ops(graph: ir.Model) -> dict[str, int]:

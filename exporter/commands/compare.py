@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from seqexport.exporter.commands.options import device_option, original_option, source_of, threads_option
 from seqexport.plugins.errors import UserError
@@ -86,7 +87,10 @@ def command(
     if output is not None:
         write_json(comparison, output.with_suffix(".json"))
         write_html(comparison, output)
-        console.print(f"page: [bold]{output}[/], numbers: {output.with_suffix('.json')}", highlight=False)
+        console.print(
+            f"page: [bold]{escape(str(output))}[/], numbers: {escape(str(output.with_suffix('.json')))}",
+            highlight=False,
+        )
     sys.exit(0 if comparison.passed else 1)
 
 

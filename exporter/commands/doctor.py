@@ -86,10 +86,10 @@ def _onnxruntime() -> list[Finding]:
 
 def _torch_cuda() -> Finding:
     advice = "a CUDA build of PyTorch: https://pytorch.org/get-started"
-    if _version("torch") is None:
-        return Finding("PyTorch on CUDA", False, "no PyTorch", advice)
-    import torch
-
+    try:
+        import torch
+    except Exception as error:
+        return Finding("PyTorch on CUDA", False, f"not importable: {error}", advice)
     works = torch.cuda.is_available()
     return Finding(
         "PyTorch on CUDA", works, f"torch {torch.__version__}" + ("" if works else ", no CUDA device"), advice
@@ -101,8 +101,11 @@ def _gpu() -> Finding:
     if program is None:
         return Finding("NVIDIA GPU", False, "no nvidia-smi", "an NVIDIA driver")
     query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    lines = result.stdout.strip().splitlines()
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        lines = result.stdout.strip().splitlines()
+    except (OSError, subprocess.SubprocessError):
+        lines = []
     return Finding("NVIDIA GPU", bool(lines), "; ".join(lines) or "none answers", "an NVIDIA driver")
 
 

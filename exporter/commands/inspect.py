@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 
 from seqexport.exporter.commands.options import bundle_argument
@@ -40,7 +41,7 @@ def command(bundle: Path, as_json: bool) -> None:
 
 def _facts(bundle: Bundle) -> Table:
     c = bundle.contract
-    table = Table(title=str(bundle.path), title_justify="left", show_header=False, box=None)
+    table = Table(title=escape(str(bundle.path)), title_justify="left", show_header=False, box=None)
     ops = ", ".join(f"{count} {name}" for name, count in c.ops.items())
     capacity = "no limit: its states do not grow" if c.capacity is None else f"{c.capacity:,} tokens"
     for name, value in (
@@ -57,7 +58,7 @@ def _facts(bundle: Bundle) -> Table:
             f"{c.vocab_size:,} tokens, end of text: {', '.join(map(str, c.eos_token_ids)) or 'none'}",
         ),
     ):
-        table.add_row(f"[dim]{name}[/]", value)
+        table.add_row(f"[dim]{name}[/]", escape(value))
     return table
 
 
@@ -96,5 +97,5 @@ def _files(bundle: Bundle) -> Table:
     table.add_column("file")
     table.add_column("bytes", justify="right")
     for name in bundle.contract.files:
-        table.add_row(name, f"{(bundle.path / name).stat().st_size:,}")
+        table.add_row(escape(name), f"{(bundle.path / name).stat().st_size:,}")
     return table

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from seqexport.exporter.commands.options import remote_code_option
+from seqexport.plugins.errors import UserError
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle
@@ -63,15 +65,17 @@ def command(
     Examples:
       seqexport onnx --model state-spaces/mamba-130m-hf
       seqexport onnx --model ./my-llama -o my-llama-fp16 --dtype fp16 --max-len 4096
-      seqexport onnx --model ./my-mamba --target ort
+      seqexport onnx --model ./my-mamba -o my-mamba-ort --target ort
       seqexport onnx --arch mamba            a small model that ships inside, to try things out
     """
     from seqexport.runtimes.quiet import quiet
 
-    console = Console()
+    console = Console(soft_wrap=True)
     with quiet():
-        from seqexport.exporter.pipeline import ExportOptions, export
-
+        try:
+            from seqexport.exporter.pipeline import ExportOptions, export
+        except ImportError as error:
+            raise UserError(f"exporting needs {error.name}: pip install 'seqexport[export]'") from error
         settings = ExportOptions(model=model, dtype=DTYPES[dtype] if dtype else None, force=force, **options)
         output = output or Path(_default_name(model, settings.arch))
         bundle = export(settings, output, lambda name: _stage(console, name))
@@ -81,20 +85,19 @@ def command(
 
 
 def _default_name(model: str | None, arch: str | None) -> str:
-    return Path(model).resolve().name if model else arch or "mamba"
+    return Path(model.removeprefix("preset:")).resolve().name if model else arch or "mamba"
 
 
 @contextmanager
 def _stage(console: Console, name: str) -> Iterator[None]:
     start = time.perf_counter()
-    with console.status(f"{name} ..."):
+    with console.status(f"{escape(name)} ..."):
         yield
-    console.print(f"[green]✓[/] {name} [dim]{time.perf_counter() - start:.1f} s[/]", highlight=False)
+    console.print(f"[green]✓[/] {escape(name)} [dim]{time.perf_counter() - start:.1f} s[/]", highlight=False)
 
 
 def _verify(console: Console, bundle: Bundle) -> None:
     from seqexport.exporter.commands.verify import run_checks
-    from seqexport.plugins.errors import UserError
 
     contract = bundle.contract
     if contract.target == "tensorrt":
@@ -104,7 +107,7 @@ def _verify(console: Console, bundle: Bundle) -> None:
         with _stage(console, "verify in ONNX Runtime"):
             checks = run_checks(bundle, "ort")
     except UserError as error:
-        console.print(f"[yellow]–[/] not verified: {error}", highlight=False)
+        console.print(f"[yellow]–[/] not verified: {escape(str(error))}", highlight=False)
         return
     worst = max(checks, key=lambda check: check.error / check.allowed)
     if all(check.passed for check in checks):
@@ -121,11 +124,11 @@ def _verify(console: Console, bundle: Bundle) -> None:
 
 
 def _summary(console: Console, bundle: Bundle) -> None:
-    contract = bundle.contract
+    contract, path = bundle.contract, escape(str(bundle.path))
     size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
     console.print(
-        f"[bold]{bundle.path}[/]: {contract.architecture}, {contract.source.parameters / 1e6:,.1f} M parameters, "
+        f"[bold]{path}[/]: {contract.architecture}, {contract.source.parameters / 1e6:,.1f} M parameters, "
         f"{contract.dtype}, target {contract.target}, {size:,.1f} MB",
         highlight=False,
     )
-    console.print(f'next: [bold]seqexport generate {bundle.path} --prompt "..."[/]', highlight=False)
+    console.print(f'next: [bold]seqexport generate {path} --prompt "..."[/]', highlight=False)

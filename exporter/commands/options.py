@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from seqexport.plugins.errors import UserError
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 bundle_argument: Decorator = click.argument("bundle", type=click.Path(path_type=Path))
@@ -29,6 +31,8 @@ remote_code_option: Decorator = click.option(
 
 def source_of(original: str | None, recorded: str) -> str:
     """Where to load the original from: what the user says, else what the bundle recorded."""
-    from seqexport.exporter.models import resolve_source
-
+    try:
+        from seqexport.exporter.models import resolve_source
+    except ImportError as error:
+        raise UserError(f"the backend 'torch' needs {error.name}: pip install 'seqexport[export]'") from error
     return resolve_source(original or recorded, None)

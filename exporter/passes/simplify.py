@@ -1,4 +1,4 @@
-"""Standard clean-up of a traced graph: folded constants, no-ops gone, common subexpressions shared.
+"""Standard clean-up of a traced graph: folded constants, no-ops and stack traces gone, common subexpressions shared.
 
 Parameters are left alone, each under its own name: copies of a layer must find theirs (``repeat_layers.py``), and
 large ones are folded lazily (``fold_parameters.py``).
@@ -27,6 +27,7 @@ def simplify(model: ir.Model) -> None:
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),
+        common.ClearMetadataAndDocStringPass(),
         common.OutputFixPass(),
         common.NameFixPass(),
     ):

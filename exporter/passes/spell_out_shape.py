@@ -12,8 +12,9 @@ def spell_out_shape(model: ir.Model) -> None:
             continue
         rank = len(source.shape)
         start, end = (_bound(node, name, default, rank) for name, default in (("start", 0), ("end", rank)))
-        axes = ir.Value(name=f"{node.outputs[0].name}_axes", const_value=ir.tensor(list(range(start, end))))
-        axes.shape, axes.dtype = ir.Shape([end - start]), ir.DataType.INT64
+        indices = ir.tensor(list(range(start, end)), ir.DataType.INT64)
+        axes = ir.Value(name=f"{node.outputs[0].name}_axes", const_value=indices)
+        axes.shape, axes.dtype = ir.Shape([indices.size]), indices.dtype
         model.graph.register_initializer(axes)
         whole = ir.node("Shape", [source])
         part = ir.node("Gather", [whole.outputs[0], axes], {"axis": 0})

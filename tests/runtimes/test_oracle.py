@@ -218,13 +218,30 @@ def test_a_weight_is_upcast_for_one_call_alone() -> None:
     assert layer.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("write", [lambda x: x.add_(1), lambda x: x.__setitem__(0, 1.0), lambda x: x.__iadd__(1)])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: x.add_(1),
+        lambda x: x.__setitem__(0, 1.0),
+        lambda x: x.__iadd__(1),
+        lambda x: x.copy_(x / 3),
+        lambda x: x.copy_(0.5),
+    ],
+)
 def test_refuses_to_lose_what_is_written_into_a_narrow_tensor(write: Any) -> None:
     x = X.clone()
     with pytest.raises(UserError, match="writes into one of its own float32 tensors"), float64_arithmetic():
         write(x)
     assert torch.equal(x, X)
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_what_a_narrow_tensor_holds_unrounded_may_be_copied_into_it() -> None:
+    x = torch.zeros_like(X)
+    with float64_arithmetic():
+        x.copy_(X * 1)
+    assert x.dtype == torch.float32
+    assert torch.equal(x, X)
 
 
 def test_writes_into_its_own_results() -> None:

@@ -73,6 +73,7 @@ def bundle_of(model: PreTrainedModel, *, logits: Logits = "last", capacity: int 
         inputs=(),
         outputs=(),
         states=states,
+        caches_in_place=False,
         ops={},
         source=Source(model.config.model_type, model.num_parameters(), "0.1.0", "2", "5", "2026-01-01"),
         files={},

@@ -1,0 +1,59 @@
+"""The command line, run in this process: what it prints and how it exits."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from seqexport.exporter.cli import main
+from tests.conftest import Exported
+
+
+@dataclass(frozen=True)
+class Result:
+    code: object
+    out: str
+    err: str
+
+    @property
+    def refusal(self) -> str:
+        """The one line on stderr of a command that could not do what it was asked."""
+        assert self.code == 2, (self.code, self.out, self.err)
+        assert self.err.endswith("\n")
+        assert self.err.count("\n") == 1, self.err
+        assert self.err.startswith("error: ")
+        return self.err.removeprefix("error: ").strip()
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs ``seqexport`` with arguments."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def seqexport(*args: object) -> Result:
+        monkeypatch.setattr("sys.argv", ["seqexport", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exited:
+            main()
+        return Result(exited.value.code, *capfd.readouterr())
+
+    yield seqexport
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def shipped(exported: Exported) -> Path:
+    """A bundle of the shipped Mamba, which has a tokenizer."""
+    return exported("preset:mamba", target="ort", dtype="float32", logits="all").path
+
+
+@pytest.fixture(scope="session")
+def shipped_transformer(exported: Exported) -> Path:
+    return exported("preset:transformer", target="ort", dtype="float32", logits="all").path

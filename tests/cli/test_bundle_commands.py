@@ -1,0 +1,246 @@
+"""``inspect``, ``verify`` and ``generate`` on bundles that are whole, damaged or foreign, and without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from seqexport.runtimes.bundle import CONTRACT, MODEL, REFERENCE, open_bundle, sha256, write_contract
+from tests.cli.conftest import Run
+from tests.conftest import Exported
+
+COMMANDS: dict[str, tuple[str, ...]] = {"inspect": (), "verify": (), "generate": ("--prompt", "x")}
+
+
+@pytest.fixture
+def copy(shipped: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shipped, tmp_path / "bundle"))
+
+
+def reseal(folder: Path) -> None:
+    contract = open_bundle(folder, check_files=False).contract
+    write_contract(
+        folder, msgspec.structs.replace(contract, files={name: sha256(folder / name) for name in contract.files})
+    )
+
+
+def edit_contract(folder: Path, **changes: object) -> None:
+    data = json.loads((folder / CONTRACT).read_text())
+    (folder / CONTRACT).write_text(json.dumps({**data, **changes}))
+
+
+def foreign(folder: Path) -> None:
+    """A valid graph of another program, with the right hash."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "other", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / MODEL)
+    reseal(folder)
+
+
+def invalid(folder: Path) -> None:
+    (folder / MODEL).write_bytes(b"not a graph at all")
+    reseal(folder)
+
+
+def perturb(folder: Path) -> None:
+    data = folder / f"{MODEL}.data"
+    weights = np.fromfile(data, np.float32)
+    (weights * 1.001).tofile(data)
+    reseal(folder)
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "newer": (lambda f: edit_contract(f, format_version=99), f"{CONTRACT}: format version 99, this seqexport reads 1"),
+    "hash": (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json: sha256"),
+    "missing": (lambda f: (f / f"{MODEL}.data").unlink(), f"{MODEL}.data: cannot be read (No such file or directory)"),
+    "no contract": (lambda f: (f / CONTRACT).unlink(), f"is not a bundle: cannot read {CONTRACT}"),
+    "no JSON": (lambda f: (f / CONTRACT).write_text("{"), f"{CONTRACT} is damaged"),
+    "reference": (lambda f: (f / REFERENCE).write_bytes(b"short"), f"{REFERENCE}: sha256"),
+}
+UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "foreign": (foreign, f"{MODEL}: its inputs are not those that {CONTRACT} lists"),
+    "invalid": (invalid, f"cannot load {{folder}}/{MODEL}"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_bundle_is_one_line(name: str, command: str, run: Run, copy: Path) -> None:
+    break_it, message = BROKEN[name]
+    break_it(copy)
+    refusal = run(command, copy, *COMMANDS[command]).refusal
+    assert message in refusal
+    assert str(copy) in refusal
+
+
+@pytest.mark.parametrize("command", ["verify", "generate"])
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_graph_that_cannot_be_run_is_one_line(name: str, command: str, run: Run, copy: Path) -> None:
+    break_it, message = UNUSABLE[name]
+    break_it(copy)
+    assert message.format(folder=copy) in run(command, copy, *COMMANDS[command]).refusal
+
+
+def test_no_folder_is_one_line(run: Run, tmp_path: Path) -> None:
+    for command, more in COMMANDS.items():
+        assert "nowhere is not a bundle: cannot read" in run(command, tmp_path / "nowhere", *more).refusal
+
+
+def test_a_reference_that_is_sealed_but_damaged_is_one_line(run: Run, copy: Path) -> None:
+    (copy / REFERENCE).write_bytes(b"nonsense")
+    reseal(copy)
+    assert f"{REFERENCE} is damaged" in run("verify", copy).refusal
+
+
+def test_verify_exits_0_within_bounds_and_1_beyond(run: Run, copy: Path) -> None:
+    good = run("verify", copy)
+    assert (good.code, good.err) == (0, "")
+    assert "out of bounds" not in good.out
+    perturb(copy)
+    bad = run("verify", copy, "--json")
+    checks = json.loads(bad.out)
+    assert (bad.code, bad.err) == (1, "")
+    assert not all(check["passed"] for check in checks)
+    assert set(checks[0]) == {"name", "error", "torch_error", "allowed", "passed"}
+    assert "out of bounds" in run("verify", copy).out
+
+
+def test_an_export_that_is_out_of_bounds_is_refused(run: Run, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from seqexport.exporter import pipeline
+
+    perturb(copy)
+    monkeypatch.setattr(pipeline, "export", lambda *args: open_bundle(copy))
+    refusal = run("onnx", "--arch", "mamba").refusal
+    assert refusal.startswith(f"{copy} was written, but ")
+    assert refusal.endswith(f"see: seqexport verify {copy}")
+
+
+def test_inspect_shows_the_contract(run: Run, shipped: Path) -> None:
+    result = run("inspect", shipped, "--json")
+    assert (result.code, result.err) == (0, "")
+    assert json.loads(result.out) == json.loads((shipped / CONTRACT).read_text())
+    table = run("inspect", shipped).out
+    for name in ("input_ids", "conv_state", "recurrent_state", "preset:mamba", MODEL, "SelectiveScan"):
+        assert name in table
+
+
+def test_generate_prints_the_text_and_its_continuation(run: Run, shipped: Path) -> None:
+    first, again = (run("generate", shipped, "--prompt", "def ", "--max-new-tokens", 8) for _ in range(2))
+    assert (first.code, first.err) == (0, "")
+    assert first.out == again.out
+    assert first.out.startswith("def ")
+    both = run("generate", shipped, "--prompt", "def ", "--prompt", "Return the", "--max-new-tokens", 8)
+    assert both.out.startswith(f"--- 1 ---\n{first.out}--- 2 ---\nReturn the")
+
+
+def test_backends_give_the_same_text(run: Run, shipped_transformer: Path) -> None:
+    ours, theirs = (
+        run("generate", shipped_transformer, "--prompt", "The ", "--max-new-tokens", 20, "--backend", backend)
+        for backend in ("ort", "torch")
+    )
+    assert theirs.code == 0
+    assert ours.out == theirs.out
+
+
+def test_bad_requests_to_generate_are_one_line(run: Run, shipped_transformer: Path) -> None:
+    def refusal(*args: str) -> str:
+        return run("generate", shipped_transformer, *args).refusal
+
+    assert refusal("--prompt", "") == "the prompt is empty: give at least one token of text"
+    long = refusal("--prompt", "x" * 9000)
+    assert long.startswith("capacity of 9000 tokens: the bundle was exported for at most 8192; shorten the prompt")
+    assert "top-p 2.0: expected temperature >= 0" in refusal("--prompt", "x", "--top-p", "2")
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"), [("ort", "has no CUDAExecutionProvider here"), ("torch", "no CUDA device")]
+)
+def test_a_gpu_that_is_not_there_is_one_line(run: Run, shipped: Path, backend: str, message: str) -> None:
+    import onnxruntime
+    import torch
+
+    if torch.cuda.is_available() or "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("there is a GPU")
+    refusal = run("generate", shipped, "--prompt", "x", "--device", "cuda", "--backend", backend).refusal
+    assert message in refusal
+    assert refusal.endswith("use --device cpu")
+
+
+def test_no_tokenizer_is_one_line(run: Run, exported: Exported) -> None:
+    bundle = exported("mamba", target="portable", logits="last").path
+    refusal = run("generate", bundle, "--prompt", "x").refusal
+    assert refusal == f"{bundle} has no tokenizer.json: its checkpoint had none; use the Python API with tokens"
+
+
+def test_an_original_that_is_gone_is_one_line(run: Run, shipped: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    refusal = run("generate", shipped, "--prompt", "x", "--backend", "torch", "--original", gone).refusal
+    assert refusal.startswith(f"{gone}: no such folder")
+
+
+WITHOUT_PYTORCH = """
+import sys
+class Nowhere:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Nowhere())
+from seqexport.exporter.cli import main
+main()
+"""
+
+
+def without_pytorch(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_PYTORCH, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["verify"], "logits along decode"),
+        (["inspect"], "recurrent_state"),
+        (["generate", "--prompt", "def ", "--max-new-tokens", "4"], "def "),
+    ],
+    ids=["verify", "inspect", "generate"],
+)
+def test_a_machine_without_pytorch_runs_bundles(shipped: Path, args: list[str], expected: str) -> None:
+    result = without_pytorch(args[0], shipped, *args[1:])
+    assert (result.returncode, result.stderr) == (0, "")
+    assert expected in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["generate", "--prompt", "x", "--backend", "torch"], "the backend 'torch' needs torch"),
+        (["onnx"], "exporting needs"),
+    ],
+    ids=["generate", "onnx"],
+)
+def test_a_machine_without_pytorch_says_what_needs_it(shipped: Path, args: list[str], message: str) -> None:
+    result = without_pytorch(args[0], *([shipped] if args[0] == "generate" else []), *args[1:])
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"error: {message}")
+    assert result.stderr.endswith("pip install 'seqexport[export]'\n")
+
+
+def test_doctor_says_what_works_and_what_does_not(run: Run) -> None:
+    result = run("doctor")
+    assert (result.code, result.err) == (0, "")
+    assert "✓ │ backend ort, CPU" in result.out
+    without = without_pytorch("doctor")
+    assert (without.returncode, without.stderr) == (0, "")
+    assert "not importable: No module named 'torch'" in without.stdout

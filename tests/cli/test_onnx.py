@@ -1,0 +1,295 @@
+"""``seqexport onnx``: what it refuses, in one line, and that a failed export leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
+
+from seqexport.exporter import pipeline
+from seqexport.runtimes.bundle import open_bundle
+from seqexport.runtimes.quiet import quiet
+from tests.cli.conftest import Result, Run
+from tests.conftest import Exported, Saved
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture
+def llama(checkpoint: Saved, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint("llama"), tmp_path / "in" / "llama"))
+
+
+@pytest.fixture
+def sharded(checkpoint: Saved, tmp_path: Path) -> Path:
+    with quiet():
+        LlamaForCausalLM.from_pretrained(checkpoint("llama")).save_pretrained(
+            tmp_path / "in" / "sharded", max_shard_size="10KB"
+        )
+    return tmp_path / "in" / "sharded"
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to write to."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() if f.is_file() else b"" for f in folder.rglob("*")}
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def only_pickles(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (
+        lambda folder: (folder / "config.json").unlink(),
+        "{folder} has no config.json; expected a folder with config.json and model.safetensors, or a Hugging Face "
+        "hub id",
+    ),
+    "cut weights": (lambda folder: cut(folder / "model.safetensors"), "{folder}/model.safetensors: not a whole"),
+    "pickles": (
+        only_pickles,
+        "{folder} has its weights in pytorch_model.bin, which can run code when read; safetensors only",
+    ),
+    "other sizes": (
+        lambda folder: edit(folder, intermediate_size=48),
+        "has the shape [24, 40], and config.json asks for [24, 48]",
+    ),
+    "unknown": (
+        lambda folder: edit(folder, model_type="from_the_future", auto_map=None),
+        "does not know the architecture 'from_the_future'; upgrade transformers, or use another model",
+    ),
+    "remote code": (
+        lambda folder: edit(folder, model_type="mine", auto_map={"AutoModelForCausalLM": "mine.Mine"}),
+        "'mine' needs the Python code that the checkpoint brings; if you trust its author, add --trust-remote-code",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_defect_of_the_checkpoint_is_one_line(name: str, run: Run, llama: Path, work: Path) -> None:
+    break_it, message = DEFECTS[name]
+    break_it(llama)
+    before = contents(llama)
+    refusal = run("onnx", "--model", llama, "-o", "new/out").refusal
+    assert message.format(folder=llama) in refusal
+    assert str(llama) in refusal
+    assert contents(work) == {}
+    assert contents(llama) == before
+
+
+@pytest.mark.parametrize("defect", ["cut", "missing"])
+def test_a_bad_shard_is_named(defect: str, run: Run, sharded: Path, work: Path) -> None:
+    shard = sorted(sharded.glob("model-*.safetensors"))[1]
+    if defect == "cut":
+        cut(shard)
+    else:
+        shard.unlink()
+    refusal = run("onnx", "--model", sharded, "-o", "out").refusal
+    expected = "not a whole safetensors file" if defect == "cut" else f"missing, though {INDEX} lists it"
+    assert refusal.startswith(f"{shard}: {expected}")
+    assert refusal.endswith("copy the checkpoint again")
+    assert contents(work) == {}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--opset", "5"], "--opset 5: expected 18 to 23"),
+        (["--arch", "mamba"], "--arch mamba, but {folder} is a LlamaForCausalLM (transformer); drop --arch"),
+    ],
+    ids=["opset", "arch"],
+)
+def test_options_that_do_not_fit_are_one_line(
+    args: list[str], message: str, run: Run, llama: Path, work: Path, traced_once: None
+) -> None:
+    assert run("onnx", "--model", llama, "-o", "out", *args).refusal.startswith(message.format(folder=llama))
+    assert contents(work) == {}
+
+
+def test_more_tokens_than_positions_are_refused(run: Run, checkpoint: Saved, work: Path) -> None:
+    for name, reason in (("gpt2", "has learned positions for 64"), ("phi3_longrope", "changes its rotary")):
+        refusal = run("onnx", "--model", checkpoint(name), "-o", "out", "--max-len", 999).refusal
+        assert refusal.startswith("--max-len 999: ")
+        assert reason in refusal
+    assert contents(work) == {}
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(run: Run, llama: Path, work: Path) -> None:
+    (work / "mine").mkdir()
+    (work / "mine" / "thesis.txt").write_text("years of work")
+    before = contents(work)
+    for more in ([], ["--force"]):
+        refusal = run("onnx", "--model", llama, "-o", "mine", *more).refusal
+        assert refusal == "mine exists and is not a bundle; it is left as it is: choose another -o FOLDER"
+    (work / "file").write_text("x")
+    assert "file exists and is not a bundle" in run("onnx", "--model", llama, "-o", "file", "--force").refusal
+    assert contents(work) == {**before, "file": b"x"}
+
+
+def test_a_bundle_is_replaced_only_with_force(run: Run, llama: Path, work: Path, exported: Exported) -> None:
+    shutil.copytree(exported("mamba", target="portable", logits="last").path, work / "out")
+    before = contents(work)
+    assert run("onnx", "--model", llama, "-o", "out").refusal == (
+        "out is already a bundle; add --force to replace it, or choose another -o FOLDER"
+    )
+    assert contents(work) == before
+    assert run("onnx", "--model", llama, "-o", "out", "--force", "--target", "ort").code == 0
+    assert open_bundle(work / "out").contract.architecture == "llama"
+    assert os.listdir(work) == ["out"]
+
+
+def test_an_export_says_what_it_did_and_how_exact_it_is(run: Run, work: Path) -> None:
+    result = run("onnx", "--arch", "mamba")
+    assert (result.code, result.err) == (0, "")
+    assert "12 checks: at most" in result.out
+    assert "mamba: mamba, 0.5 M parameters, float16, target portable" in result.out
+    assert 'next: seqexport generate mamba --prompt "..."' in result.out
+    assert open_bundle(work / "mamba").contract.source.model == "preset:mamba"
+
+
+def test_names_with_brackets_are_printed_as_they_are(run: Run, llama: Path, work: Path, traced_once: None) -> None:
+    odd = llama.rename(llama.parent / "llama[v2][/v2]".replace("/", ""))
+    result = run("onnx", "--model", odd, "-o", "out[bold]", "--no-verify")
+    assert result.code == 0
+    assert str(odd) in result.out
+    assert "out[bold]: llama" in result.out
+    assert "out[bold]" in run("inspect", "out[bold]").out
+
+
+def test_bfloat16_is_exported_and_onnx_runtime_says_why_it_does_not_run(
+    run: Run, checkpoint: Saved, work: Path
+) -> None:
+    result = run("onnx", "--model", checkpoint("mamba"), "--dtype", "bf16", "-o", "out")
+    reason = "out is bfloat16, for which ONNX Runtime's CPU has no kernels; export with --dtype fp16 or fp32"
+    assert result.code == 0
+    assert f"not verified: {reason}" in result.out
+    assert open_bundle("out").contract.dtype == "bfloat16"
+    assert run("verify", "out").refusal == reason
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """No file of this process can grow beyond ``size`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    options = ["-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
+    mounted = subprocess.run(["mount", *options], capture_output=True, check=False) if os.geteuid() == 0 else None
+    if mounted is None or mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_file_that_cannot_grow_leaves_nothing(run: Run, llama: Path, work: Path, exported: Exported) -> None:
+    largest = max(file.stat().st_size for file in exported("llama", target="portable", logits="last").path.iterdir())
+    for size in (1000, largest // 2, largest - 1):
+        with file_size_limit(size):
+            result = run("onnx", "--model", llama, "-o", "new/out")
+        assert result.refusal.startswith("cannot write new/out: "), size
+        assert result.refusal.endswith("; nothing was left behind")
+        assert contents(work) == {}
+
+
+@pytest.mark.parametrize("kilobytes", [8, 80, 120, 200])
+def test_a_full_disk_leaves_nothing(run: Run, llama: Path, work: Path, kilobytes: int, traced_once: None) -> None:
+    with small_disk(work / "disk", kilobytes * 1024):
+        shutil.copy(llama / "config.json", "disk/mine.json")
+        result = run("onnx", "--model", llama, "-o", "disk/out", "--no-verify")
+        left = os.listdir("disk")
+    if result.code == 2:
+        assert result.refusal == "cannot write disk/out: No space left on device; nothing was left behind"
+        assert left == ["mine.json"]
+    else:
+        assert kilobytes == 200
+
+
+def test_a_full_disk_leaves_the_old_bundle(run: Run, llama: Path, work: Path, traced_once: None) -> None:
+    assert run("onnx", "--model", llama, "-o", "out").code == 0
+    before = contents(work)
+    with file_size_limit(10_000):
+        result = run("onnx", "--model", llama, "-o", "out", "--force")
+    assert "cannot write out: File too large" in result.refusal
+    assert contents(work) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["load_original", "trace", "_record", "write_contract"])
+def test_a_signal_anywhere_leaves_nothing(
+    run: Run, llama: Path, work: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int, traced_once: None
+) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr(pipeline, where, interrupted)
+    assert_interrupted(run("onnx", "--model", llama, "-o", "new/out"))
+    assert contents(work) == {}
+
+
+def assert_interrupted(result: Result) -> None:
+    assert result.code == 130
+    assert result.err.strip() == "error: interrupted; nothing was left half written"
+
+
+STALLED = """
+import sys, time
+from seqexport.exporter import cli, pipeline
+real = pipeline.write_reference
+pipeline.write_reference = lambda *args: (real(*args), print("writing", flush=True), time.sleep(60))
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("seen", "delay"), [("load", 0.8), ("writing", 0.0)], ids=["trace", "write"])
+def test_ctrl_c_leaves_nothing(seen: str, delay: float, llama: Path, work: Path) -> None:
+    command = [sys.executable, "-c", STALLED, "onnx", "--model", str(llama), "-o", "new/out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any(seen in line for line in process.stdout)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert_interrupted(Result(process.returncode, out, err))
+    assert contents(work) == {}

@@ -1,0 +1,74 @@
+"""Tiny random checkpoints and exported bundles, each made once a session and never changed by a test."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+import torch
+
+from seqexport.exporter import pipeline
+from seqexport.exporter.pipeline import ExportOptions, export
+from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.quiet import quiet
+from tests.exporter.families import EXPORTED, HEADS, JAMBA, MAMBA, SIZES, WINDOW, Build, of, save
+
+torch.set_num_threads(1)  # tiny tensors: a second thread only waits
+
+GEMMA = {**HEADS, "head_dim": 8, "sliding_window": WINDOW, "query_pre_attn_scalar": 8}
+KINDS = ["conv", "full_attention", "full_attention", "conv"]
+CHECKPOINTS: dict[str, Build] = {
+    **EXPORTED,
+    "llama": of("Llama", **HEADS | {"head_dim": 8}, attention_bias=True),
+    "gemma2": of("Gemma2", **GEMMA),
+    "jamba": of("Jamba", **JAMBA, num_experts=1),
+    "irregular": of("Lfm2", **{**SIZES, "hidden_size": 30, "num_hidden_layers": 4}, layer_types=KINDS),
+    "untied": of("Mamba", **MAMBA | {"num_hidden_layers": 3}, tie_word_embeddings=False),
+}
+"""Most have heads of 8, where ONNX Runtime's own attention takes over in the target ``ort``; ``irregular`` of 10."""
+
+Saved = Callable[[str], Path]
+Exported = Callable[..., Bundle]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """The folder of a tiny random checkpoint, by its name in ``CHECKPOINTS``."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return functools.cache(lambda name: save(CHECKPOINTS[name], root / name))
+
+
+@pytest.fixture(scope="session")
+def traced_once() -> Iterator[None]:
+    """Exports of a checkpoint, or of a copy of it, trace it once for all targets."""
+    trace, graphs = pipeline.trace, dict[Any, ir.Model]()
+
+    def once(model: Any, specs: Any, **options: Any) -> ir.Model:
+        key = (type(model), model.config.to_json_string(), model.dtype, *options.values())
+        if key not in graphs:
+            graphs[key] = trace(model, specs, **options)
+        return graphs[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "trace", once)
+        yield
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint: Saved, tmp_path_factory: pytest.TempPathFactory, traced_once: None) -> Exported:
+    """The bundle of a checkpoint or of a shipped model (``preset:mamba``), by the options of its export."""
+    root = tmp_path_factory.mktemp("bundles")
+
+    @functools.cache
+    def once(name: str, **options: Any) -> Bundle:
+        model = name if name.startswith("preset:") else str(checkpoint(name))
+        folder = root / "-".join([name.replace(":", "-"), *map(str, options.values())])
+        with quiet():
+            return export(ExportOptions(model=model, **options), folder, lambda stage: nullcontext())
+
+    return once

@@ -1,0 +1,191 @@
+"""The passes: a graph of copied layers answers as one that was traced whole, and each pass does what it says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+from seqexport.exporter import pipeline, trace
+from seqexport.exporter.layers import layer_stack
+from seqexport.exporter.passes.add_bodies import add_bodies
+from seqexport.exporter.passes.drop_bodies import drop_bodies
+from seqexport.exporter.passes.fold_parameters import fold_parameters
+from seqexport.exporter.passes.spell_out_shape import spell_out_shape
+from seqexport.exporter.trace import discover_states
+from seqexport.plugins.ops import DOMAIN
+from seqexport.runtimes.checkpoint import load_original
+from seqexport.runtimes.contract import StateSpec
+from seqexport.runtimes.quiet import quiet
+from tests.conftest import Saved
+from tests.exporter.families import VOCAB
+
+CAPACITY = 12
+SCORING = ("gemma2",)
+"""Traced with the logits of every token, as the other tests export it."""
+
+Traced = Callable[[str], ir.Model]
+
+
+@pytest.fixture(scope="session")
+def traced(checkpoint: Saved, traced_once: None) -> Traced:
+    def once(name: str) -> ir.Model:
+        model = load_original(str(checkpoint(name)))
+        with quiet():
+            return pipeline.trace(model, discover_states(model), opset=20, last_only=name not in SCORING)
+
+    return once
+
+
+def answers(model: ir.Model, specs: list[StateSpec]) -> dict[str, NDArray[Any]]:
+    """Every output of a ragged call whose states are full of values."""
+    rng = np.random.default_rng(0)
+    feeds: dict[str, NDArray[Any]] = {
+        "input_ids": rng.integers(0, VOCAB, (2, 5)),
+        "seq_lens": np.array([5, 3], np.int32),
+        "past_lens": np.array([2, 7], np.int32),
+        **{s.past_name: rng.standard_normal(s.sizes(2, CAPACITY)).astype(np.float32) for s in specs},
+    }
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    inputs = {value.name for value in session.get_inputs()}
+    return dict(zip(names, session.run(None, {k: v for k, v in feeds.items() if k in inputs}), strict=True))
+
+
+@pytest.mark.parametrize("name", ["mamba", "llama", "gemma2", "irregular"])
+def test_repeated_layers_answer_as_a_whole_trace(
+    checkpoint: Saved, traced: Traced, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    model = load_original(str(checkpoint(name)))
+    stack, specs, repeated = layer_stack(model), discover_states(model), traced(name)
+    assert stack is not None
+    assert len(stack.representatives) < len(stack.layers)
+    monkeypatch.setattr(trace, "layer_stack", lambda model: None)
+    with quiet():
+        whole = trace.trace(model, specs, opset=20, last_only=name not in SCORING)
+    for graph in (repeated, whole):
+        add_bodies(graph)
+    ours, expected = answers(repeated, specs), answers(whole, specs)
+    assert list(ours) == list(expected)
+    for output, value in expected.items():
+        np.testing.assert_allclose(ours[output], value, rtol=1e-5, atol=1e-6, err_msg=output)
+    assert kinds(repeated) == kinds(whole)
+
+
+def kinds(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph if node.domain == DOMAIN)
+
+
+def test_no_mark_of_a_layers_edge_is_left(traced: Traced) -> None:
+    for name in ("mamba", "gemma2", "irregular"):
+        assert "Mark" not in kinds(traced(name))
+
+
+def test_layers_of_a_kind_are_told_apart(checkpoint: Saved) -> None:
+    expected = {"mamba": [0, 0], "gemma2": [0, 1, 0], "jamba": [0, 1, 0, 1], "irregular": [0, 1, 1, 0]}
+    for name, layers in expected.items():
+        stack = layer_stack(load_original(str(checkpoint(name))))
+        assert stack is not None
+        assert stack.kinds == layers
+
+
+@pytest.mark.parametrize(("name", "left"), [("mamba", ["model.lm_head.weight"]), ("untied", [])])
+def test_no_transpose_stands_around_the_ops_of_a_mamba(traced: Traced, name: str, left: list[str]) -> None:
+    transposes = [node for node in traced(name).graph if node.op_type == "Transpose"]
+    assert [value.name for node in transposes for value in node.inputs if value is not None] == left
+
+
+def test_a_tied_embedding_is_stored_once_and_the_rest_is_folded(traced: Traced) -> None:
+    graph = traced("mamba").graph
+    sizes = Counter(tuple(v.shape.numpy()) for v in graph.initializers.values() if v.shape is not None)
+    assert sizes[VOCAB, 20] == 1
+    assert sizes[20, VOCAB] == 0
+    folded = {name.rsplit(".", 1)[-1] for name in graph.initializers}
+    assert {"transpose", "neg"} <= folded
+    assert not {"Exp", "Neg"} & {node.op_type for node in graph}
+
+
+def test_folding_computes_nothing_before_it_is_written() -> None:
+    touched: list[str] = []
+
+    class Weight(ir.LazyTensor):
+        def numpy(self) -> NDArray[Any]:
+            touched.append("numpy")
+            return super().numpy()
+
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    weight = ir.Value(name="m.weight", shape=ir.Shape([2, 3]), type=ir.TensorType(ir.DataType.FLOAT))
+    weight.const_value = Weight(lambda: ir.tensor(array), ir.DataType.FLOAT, ir.Shape([2, 3]), name="m.weight")
+    x = ir.Value(name="x", shape=ir.Shape([1, 3]), type=ir.TensorType(ir.DataType.FLOAT))
+    turned = ir.node("Transpose", [weight], {"perm": [1, 0]})
+    negated = ir.node("Neg", [turned.outputs[0]])
+    product = ir.node("MatMul", [x, negated.outputs[0]])
+    graph = ir.Graph([x], product.outputs, nodes=[turned, negated, product], initializers=[weight], name="g")
+    fold_parameters(ir.Model(graph, ir_version=10))
+    assert [node.op_type for node in graph] == ["MatMul"]
+    assert touched == []
+    folded = product.inputs[1]
+    assert folded is not None
+    assert folded.const_value is not None
+    np.testing.assert_array_equal(folded.const_value.numpy(), -array.T)
+
+
+def test_an_op_used_in_one_way_has_one_body_without_a_name(traced: Traced) -> None:
+    model = traced("llama")
+    add_bodies(model)
+    assert [key for key in model.functions if key[0] == DOMAIN] == [(DOMAIN, "CausalAttention", "")]
+    assert {node.overload for node in model.graph if node.domain == DOMAIN} == {""}
+
+
+def test_an_op_used_in_two_ways_has_a_named_body_for_each(traced: Traced) -> None:
+    model = traced("gemma2")
+    add_bodies(model)
+    assert {key[2] for key in model.functions if key[0] == DOMAIN} == {"use0", "use1"}
+    nodes = [node for node in model.graph if node.domain == DOMAIN]
+    assert [node.overload for node in nodes] == ["use0", "use1", "use0"]
+    windows = {node.overload: node.attributes["window"].as_int() for node in nodes}
+    assert sorted(windows.values()) == [0, 6]
+
+
+def test_dropped_bodies_leave_plain_nodes(traced: Traced) -> None:
+    model = traced("gemma2")
+    add_bodies(model)
+    drop_bodies(model)
+    assert not model.functions
+    assert {node.overload for node in model.graph} == {""}
+
+
+def shape_of(start: int | None, end: int | None) -> ir.Model:
+    x = ir.Value(name="x", shape=ir.Shape(["a", 3, "b"]), type=ir.TensorType(ir.DataType.FLOAT))
+    given = {name: value for name, value in (("start", start), ("end", end)) if value is not None}
+    node = ir.node("Shape", [x], given)
+    node.outputs[0].name, node.outputs[0].type = "sizes", ir.TensorType(ir.DataType.INT64)
+    last = ir.node("Identity", node.outputs)
+    last.outputs[0].name, last.outputs[0].type = "y", ir.TensorType(ir.DataType.INT64)
+    last.outputs[0].shape = ir.Shape(["n"])
+    return ir.Model(ir.Graph([x], last.outputs, nodes=[node, last], opset_imports={"": 20}, name="g"), ir_version=10)
+
+
+@pytest.mark.parametrize(("start", "end"), [(1, 2), (0, 1), (2, None), (None, 2), (-1, None), (0, -1), (-9, 9), (2, 1)])
+def test_shape_without_start_and_end_gives_the_same(start: int | None, end: int | None) -> None:
+    model = shape_of(start, end)
+    spell_out_shape(model)
+    assert not any({"start", "end"} & node.attributes.keys() for node in model.graph)
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    (sizes,) = session.run(None, {"x": np.zeros((5, 3, 7), np.float32)})
+    assert sizes.tolist() == [5, 3, 7][start:end]
+
+
+@pytest.mark.parametrize("name", ["mamba", "llama"])
+def test_nothing_is_left_that_old_tensorrt_misreads(traced: Traced, name: str) -> None:
+    model = traced(name)
+    spell_out_shape(model)
+    assert not any(node.op_type == "Shape" and {"start", "end"} & node.attributes.keys() for node in model.graph)

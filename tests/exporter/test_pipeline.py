@@ -1,0 +1,155 @@
+"""What an export writes: the graph's contract, for every target."""
+
+from __future__ import annotations
+
+import stat
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto
+
+from seqexport.exporter import pipeline
+from seqexport.exporter.pipeline import ExportOptions, export
+from seqexport.plugins.errors import UserError
+from seqexport.plugins.ops import DOMAIN
+from seqexport.runtimes.bundle import MODEL, Bundle
+from tests.conftest import Exported, Saved
+
+TARGETS = ["portable", "ort", "tensorrt"]
+NAMES = ["mamba", "llama", "jamba", "irregular"]
+OPS = {
+    "mamba": {"CausalConv1d": 2, "SelectiveScan": 2},
+    "llama": {"CausalAttention": 3},
+    "jamba": {"CausalConv1d": 2, "SelectiveScan": 2, "CausalAttention": 2},
+    "irregular": {"CausalConv1d": 2, "CausalAttention": 2},
+}
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=NAMES)
+def bundle(request: pytest.FixtureRequest, exported: Exported, target: str) -> Bundle:
+    return exported(request.param, target=target, logits="last")
+
+
+def interface(values: Any) -> list[tuple[str, str, list[Any]]]:
+    return [
+        (
+            v.name,
+            TensorProto.DataType.Name(v.type.tensor_type.elem_type),
+            [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim],
+        )
+        for v in values
+    ]
+
+
+def in_contract(specs: Any) -> list[tuple[str, str, list[Any]]]:
+    kinds = {"float32": "FLOAT", "float16": "FLOAT16", "int64": "INT64", "int32": "INT32"}
+    return [(spec.name, kinds[spec.dtype], list(spec.shape)) for spec in specs]
+
+
+def test_the_written_file_is_valid(bundle: Bundle) -> None:
+    onnx.checker.check_model(str(bundle.model))
+
+
+def test_the_graph_is_what_the_contract_says(bundle: Bundle) -> None:
+    graph, contract = onnx.load(bundle.model, load_external_data=False).graph, bundle.contract
+    assert interface(graph.input) == in_contract(contract.inputs)
+    assert interface(graph.output) == in_contract(contract.outputs)
+    assert contract.ops == OPS[bundle.name.split("-")[0]]
+
+
+def test_inputs_and_outputs_stand_in_order(bundle: Bundle) -> None:
+    contract = bundle.contract
+    attends = "CausalAttention" in contract.ops
+    pasts, presents = [s.past_name for s in contract.states], [s.present_name for s in contract.states]
+    lengths = ["seq_lens", "past_lens"] if attends else ["seq_lens"]
+    assert [spec.name for spec in contract.inputs] == ["input_ids", *lengths, *pasts]
+    assert [spec.name for spec in contract.outputs] == ["logits", *presents]
+    assert [s.layer for s in contract.states] == sorted(s.layer for s in contract.states)
+    assert contract.inputs[0].shape == ("batch", "seq")
+    assert contract.outputs[0].shape == ("batch", 1, contract.vocab_size)
+
+
+def test_a_state_goes_out_as_it_came_in(bundle: Bundle) -> None:
+    contract = bundle.contract
+    outputs = {spec.name: spec for spec in contract.outputs}
+    for state in contract.states:
+        past, present = contract.input_named(state.past_name), outputs[state.present_name]
+        assert past is not None
+        assert past.shape == present.shape == state.shape
+        assert past.dtype == present.dtype == state.dtype
+        assert state.grows == (state.leaf in ("key", "value")) == ("max_len" in state.shape)
+
+
+def test_weights_are_stored_once(bundle: Bundle) -> None:
+    size = (bundle.path / f"{MODEL}.data").stat().st_size
+    parameters = 4 * bundle.contract.source.parameters
+    assert 0.7 * parameters < size < 1.02 * parameters + 8192
+
+
+@pytest.mark.parametrize("name", ["mamba", "transformer"])
+def test_shipped_models_take_the_size_of_their_parameters(exported: Exported, target: str, name: str) -> None:
+    bundle = exported(f"preset:{name}", target=target, dtype="float32", logits="all")
+    size = (bundle.path / f"{MODEL}.data").stat().st_size
+    assert size < 1.02 * 4 * bundle.contract.source.parameters
+    assert bundle.contract.source.model == f"preset:{name}"
+    assert bundle.contract.outputs[0].shape == ("batch", "seq", 256)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_tensorrt_has_nodes_of_our_ops_without_a_body(exported: Exported, target: str, name: str) -> None:
+    model = onnx.load(exported(name, target=target, logits="last").model, load_external_data=False)
+    bodies = {(f.domain, f.name, f.overload) for f in model.functions}
+    ours = {(n.domain, n.op_type, n.overload) for n in model.graph.node if n.domain.startswith(DOMAIN)}
+    assert ours
+    assert (ours & bodies) == (set() if target == "tensorrt" else ours)
+    assert all(f.domain.startswith(DOMAIN) for f in model.functions)
+
+
+def test_no_path_of_this_machine_is_in_the_graph(bundle: Bundle) -> None:
+    graph = bundle.model.read_bytes()
+    assert b".py" not in graph
+    assert str(Path.cwd()).encode() not in graph
+
+
+def test_every_file_can_be_read_by_all_who_may_enter(bundle: Bundle) -> None:
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in bundle.path.iterdir()}
+    assert len(set(modes.values())) == 1, modes
+
+
+@pytest.mark.parametrize("opset", [5, 17, 24])
+def test_opset_out_of_range_is_refused(checkpoint: Saved, tmp_path: Path, opset: int) -> None:
+    with pytest.raises(UserError, match=f"^--opset {opset}: expected 18 to 23$"):
+        export(ExportOptions(model=str(checkpoint("mamba")), opset=opset), tmp_path / "out", lambda _: nullcontext())
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_the_oldest_and_the_newest_opset_are_what_is_written(exported: Exported, opset: int) -> None:
+    bundle = exported("mamba", opset=opset, logits="last")
+    model = onnx.load(bundle.model, load_external_data=False)
+    assert {i.domain: i.version for i in model.opset_import}[""] == opset == bundle.contract.opset
+    onnx.checker.check_model(str(bundle.model))
+
+
+def test_the_stages_are_told_in_order(checkpoint: Saved, tmp_path: Path, traced_once: None) -> None:
+    told: list[str] = []
+
+    def stage(name: str) -> nullcontext[None]:
+        told.append(name.split()[0])
+        return nullcontext()
+
+    export(ExportOptions(model=str(checkpoint("mamba"))), tmp_path / "out", stage)
+    assert told == ["load", "trace", "finish", "write", "record", "seal"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_every_target_has_its_passes() -> None:
+    assert set(pipeline.PASSES) == set(TARGETS)

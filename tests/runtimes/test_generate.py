@@ -1,0 +1,148 @@
+"""Generation: batches, greedy against transformers, sampling, and where it stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.checkpoint import load_original
+from seqexport.runtimes.generate import Sampling, generate
+from seqexport.runtimes.ort import OrtRunner
+from seqexport.runtimes.quiet import quiet
+from tests.conftest import Exported
+from tests.exporter.families import VOCAB
+
+PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [7], [2, 7, 1, 8], [31, 36]]
+SAMPLED = Sampling(temperature=1.0, top_k=20, top_p=0.95, seed=5)
+
+
+@pytest.fixture(scope="module", params=["mamba", "llama", "jamba"])
+def runner(request: pytest.FixtureRequest, exported: Exported) -> Iterator[OrtRunner]:
+    with OrtRunner(exported(request.param, target="ort", logits="last"), threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def llama(exported: Exported) -> Iterator[OrtRunner]:
+    with OrtRunner(exported("llama", target="ort", logits="last"), threads=1) as opened:
+        yield opened
+
+
+def changed(runner: OrtRunner, **changes: Any) -> OrtRunner:
+    """The bundle opened once more, with another contract."""
+    contract = msgspec.structs.replace(runner.contract, **changes)
+    return OrtRunner(Bundle(runner.bundle.path, contract), threads=1)
+
+
+def draws(sampling: Sampling, logits: list[float], times: int = 200) -> set[int]:
+    rng = np.random.default_rng(0)
+    return {sampling.choose(np.array(logits, np.float32), rng) for _ in range(times)}
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
+def test_prompts_of_a_batch_give_what_each_gives_alone(runner: OrtRunner, sampling: Sampling) -> None:
+    together = generate(runner, PROMPTS, max_new_tokens=12, sampling=sampling)
+    assert together == [generate(runner, [p], max_new_tokens=12, sampling=sampling)[0] for p in PROMPTS]
+    assert all(len(new) == 12 for new in together)
+
+
+@pytest.mark.parametrize("name", ["untied", "irregular"])
+def test_greedy_equals_transformers_generate(exported: Exported, name: str) -> None:
+    bundle = exported(name, target="ort", logits="last")
+    model = load_original(bundle.contract.source.model)
+    with OrtRunner(bundle) as runner:
+        ours = generate(runner, PROMPTS, max_new_tokens=30)
+    for prompt, made in zip(PROMPTS, ours, strict=True):
+        with quiet(), torch.no_grad():
+            ids = torch.tensor([prompt])
+            whole = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False, pad_token_id=0
+            )
+        expected = whole[0, len(prompt) :].tolist()
+        assert made == (expected[:-1] if expected[-1] in bundle.contract.eos_token_ids else expected)
+
+
+def test_a_seed_gives_the_same_tokens_and_another_seed_others(llama: OrtRunner) -> None:
+    first, again, other = (
+        generate(llama, PROMPTS[:1], max_new_tokens=20, sampling=Sampling(temperature=2.0, seed=seed))
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_temperature_0_takes_the_likeliest() -> None:
+    assert draws(Sampling(), [0.0, 3.0, 2.9]) == {1}
+
+
+def test_top_k_keeps_the_k_likeliest() -> None:
+    assert draws(Sampling(temperature=100, top_k=2), [0.0, 3.0, 2.0, 1.0]) == {1, 2}
+    assert draws(Sampling(temperature=100, top_k=9), [0.0, 3.0]) == {0, 1}
+    assert draws(Sampling(temperature=1, top_k=1), [0.0, 3.0, 2.0]) == {1}
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.3, {0}), (0.5, {0}), (0.6, {0, 1}), (0.9, {0, 1, 2}), (1.0, {0, 1, 2, 3})]
+)
+def test_top_p_keeps_the_fewest_that_reach_p(top_p: float, kept: set[int]) -> None:
+    logits = np.log([0.5, 0.25, 0.2, 0.05]).tolist()
+    assert draws(Sampling(temperature=1, top_p=top_p), logits, 500) == kept
+
+
+def test_sampling_follows_the_probabilities() -> None:
+    rng, logits = np.random.default_rng(0), np.log(np.array([0.6, 0.3, 0.1], np.float32))
+    counts = np.bincount([Sampling(temperature=1.0).choose(logits, rng) for _ in range(4000)])
+    np.testing.assert_allclose(counts / 4000, [0.6, 0.3, 0.1], atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}, {"temperature": float("nan")}], ids=str
+)
+def test_bad_sampling_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="expected temperature >= 0, top-k >= 0, 0 < top-p <= 1"):
+        Sampling(**bad)
+
+
+def test_stops_at_the_end_of_a_text_and_goes_on_with_the_others(llama: OrtRunner) -> None:
+    free = generate(llama, PROMPTS, max_new_tokens=10)
+    end = free[0][3]
+    with changed(llama, eos_token_ids=(VOCAB - 2, end)) as runner:
+        made = generate(runner, PROMPTS, max_new_tokens=10)
+    assert made == [new[: new.index(end)] if end in new else new for new in free]
+
+
+@pytest.mark.parametrize("longest", [8, 9, 12])
+def test_a_row_stops_at_the_capacity_and_the_others_go_on(llama: OrtRunner, longest: int) -> None:
+    free = generate(llama, PROMPTS, max_new_tokens=10)
+    with changed(llama, capacity=longest) as runner:
+        made = generate(runner, PROMPTS, max_new_tokens=10)
+    for prompt, new, unlimited in zip(PROMPTS, made, free, strict=True):
+        assert new == unlimited[: longest - len(prompt) + 1]
+
+
+def test_tokens_are_told_row_by_row_as_they_come(llama: OrtRunner) -> None:
+    told: list[tuple[int, int]] = []
+    made = generate(llama, PROMPTS[:2], max_new_tokens=3, on_token=lambda row, token: told.append((row, token)))
+    assert told == [(row, made[row][step]) for step in range(3) for row in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "the prompt is empty"),
+        ([[1], []], "the prompt is empty"),
+        ([[1, VOCAB]], f"token {VOCAB}: outside the vocabulary of {VOCAB}"),
+        ([[-1]], "token -1: outside the vocabulary"),
+        ([[1] * 65], "capacity of 65 tokens: the bundle was exported for at most 64; shorten the prompt"),
+    ],
+    ids=str,
+)
+def test_bad_prompts_are_refused(llama: OrtRunner, prompts: list[list[int]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        generate(llama, prompts, max_new_tokens=1)
