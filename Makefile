@@ -26,11 +26,11 @@ wheel: $(INSTALLED)
 	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	$(BIN)/python tests/check_wheel.py dist/*.whl
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml .constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt scikit-build-core
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint .constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint .constraints.txt scikit-build-core
+	$(BIN)/python -m pip install --quiet --constraint .constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@
 
 clean:

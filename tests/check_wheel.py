@@ -53,7 +53,7 @@ def _runs_in_an_empty_venv(wheel: Path, folder: Path) -> None:
         "install",
         "--quiet",
         "--constraint",
-        ROOT / "constraints.txt",
+        ROOT / ".constraints.txt",
         wheel,
     ]
     subprocess.run(run, check=True)
