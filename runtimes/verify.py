@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.accuracy import ALLOWED, ROUNDING
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.reference import Reference, relative_error, replay
 
-UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 CHUNKS = (None, 1, 7)
-FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def _summed_up(ours: dict[str, float], reference: Reference, chunk: int | None, 
         groups[_title(name)].append(name)
     for title, names in groups.items():
         torch_error = max(reference.torch_errors[_quantity(name)] for name in names)
-        allowed = FACTOR * max(torch_error, UNIT_ROUNDOFF[dtype])
+        allowed = ALLOWED * max(torch_error, ROUNDING[dtype])
         yield Check(f"{title}, prefill {how}", max(ours[name] for name in names), torch_error, allowed)
 
 
