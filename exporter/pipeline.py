@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from seqexport.exporter import models
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.drop_bodies import drop_bodies
+from seqexport.exporter.passes.opset_17 import to_opset_17
 from seqexport.exporter.passes.ort import lower_for_ort
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
 from seqexport.exporter.trace import discover_states, trace
@@ -63,7 +64,7 @@ OPSETS = range(18, 24)
 PASSES: dict[Target, Sequence[Callable[[ir.Model], None]]] = {
     "portable": (add_bodies,),
     "ort": (lower_for_ort, add_bodies),
-    "tensorrt": (drop_bodies, spell_out_shape),
+    "tensorrt": (drop_bodies, spell_out_shape, to_opset_17),
 }
 
 Stage = Callable[[str], AbstractContextManager[object]]
@@ -169,7 +170,7 @@ def _contract(
         eos_token_ids=models.eos_token_ids(model),
         logits=options.logits,
         target=options.target,
-        opset=options.opset,
+        opset=graph.graph.opset_imports[""],
         capacity=None if family == "mamba" else capacity,
         inputs=tuple(_tensor_spec(value) for value in graph.graph.inputs),
         outputs=tuple(_tensor_spec(value) for value in graph.graph.outputs),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -17,6 +18,7 @@ from seqexport.exporter.layers import layer_stack
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.drop_bodies import drop_bodies
 from seqexport.exporter.passes.fold_parameters import fold_parameters
+from seqexport.exporter.passes.opset_17 import to_opset_17
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
 from seqexport.exporter.trace import discover_states
 from seqexport.plugins.ops import DOMAIN
@@ -187,5 +189,57 @@ def test_shape_without_start_and_end_gives_the_same(start: int | None, end: int 
 @pytest.mark.parametrize("name", ["mamba", "llama"])
 def test_nothing_is_left_that_old_tensorrt_misreads(traced: Traced, name: str) -> None:
     model = traced(name)
+    drop_bodies(model)
     spell_out_shape(model)
+    to_opset_17(model)
     assert not any(node.op_type == "Shape" and {"start", "end"} & node.attributes.keys() for node in model.graph)
+    assert model.graph.opset_imports[""] == 17
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def after_18(node: ir.Node, shape: tuple[int, ...]) -> ir.Model:
+    """A graph of one node with constant further inputs, x float16."""
+    x = ir.Value(name="x", shape=ir.Shape(["a", *shape[1:]]), type=ir.TensorType(ir.DataType.FLOAT16))
+    node.replace_input_with(0, x)
+    for index, output in enumerate(node.outputs):
+        output.name, output.type, output.shape = f"y{index}", x.type, ir.Shape(["a", *shape[1:]])
+    constants = [value for value in node.inputs[1:] if value is not None]
+    graph = ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 20}, name="g", initializers=constants)
+    return ir.Model(graph, ir_version=10)
+
+
+def run(model: ir.Model, x: NDArray[np.float16]) -> list[NDArray[np.float16]]:
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})
+
+
+def axes(*values: int) -> ir.Value:
+    return ir.Value(name="axes", const_value=ir.tensor(list(values), dtype=ir.DataType.INT64))
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        ir.node("ReduceMean", [None, axes(-1)], {"noop_with_empty_axes": 0}),
+        ir.node("ReduceMax", [None, axes(0, 2)], {"keepdims": 0}),
+        ir.node("ReduceSum", [None, axes(1)]),
+        ir.node("Split", [None], {"axis": 2, "num_outputs": 2}, num_outputs=2),
+        ir.node("Gelu", [None], {"approximate": "tanh"}),
+        ir.node("Gelu", [None]),
+    ],
+    ids=lambda node: node.op_type,
+)
+def test_opset_17_computes_the_same(node: ir.Node) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float16)
+    model = after_18(node, x.shape)
+    before = run(model, x)
+    to_opset_17(model)
+    assert model.graph.opset_imports[""] == 17
+    for ours, theirs in zip(run(model, x), before, strict=True):
+        np.testing.assert_allclose(ours.astype(np.float64), theirs.astype(np.float64), rtol=2e-3, atol=1e-3)
+
+
+def test_what_opset_17_lacks_keeps_its_opset() -> None:
+    model = after_18(ir.node("StringSplit", [None]), (2, 3))
+    to_opset_17(model)
+    assert model.graph.opset_imports[""] == 20
