@@ -20,7 +20,8 @@ SHIPPED = (
     "*.h",
     "*.hpp",
     "*.cpp",
-    "CMakeLists.txt",
+    "*.cmake",
+    "*.in",
     "*.j2",
     "*.safetensors",
     "*.json",
@@ -58,7 +59,7 @@ def _runs_in_an_empty_venv(wheel: Path, folder: Path) -> None:
     ]
     subprocess.run(run, check=True)
     seqexport = folder / "bin" / "seqexport"
-    for arguments in (["--help"], ["onnx", "--help"], ["doctor"]):
+    for arguments in (["--help"], ["onnx", "--help"], ["doctor"], ["plugins", "list"]):
         subprocess.run([seqexport, *arguments], check=True, stdout=subprocess.DEVNULL)
     result = subprocess.run([seqexport, "onnx"], capture_output=True, text=True, check=False)
     if result.returncode != 2 or "seqexport[export]" not in result.stderr:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import onnx_ir as ir
 import pytest
@@ -14,8 +14,10 @@ import torch
 
 from seqexport.exporter import pipeline
 from seqexport.exporter.pipeline import ExportOptions, export
+from seqexport.plugins import library
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.quiet import quiet
+from tests import native
 from tests.exporter.families import EXPORTED, HEADS, JAMBA, MAMBA, SIZES, WINDOW, Build, of, save
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
@@ -72,3 +74,37 @@ def exported(checkpoint: Saved, tmp_path_factory: pytest.TempPathFactory, traced
             return export(ExportOptions(model=model, **options), folder, lambda stage: nullcontext())
 
     return once
+
+
+left_out: set[str] = set()
+
+
+@pytest.fixture(scope="session")
+def native_plugins() -> Path:
+    """The folder of the plugin libraries that can be compiled here, made from this checkout."""
+    if reason := native.missing_tools():
+        leave_out(f"tests of compiled plugins left out: {reason}")
+    return native.build_plugins()
+
+
+@pytest.fixture(scope="session")
+def native_library(native_plugins: Path) -> Callable[[str], Path]:
+    """The file of the compiled library ``kernels``, ``tensorrt`` or ``onnxruntime``."""
+
+    def file_of(name: str) -> Path:
+        if name not in library.built(native_plugins):
+            leave_out(f"tests of {library.FILES[name]} left out: {native.NEEDS[name]}")
+        return native_plugins / library.FILES[name]
+
+    return file_of
+
+
+def leave_out(reason: str) -> NoReturn:
+    """Skip the test; the reason is printed once, at the end."""
+    left_out.add(reason)
+    pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in sorted(left_out):
+        terminalreporter.write_line(line)

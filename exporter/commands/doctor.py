@@ -13,6 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from seqexport.plugins import library, toolchain
+from seqexport.plugins.errors import UserError
+from seqexport.plugins.library import Built
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -36,7 +40,8 @@ def command() -> None:
                   title_justify="left")  # fmt: skip
     for name in ("", "part", "found", "to install"):
         table.add_column(name)
-    for finding in (_export(), *_onnxruntime(), _torch_cuda(), _gpu(), _tensorrt(), _report()):
+    findings = (_export(), *_onnxruntime(), _torch_cuda(), _gpu(), _tensorrt(), _engines(), *_tools(), *_libraries())
+    for finding in (*findings, _report()):
         mark = "[green]✓[/]" if finding.works else "[yellow]–[/]"
         advice = "" if finding.works else finding.advice
         table.add_row(mark, finding.name, escape(finding.detail), escape(advice))
@@ -110,5 +115,28 @@ def _gpu() -> Finding:
 
 
 def _tensorrt() -> Finding:
-    version = _version("tensorrt") or _version("tensorrt-cu12") or _version("tensorrt-cu13")
-    return Finding("TensorRT", version is not None, version or "not installed", "pip install tensorrt")
+    version = toolchain.tensorrt_version()
+    return Finding("TensorRT", bool(version), version or "not installed", "pip install tensorrt, or JetPack")
+
+
+def _engines() -> Finding:
+    return _needs("engines, backend trt", ("polygraphy", "cuda-bindings"), "trt")
+
+
+def _tools() -> list[Finding]:
+    tools = toolchain.find_toolchain()
+    return [Finding(tool.name, tool.path is not None, tool.found, tool.advice) for tool in tools.all]
+
+
+def _libraries() -> list[Finding]:
+    try:
+        built = library.built()
+    except UserError as error:
+        return [Finding("plugin libraries", False, str(error), library.BUILD)]
+    return [_library(file, built.get(name)) for name, file in library.FILES.items()]
+
+
+def _library(file: str, entry: Built | None) -> Finding:
+    if entry is None:
+        return Finding(file, False, "not built", library.BUILD)
+    return Finding(file, entry.fault is None, entry.fault or str(entry.path), library.BUILD)

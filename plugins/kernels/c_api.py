@@ -1,16 +1,22 @@
-"""ctypes mirror of c_api.h. Tensors are anything with torch's shape, stride(), dtype and data_ptr()."""
+"""ctypes mirror of c_api.h. Tensors are torch's, on the GPU; None where an optional one is absent."""
 
 from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ABI = 1
+BAD_ARGUMENT = 1
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 ACTIVATIONS = {"none": 0, "silu": 1}
 
 
-def _fields(kind, names: str) -> list:
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names.split()]
 
 
@@ -43,19 +49,27 @@ class CausalAttentionParams(Structure):
 
 
 class KernelError(RuntimeError):
-    """A refused call; the text is the library's own."""
+    """A failed call; the text is the library's own."""
 
 
-def pointer(tensor) -> int | None:
+class KernelRefused(KernelError):
+    """The arguments are not ones that the kernel takes; nothing was launched."""
+
+
+def pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def dtype_of(tensor) -> int:
+def dtype_of(tensor: Tensor) -> int:
     return DTYPES[str(tensor.dtype).rsplit(".", 1)[-1]]
 
 
-def token_stride(tensor) -> int:
-    """Elements between tokens of a [B,L,...] tensor whose rows of the batch are L tokens apart."""
+def token_stride(tensor: Tensor | None) -> int:
+    """Elements between tokens of a [B,L,...] tensor whose rows of the batch are L tokens apart.
+
+    Raises:
+        ValueError: its strides are others; what the kernels read is ``tensor.contiguous()`` then.
+    """
     if tensor is None:
         return 0
     inner = 1
@@ -64,6 +78,8 @@ def token_stride(tensor) -> int:
             raise ValueError(f"a token's elements must be contiguous, got strides {tensor.stride()}")
         inner *= size
     stride = tensor.stride(1) if tensor.shape[1] > 1 else max(tensor.stride(0), inner)
+    if stride < inner:
+        raise ValueError(f"tokens must not overlap, got strides {tensor.stride()}")
     if tensor.shape[0] > 1 and tensor.stride(0) != tensor.shape[1] * stride:
         raise ValueError(f"rows of the batch must be L token strides apart, got strides {tensor.stride()}")
     return stride
@@ -72,7 +88,7 @@ def token_stride(tensor) -> int:
 class Kernels:
     """The library at `path`. Calls return at once; `stream` is a cudaStream_t as an integer."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str | Path) -> None:
         self.library = ctypes.CDLL(str(path))
         self.library.seqexport_last_error.restype = c_char_p
         abi = self.library.seqexport_kernels_abi()
@@ -90,13 +106,23 @@ class Kernels:
                 size.argtypes, size.restype = [POINTER(params)], c_size_t
 
     def call(self, op: str, params: Structure, stream: int = 0) -> None:
-        if getattr(self.library, f"seqexport_{op}")(byref(params), stream):
-            raise KernelError(self.library.seqexport_last_error().decode())
+        """Launch ``op``.
+
+        Raises:
+            KernelRefused: the library does not take these arguments.
+            KernelError: CUDA does not take the launch.
+        """
+        if status := getattr(self.library, f"seqexport_{op}")(byref(params), stream):
+            message = self.library.seqexport_last_error().decode()
+            raise KernelRefused(message) if status == BAD_ARGUMENT else KernelError(message)
 
     def workspace(self, op: str, params: Structure) -> int:
         return getattr(self.library, f"seqexport_{op}_workspace")(byref(params))
 
-    def causal_conv1d(self, x, weight, bias, past, seq_lens, y, present, activation="silu") -> CausalConv1dParams:
+    def causal_conv1d(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor, seq_lens: Tensor | None, y: Tensor,
+        present: Tensor, activation: str = "silu",
+    ) -> CausalConv1dParams:  # fmt: skip
         """x [B,L,D], weight [D,K], bias [D]?, past and present [B,D,K-1], seq_lens [B]?, y [B,L,D]."""
         batch, length, channels = x.shape
         return CausalConv1dParams(
@@ -104,8 +130,11 @@ class Kernels:
             *map(pointer, (x, weight, bias, past, seq_lens, y, present)),
         )  # fmt: skip
 
-    def selective_scan(self, x, dt, A, B, C, D, z, dt_bias, past, seq_lens, y, present, dt_softplus=True,
-                       chunks=0) -> SelectiveScanParams:  # fmt: skip
+    def selective_scan(
+        self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+        dt_bias: Tensor | None, past: Tensor, seq_lens: Tensor | None, y: Tensor, present: Tensor,
+        dt_softplus: bool = True, chunks: int = 0,
+    ) -> SelectiveScanParams:  # fmt: skip
         """x, dt, z?, y [B,L,D], A [D,N], B and C [B,L,G,N], D? and dt_bias? [D], past and present [B,D,N]."""
         batch, length, channels = x.shape
         return SelectiveScanParams(
@@ -115,8 +144,9 @@ class Kernels:
         )  # fmt: skip
 
     def causal_attention(
-        self, query, key, value, past_key, past_value, past_lens, seq_lens, y, present_key, present_value,
-        scale=None, window=0, softcap=0.0, splits=0,
+        self, query: Tensor, key: Tensor, value: Tensor, past_key: Tensor, past_value: Tensor, past_lens: Tensor,
+        seq_lens: Tensor | None, y: Tensor, present_key: Tensor, present_value: Tensor, scale: float | None = None,
+        window: int = 0, softcap: float = 0.0, splits: int = 0,
     ) -> CausalAttentionParams:  # fmt: skip
         """query [B,L,Hq,Dh], key [B,L,Hkv,Dh], value [B,L,Hkv,Dv], caches [B,Hkv,S,Dh|Dv], y [B,L,Hq,Dv]."""
         batch, length, query_heads, key_dim = query.shape

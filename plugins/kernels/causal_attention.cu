@@ -17,39 +17,56 @@ namespace {
 
 constexpr int kMaxSplits = 128;
 constexpr int kMinKeysPerSplit = 128;
-constexpr int kCombineThreads = 128;
+constexpr int kCombineThreads = 256;  // at least the widest value_dim
 constexpr int kDecodeRows = 64;  // packed rows up to which reading the cache, not arithmetic, is the bound
 
 enum class Path { kPrefill, kDecode, kSimt };
 
+// A block a query row: every warp weighs the splits for itself, then neighbouring threads take a row's columns and the
+// groups of them, `lanes` in all, every lanes-th split, so that all loads of a thread are under way at once.
 template <typename T>
 __global__ void __launch_bounds__(kCombineThreads) combine_kernel(CausalAttentionParams p, SplitResults results) {
+  constexpr int kNorms = kMaxSplits / 32;
   __shared__ float weight[kMaxSplits], partial[kCombineThreads];
   const int64_t row = blockIdx.x;
   const int b = int(row / (int64_t(p.length) * p.query_heads)), t = int(row / p.query_heads % p.length);
   const int len = p.seq_lens ? min(max(p.seq_lens[b], 0), p.length) : p.length;
+  const int dim = p.value_dim, columns = ceil_div(dim, 32) * 32, lanes = kCombineThreads / columns;
   wait_for_previous_kernel();
 
-  const int s = threadIdx.x, dim = p.value_dim;
-  const float2 norm = s < results.splits ? results.norms[s * results.rows + row] : make_float2(-INFINITY, 0.f);
-  weight[s] = norm.x;
-  __syncthreads();
-  float top = -INFINITY;
-  for (int i = 0; i < results.splits; ++i) top = fmaxf(top, weight[i]);
-  __syncthreads();
-  weight[s] = norm.y > 0.f ? exp2_approx(norm.x - top) : 0.f;
-  partial[s] = weight[s] * norm.y;
-  __syncthreads();
-  float sum = 0.f;
-  for (int i = 0; i < results.splits; ++i) sum += partial[i];
-  for (int c = threadIdx.x; c < dim; c += kCombineThreads) {
-    float out = 0.f;
-#pragma unroll 8
-    for (int i = 0; i < results.splits; ++i) {
-      out = fmaf(weight[i], results.values[(i * results.rows + row) * dim + c], out);
-    }
-    static_cast<T*>(p.y)[row * dim + c] = from_float<T>(t < len ? out / sum : 0.f);
+  float2 norm[kNorms];
+  float top = -INFINITY, sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < kNorms; ++i) {
+    const int s = threadIdx.x % 32 + 32 * i;
+    norm[i] = s < results.splits ? results.norms[s * results.rows + row] : make_float2(-INFINITY, 0.f);
+    top = fmaxf(top, norm[i].x);
   }
+#pragma unroll
+  for (int w = 16; w >= 1; w /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, w));
+#pragma unroll
+  for (int i = 0; i < kNorms; ++i) {
+    const float scale = norm[i].y > 0.f ? exp2_approx(norm[i].x - top) : 0.f;
+    if (threadIdx.x < 32) weight[threadIdx.x + 32 * i] = scale;
+    sum = fmaf(scale, norm[i].y, sum);
+  }
+#pragma unroll
+  for (int w = 16; w >= 1; w /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, w);
+  __syncthreads();
+
+  const int column = threadIdx.x % columns, lane = threadIdx.x / columns;
+  float out = 0.f;
+  if (lane < lanes && column < dim) {
+#pragma unroll 8
+    for (int i = lane; i < results.splits; i += lanes) {
+      out = fmaf(weight[i], results.values[(i * results.rows + row) * dim + column], out);
+    }
+  }
+  partial[threadIdx.x] = out;
+  __syncthreads();
+  if (threadIdx.x >= dim) return;
+  for (int i = 1; i < lanes; ++i) out += partial[i * columns + threadIdx.x];
+  static_cast<T*>(p.y)[row * dim + threadIdx.x] = from_float<T>(t < len ? out / sum : 0.f);
 }
 
 bool whole_vectors(const CausalAttentionParams& p) {

@@ -111,10 +111,13 @@ def _attribute_value(name: str, default: Attribute) -> onnx.AttributeProto:
 
 
 def register(op: Op) -> None:
-    """Make ``torch.ops.seqexport.<stem>`` run the op's reference on CPU and CUDA, and its fake under tracing."""
+    """Make ``torch.ops.seqexport.<stem>``: the reference on the CPU, our kernels on CUDA, the fake under tracing."""
     import torch
 
+    from seqexport.plugins.ops import cuda
+
     custom = torch.library.custom_op(
-        f"{DOMAIN}::{op.stem}", op.reference, mutates_args=(), schema=op.schema, device_types=("cpu", "cuda")
+        f"{DOMAIN}::{op.stem}", op.reference, mutates_args=(), schema=op.schema, device_types="cpu"
     )
+    custom.register_kernel("cuda", cuda.implementation(op))
     custom.register_fake(op.fake)

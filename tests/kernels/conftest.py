@@ -1,32 +1,21 @@
-"""The kernels through their C interface; without the library or a GPU, one line says which tests are left out."""
-
-import importlib.util
+"""The kernels through their C interface; without a GPU, one line says which tests are left out."""
 
 import pytest
-from kernel_library import library_path, load_binding
+import torch
 
+from seqexport.plugins import library
+from seqexport.plugins.kernels.c_api import Kernels
 
-def missing() -> tuple[str, list[str]]:
-    """Why tests are left out, and which files."""
-    if library_path() is None:
-        return "no libseqexport_kernels.so (cmake -S plugins/kernels -B plugins/kernels/build)", ["test_*.py"]
-    needs_gpu = ["test_causal_*.py", "test_selective_*.py"]
-    if importlib.util.find_spec("torch") is None:
-        return "no torch", needs_gpu
-    import torch
-
-    return ("", []) if torch.cuda.is_available() else ("no CUDA device", needs_gpu)
-
-
-REASON, collect_ignore_glob = missing()
+collect_ignore_glob = [] if torch.cuda.is_available() else ["test_causal_*.py", "test_selective_*.py"]
 
 
 def pytest_terminal_summary(terminalreporter):
-    if REASON:
-        terminalreporter.write_line(f"tests/kernels: {', '.join(collect_ignore_glob)} left out: {REASON}")
+    if collect_ignore_glob:
+        terminalreporter.write_line(f"tests/kernels: {', '.join(collect_ignore_glob)} left out: no CUDA device")
 
 
 @pytest.fixture(scope="session")
-def kernels():
-    binding = load_binding()
-    return binding.Kernels(library_path())
+def kernels(request):
+    """The library that ``seqexport plugins build`` made; where there is none, one made from this checkout."""
+    built = library.find("kernels")
+    return Kernels(built.path if built else request.getfixturevalue("native_library")("kernels"))

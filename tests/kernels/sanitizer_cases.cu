@@ -1,5 +1,5 @@
 // A short list of calls for compute-sanitizer, every tensor in an allocation of exactly its size:
-//   nvcc -std=c++17 -I plugins/kernels sanitizer_cases.cu -L <build> -lseqexport_kernels -o cases
+//   nvcc -std=c++17 -I plugins/kernels sanitizer_cases.cu libseqexport_kernels.so -o cases
 //   compute-sanitizer --tool memcheck|racecheck|initcheck|synccheck ./cases
 #include <cmath>
 #include <cstdio>
@@ -98,10 +98,11 @@ void scan(int dtype, int batch, int length, int channels, int states, int groups
 }
 
 void attention(int dtype, int length, int query_heads, int kv_heads, int key_dim, int value_dim, int past, int splits,
-               bool in_place) {
+               bool in_place, int window = 0) {
   const int batch = 2, capacity = past + length - 1;
-  CausalAttentionParams p = {dtype, batch, length, query_heads, kv_heads, key_dim, value_dim, capacity, 0, splits};
+  CausalAttentionParams p = {dtype, batch, length, query_heads, kv_heads, key_dim, value_dim, capacity, window, splits};
   p.scale = 0.1f;
+  p.softcap = window ? 20.f : 0.f;
   p.query_stride = query_heads * key_dim;
   p.key_stride = kv_heads * key_dim;
   p.value_stride = kv_heads * value_dim;
@@ -138,6 +139,8 @@ int main() {
     attention(dtype, 150, 4, 2, 64, 64, 40, 1, true);
     attention(dtype, 150, 2, 2, 128, 96, 40, 1, false);
     attention(dtype, 20, 2, 1, 33, 17, 40, 2, true);
+    attention(dtype, 1, 4, 4, 128, 128, 300, 2, true, 70);
+    attention(dtype, 90, 2, 1, 64, 64, 40, 1, true, 33);
   }
   std::printf("all cases ran\n");
 }

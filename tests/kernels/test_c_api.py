@@ -1,9 +1,9 @@
 """Refused calls say what was wrong; none of these reaches the device."""
 
 import pytest
-from kernel_library import load_binding
 
-c_api = load_binding()
+from seqexport.plugins.kernels import c_api
+
 ADDRESS = 1 << 20  # aligned, never dereferenced
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from seqexport.plugins import library
 from seqexport.plugins.ops import DOMAIN, VERSION, Call, Op
 
 Values = dict[str, Tensor | None]
@@ -42,6 +43,23 @@ def run_onnxruntime(op: Op, values: Values, attributes: Mapping[str, object] = {
     session = _session(op.name, given, tuple(sorted(attributes.items())))
     outputs = session.run(None, {name: values[name].numpy() for name, _, _ in given})
     return [torch.from_numpy(np.ascontiguousarray(o)) for o in outputs]
+
+
+def run_cuda(op: Op, values: Values, attributes: Mapping[str, object] = {}) -> Sequence[Tensor]:
+    """``torch.ops.seqexport.<stem>`` on the GPU: our kernels."""
+    on_gpu = {k: None if v is None else v.cuda() for k, v in values.items()}
+    return [output.cpu() for output in getattr(torch.ops.seqexport, op.stem)(**on_gpu, **attributes)]
+
+
+Backend = Callable[..., Sequence[Tensor]]
+BACKENDS: list[Backend] = [run_onnxruntime]
+"""What is held to the oracle, beside the reference."""
+
+NO_CUDA = "no CUDA device" if not torch.cuda.is_available() else ""
+if not NO_CUDA and library.find("kernels") is None:
+    NO_CUDA = f"no {library.FILES['kernels']} ({library.BUILD})"
+if not NO_CUDA:
+    BACKENDS.append(run_cuda)
 
 
 @lru_cache(maxsize=256)
@@ -108,7 +126,8 @@ def assert_as_accurate_as_torch(
         assert error <= allowed, f"output {index}: error {error:.2e}, allowed {allowed:.2e}"
 
 
-def check_body(op: Op, values: Values, dtype: torch.dtype = torch.float32, **attributes: object) -> None:
-    """Hold the body in ONNX Runtime to the float64 oracle, beside the PyTorch reference in ``dtype``."""
+def check_op(op: Op, values: Values, dtype: torch.dtype = torch.float32, **attributes: object) -> None:
+    """Hold every backend to the float64 oracle, beside the PyTorch reference in ``dtype``."""
     oracle, torchs = run_oracle(op, values, attributes), run_reference(op, values, attributes)
-    assert_as_accurate_as_torch(run_onnxruntime(op, values, attributes), torchs, oracle, dtype)
+    for run in BACKENDS:
+        assert_as_accurate_as_torch(run(op, values, attributes), torchs, oracle, dtype)

@@ -5,9 +5,9 @@ import torch
 
 from seqexport.plugins.ops import OPS
 from tests.ops.conformance import (
+    BACKENDS,
     assert_as_accurate_as_torch,
-    check_body,
-    run_onnxruntime,
+    check_op,
     run_oracle,
     run_reference,
 )
@@ -44,7 +44,7 @@ def make(
     }
 
 
-check = functools.partial(check_body, OP)
+check = functools.partial(check_op, OP)
 
 
 @pytest.mark.parametrize("length", [1, 2, 63, 500])
@@ -70,7 +70,7 @@ def test_ragged_batch(attributes):
     check(make(batch=4, length=6, past_lens=[0, 6, 2, 5], seq_lens=[6, 2, 0, 4]), **attributes)
 
 
-@pytest.mark.parametrize("run", [run_reference, run_onnxruntime])
+@pytest.mark.parametrize("run", [run_reference, *BACKENDS])
 def test_padding_and_empty_cache_rows_are_never_read(run):
     past_lens, seq_lens = [0, 6, 12, 5], [6, 2, 0, 4]
     clean = make(batch=4, length=6, past_lens=past_lens, seq_lens=seq_lens)
@@ -88,15 +88,16 @@ def test_padding_and_empty_cache_rows_are_never_read(run):
         assert present_key[b, :, end:].isnan().all()
 
 
+@pytest.mark.parametrize("run", BACKENDS)
 @pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_chunks_equal_the_whole(chunk):
+def test_chunks_equal_the_whole(chunk, run):
     values = make(length=130, S=130)
     oracle, torchs = run_oracle(OP, values), run_reference(OP, values)
     outputs, state = [], {}
     for start in range(0, 130, chunk):
         part = {k: values[k][:, start : start + chunk] for k in ("query", "key", "value")}
         part["past_lens"] = torch.full((2,), start, dtype=torch.int32)
-        y, key, value = run_onnxruntime(OP, values | part | state)
+        y, key, value = run(OP, values | part | state)
         state = {"past_key": key, "past_value": value}
         outputs.append(y)
     assert_as_accurate_as_torch([torch.cat(outputs, 1), key, value], torchs, oracle, torch.float32)

@@ -5,9 +5,9 @@ import torch
 
 from seqexport.plugins.ops import OPS
 from tests.ops.conformance import (
+    BACKENDS,
     assert_as_accurate_as_torch,
-    check_body,
-    run_onnxruntime,
+    check_op,
     run_oracle,
     run_reference,
 )
@@ -27,7 +27,7 @@ def make(batch=2, length=5, D=6, K=4, dtype=torch.float32, without=(), seq_lens=
     return {k: None if k in without else v for k, v in values.items()}
 
 
-check = functools.partial(check_body, OP)
+check = functools.partial(check_op, OP)
 
 
 @pytest.mark.parametrize("length", [1, 2, 63, 500, 2049])
@@ -47,7 +47,7 @@ def test_optional_inputs(without):
     check(make(without=without))
 
 
-@pytest.mark.parametrize("run", [run_reference, run_onnxruntime])
+@pytest.mark.parametrize("run", [run_reference, *BACKENDS])
 def test_padded_tokens_change_nothing(run):
     lens = [7, 3, 1, 0]
     values = make(batch=4, length=7, seq_lens=lens)
@@ -68,13 +68,14 @@ def _row(values, b):
     return values | part | {"x": part["x"][:, :n]}
 
 
+@pytest.mark.parametrize("run", BACKENDS)
 @pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_chunks_equal_the_whole(chunk):
+def test_chunks_equal_the_whole(chunk, run):
     values = make(length=130, without=("seq_lens",))
     oracle, torchs = run_oracle(OP, values), run_reference(OP, values)
     outputs, state = [], values["past"]
     for start in range(0, 130, chunk):
-        y, state = run_onnxruntime(OP, values | {"x": values["x"][:, start : start + chunk], "past": state})
+        y, state = run(OP, values | {"x": values["x"][:, start : start + chunk], "past": state})
         outputs.append(y)
     assert_as_accurate_as_torch([torch.cat(outputs, 1), state], torchs, oracle, torch.float32)
 

@@ -5,9 +5,9 @@ import torch
 
 from seqexport.plugins.ops import OPS
 from tests.ops.conformance import (
+    BACKENDS,
     assert_as_accurate_as_torch,
-    check_body,
-    run_onnxruntime,
+    check_op,
     run_oracle,
     run_reference,
 )
@@ -39,7 +39,7 @@ def make(batch=2, length=5, D=6, N=4, G=1, dtype=torch.float32, without=(), seq_
     return {k: None if k in without else v for k, v in values.items()}
 
 
-check = functools.partial(check_body, OP)
+check = functools.partial(check_op, OP)
 
 
 @pytest.mark.parametrize("length", [1, 2, 63, 500, 2049])
@@ -59,7 +59,7 @@ def test_optional_inputs(without, dt_softplus):
     check(make(without=without, dt_softplus=dt_softplus), dt_softplus=dt_softplus)
 
 
-@pytest.mark.parametrize("run", [run_reference, run_onnxruntime])
+@pytest.mark.parametrize("run", [run_reference, *BACKENDS])
 def test_padded_tokens_change_nothing(run):
     values = make(batch=4, length=7, seq_lens=[7, 3, 1, 0])
     alone = [run(OP, make_row(values, b), {"dt_softplus": 1}) for b in range(3)]
@@ -80,8 +80,9 @@ def make_row(values, b):
     return {k: v[:, :n] if k in ("x", "dt", "B", "C", "z") else v for k, v in row.items()}
 
 
+@pytest.mark.parametrize("run", BACKENDS)
 @pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_chunks_equal_the_whole(chunk):
+def test_chunks_equal_the_whole(chunk, run):
     values = make(length=130, D=8)
     oracle = run_oracle(OP, values, {"dt_softplus": 1})
     torchs = run_reference(OP, values, {"dt_softplus": 1})
@@ -89,19 +90,20 @@ def test_chunks_equal_the_whole(chunk):
     for start in range(0, 130, chunk):
         part = {k: v[:, start : start + chunk] if k in ("x", "dt", "B", "C", "z") else v for k, v in values.items()}
         part |= {"past": state, "seq_lens": torch.full((2,), min(chunk, 130 - start), dtype=torch.int32)}
-        y, state = run_onnxruntime(OP, part, {"dt_softplus": 1})
+        y, state = run(OP, part, {"dt_softplus": 1})
         outputs.append(y)
     assert_as_accurate_as_torch([torch.cat(outputs, 1), state], torchs, oracle, torch.float32)
 
 
-def test_two_thousand_decode_steps():
+@pytest.mark.parametrize("run", BACKENDS)
+def test_two_thousand_decode_steps(run):
     values = make(length=2000, D=8)
     oracle = run_oracle(OP, values, {"dt_softplus": 1})
     torchs = run_reference(OP, values, {"dt_softplus": 1})
     outputs, state, ones = [], values["past"], torch.ones(2, dtype=torch.int32)
     for t in range(2000):
         step = {k: v[:, t : t + 1] if k in ("x", "dt", "B", "C", "z") else v for k, v in values.items()}
-        y, state = run_onnxruntime(OP, step | {"past": state, "seq_lens": ones}, {"dt_softplus": 1})
+        y, state = run(OP, step | {"past": state, "seq_lens": ones}, {"dt_softplus": 1})
         outputs.append(y)
     assert_as_accurate_as_torch([torch.cat(outputs, 1), state], torchs, oracle, torch.float32)
 

@@ -1,0 +1,258 @@
+"""Compiles the plugin libraries from the sources beside this file and installs them where ``library`` finds them."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from seqexport.plugins import library, toolchain
+from seqexport.plugins.errors import UserError
+from seqexport.plugins.library import Built
+from seqexport.plugins.toolchain import Toolchain
+
+SOURCE = Path(__file__).parent
+JOB_BYTES = 2 << 30
+STEP = re.compile(r"^\[ *(?:(?P<done>\d+)/(?P<total>\d+)|(?P<percent>\d+)%)\] *(?P<what>.*)")
+NEEDS = {
+    "kernels": ("cuda", "architectures"),
+    "tensorrt": ("cuda", "architectures", "tensorrt"),
+    "onnxruntime": ("cuda", "architectures", "onnxruntime"),
+}
+"""What a library is built for, as its manifest entry keeps it."""
+
+OnStep = Callable[[float, str], None]
+"""Told the share that is done, 0 to 1, and the step."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to build.
+
+    Attributes:
+        architectures: such as ``("87", "90")``; empty: those of the GPUs in the machine, else a fat build.
+        tensorrt_include: TensorRT's headers; None: searched for.
+        onnxruntime_include: ONNX Runtime's headers; None: searched for.
+        jobs: compilers at a time; None: by cores and memory.
+        output: the folder that gets the libraries; None: ``library.folder()``.
+    """
+
+    architectures: tuple[str, ...] = ()
+    tensorrt_include: Path | None = None
+    onnxruntime_include: Path | None = None
+    jobs: int | None = None
+    output: Path | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What CMake found, and hence builds.
+
+    Attributes:
+        libraries: names of the libraries that it builds.
+        versions: ``cuda``, ``architectures``, ``tensorrt``, ``onnxruntime``: of compiler and headers.
+        headers: ``tensorrt`` and ``onnxruntime`` to where their headers come from, or why there are none.
+    """
+
+    libraries: tuple[str, ...]
+    versions: dict[str, str]
+    headers: dict[str, str]
+
+
+class Build:
+    """One build: ``configure``, then ``compile``, then ``install``, within ``locked``.
+
+    Raises:
+        UserError: a tool is missing, an architecture is unknown to nvcc, or a step fails; nothing is installed then.
+    """
+
+    def __init__(self, options: Options, tools: Toolchain) -> None:
+        for tool in (tools.cmake, tools.make, tools.cxx):
+            if tool.path is None:
+                raise UserError(f"{tool.name}: {tool.found}; install it: {tool.advice}")
+        self.options, self.tools = options, tools
+        self.architectures = options.architectures or tuple(toolchain.gpu_architectures())
+        if tools.nvcc.path:
+            _check_architectures(self.architectures, tools.nvcc.path)
+        self.output = (options.output or library.folder()).expanduser().absolute()
+        _check_writable(self.output)
+        self.folder = _build_folder(tools, self.architectures)
+        self.log = self.folder / "build.log"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Waits for another build in the same folder to end."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            self.log.write_text("")
+            yield
+
+    def configure(self) -> Found:
+        """Lets CMake look for what is here."""
+        options, tools = self.options, self.tools
+        definitions = {
+            "CMAKE_BUILD_TYPE": "Release",
+            "CMAKE_MAKE_PROGRAM": tools.make.path,
+            "CMAKE_CXX_COMPILER": tools.cxx.path,
+            "SEQEXPORT_VERSION": library.version(),
+            "SEQEXPORT_CUDA": "ON" if tools.nvcc.path else "OFF",
+            "TENSORRT_VERSION": toolchain.tensorrt_version(),
+            "ORT_VERSION": toolchain.onnxruntime_version(),
+            "TENSORRT_INCLUDE_DIR": _absolute(options.tensorrt_include),
+            "ORT_INCLUDE_DIR": _absolute(options.onnxruntime_include),
+        }
+        if tools.nvcc.path:
+            definitions["CMAKE_CUDA_COMPILER"] = tools.nvcc.path
+        if self.architectures:
+            definitions["CMAKE_CUDA_ARCHITECTURES"] = ";".join(self.architectures)
+        arguments = [f"-D{name}={value}" for name, value in definitions.items()]
+        self._run("configuring", ["-S", SOURCE, "-B", self.folder, "-G", tools.generator, *arguments])
+        return self._found()
+
+    def _found(self) -> Found:
+        found: dict[str, str] = json.loads((self.folder / "found.json").read_text())
+        headers = {}
+        for name in ("tensorrt", "onnxruntime"):
+            where = f"{found[name]} from {found[f'{name}_from']}, {found[f'{name}_include']}"
+            headers[name] = where if found[name] else f"none: {found[f'{name}_missing']}"
+        versions = {name: found[name] for name in ("cuda", "architectures", "tensorrt", "onnxruntime")}
+        return Found(tuple(filter(None, found["libraries"].split(";"))), versions, headers)
+
+    def compile(self, on_step: OnStep) -> None:
+        """Compiles what ``configure`` found."""
+        self._run("compiling", ["--build", self.folder, "--parallel", self.options.jobs or _jobs()], on_step)
+
+    def install(self, found: Found) -> list[Built]:
+        """Puts the libraries and their manifest in place; what was there and was not built now stays, if it works."""
+        output = self.output
+        new = {name: self._built(name, found) for name in found.libraries}
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=output, prefix=".new-") as temporary:
+                for entry in new.values():
+                    shutil.copyfile(self.folder / "lib" / entry.path.name, Path(temporary, entry.path.name))
+                kept = {name: b for name, b in _readable(output).items() if name not in new and not b.fault}
+                for entry in new.values():
+                    Path(temporary, entry.path.name).replace(entry.path)
+                library.write_manifest(output, [*kept.values(), *new.values()])
+        except OSError as error:
+            raise UserError(f"{output}: cannot be written ({error.strerror}); give another folder: --output") from error
+        return list(new.values())
+
+    def _built(self, name: str, found: Found) -> Built:
+        file = self.folder / "lib" / library.FILES[name]
+        status = file.stat()
+        digest = library.sha256_of(file, status.st_mtime_ns, status.st_size)
+        built_for = {need: found.versions[need] for need in NEEDS[name] if found.versions[need]}
+        return Built(name, self.output / file.name, digest, library.version(), built_for)
+
+    def _run(self, doing: str, arguments: list[object], on_step: OnStep = lambda share, what: None) -> None:
+        command = [str(self.tools.cmake.path), *map(str, arguments)]
+        lines = []
+        with self.log.open("a") as log, _started(command) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+                lines.append(line)
+                if step := STEP.match(line):
+                    share = int(step["percent"]) / 100 if step["percent"] else int(step["done"]) / int(step["total"])
+                    on_step(share, step["what"])
+        if process.returncode:
+            reason = first_error(lines) or f"{command[0]} exited with {process.returncode}"
+            raise UserError(f"{doing} the plugin libraries failed: {reason}; the whole log: {self.log}")
+
+
+def first_error(lines: list[str]) -> str:
+    """What a compiler, the linker or else CMake says first is wrong, in one line; empty if nothing looks like it."""
+    for line in lines:
+        if re.search(r"\b(fatal )?error *:|\bfatal *:|undefined reference|CMake Error:", line):
+            return line.strip()
+    start = next((i + 1 for i, line in enumerate(lines) if line.startswith("CMake Error")), len(lines))
+    told = itertools.takewhile(lambda line: line.startswith("  ") or not line.strip(), lines[start:])
+    return " ".join(" ".join(told).split())[:300]
+
+
+def parse_architectures(text: str | None) -> tuple[str, ...]:
+    """``90``, ``sm_90``, ``9.0`` and lists of them with commas, as CMake spells them.
+
+    Raises:
+        UserError: something in it is no architecture.
+    """
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    for name in names:
+        if not re.fullmatch(r"(sm_|compute_)?\d{2,3}[af]?|\d{1,2}\.\d", name):
+            raise UserError(f"--cuda-arch {name!r}: not an architecture; give numbers such as 87 or 90, with commas")
+    return tuple(re.sub(r"^(sm|compute)_|\.", "", name) for name in names)
+
+
+def _check_architectures(architectures: tuple[str, ...], nvcc: Path) -> None:
+    known = toolchain.nvcc_architectures(nvcc) if architectures else []
+    for architecture in architectures if known else ():
+        if architecture.rstrip("af") not in known:
+            raise UserError(
+                f"--cuda-arch {architecture}: {nvcc} compiles for {', '.join(known)}; "
+                "give one of them, or install another CUDA Toolkit"
+            )
+
+
+def _check_writable(output: Path) -> None:
+    existing = next(path for path in (output, *output.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"{output}: cannot be written; give another folder: --output")
+
+
+def _build_folder(tools: Toolchain, architectures: tuple[str, ...]) -> Path:
+    """In the user's cache, one for each set of tools and architectures, so that a second build has little to do."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    key = "\n".join([str(SOURCE), *(f"{tool.path} {tool.version}" for tool in tools.all), *architectures])
+    return cache / "seqexport" / "build" / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _readable(output: Path) -> dict[str, Built]:
+    try:
+        return library.built(output)
+    except UserError:
+        return {}
+
+
+def _absolute(folder: Path | None) -> str:
+    return str(folder.expanduser().absolute()) if folder else ""
+
+
+def _jobs() -> int:
+    memory = int(psutil.virtual_memory().available / JOB_BYTES)
+    return max(1, min(len(os.sched_getaffinity(0)), memory))
+
+
+@contextmanager
+def _started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """The process; where the block fails or is interrupted, its whole group ends."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env={**os.environ, "LC_ALL": "C"},
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise

@@ -1,0 +1,37 @@
+"""The plugin libraries as ``seqexport plugins build`` makes them, for the tests that need compiled code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from seqexport.plugins import toolchain
+from seqexport.plugins.build import Build, Options
+
+FOLDER = Path(__file__).parent.parent / "build" / "native"
+ARCHITECTURE = "90"
+NEEDS = {
+    "kernels": "no nvcc",
+    "tensorrt": "no nvcc, or no headers of TensorRT",
+    "onnxruntime": "no headers of ONNX Runtime",
+}
+"""Why a library may be missing."""
+
+
+def missing_tools() -> str:
+    """What keeps this machine from compiling anything; empty if nothing does."""
+    tools = toolchain.find_toolchain()
+    return ", ".join(f"no {tool.name}" for tool in (tools.cmake, tools.make, tools.cxx) if tool.path is None)
+
+
+def build_plugins() -> Path:
+    """Brings ``build/native`` up to date with the sources, for the GPU in the machine or one architecture.
+
+    Where the sources are as they were, this takes a second.
+    """
+    architectures = tuple(toolchain.gpu_architectures()) or (ARCHITECTURE,)
+    work = Build(Options(architectures, output=FOLDER), toolchain.find_toolchain())
+    with work.locked():
+        found = work.configure()
+        work.compile(lambda share, what: None)
+        work.install(found)
+    return FOLDER
