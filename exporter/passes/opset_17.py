@@ -95,7 +95,7 @@ def _replace(node: ir.Node, tape: Tape, y: ir.Value) -> None:
     for index, made in enumerate(tape.nodes):
         made.outputs[0].name = f"{old.name}_{index}"
         made.outputs[0].shape, made.outputs[0].dtype = old.shape, ir.DataType.FLOAT
-    y.dtype = old.dtype
+    y.type = old.type
     ir.convenience.replace_all_uses_with(old, y, replace_graph_outputs=True)
     graph.remove(node, safe=True)
 

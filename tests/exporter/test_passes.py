@@ -18,6 +18,7 @@ from seqexport.exporter.layers import layer_stack
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.drop_bodies import drop_bodies
 from seqexport.exporter.passes.fold_parameters import fold_parameters
+from seqexport.exporter.passes.name_inputs import name_inputs
 from seqexport.exporter.passes.opset_17 import to_opset_17
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
 from seqexport.exporter.trace import discover_states
@@ -163,6 +164,32 @@ def test_dropped_bodies_leave_plain_nodes(traced: Traced) -> None:
     drop_bodies(model)
     assert not model.functions
     assert {node.overload for node in model.graph} == {""}
+
+
+def conv(bias: ir.Value | None, *, ragged: bool) -> ir.Model:
+    """A graph of one CausalConv1d."""
+    x, weight, past, lens = (ir.Value(name=name) for name in ("x", "weight", "past", "seq_lens"))
+    inputs = [x, weight, bias, past, *([lens] if ragged else [])]
+    node = ir.node("CausalConv1d", inputs, {"activation": "silu"}, domain=DOMAIN, num_outputs=2)
+    given = [value for value in inputs if value is not None]
+    return ir.Model(ir.Graph(given, node.outputs, nodes=[node], name="g"), ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("biased", "ragged", "named"),
+    [
+        (True, True, "x,weight,bias,past,seq_lens"),
+        (False, True, "x,weight,past,seq_lens"),
+        (True, False, "x,weight,bias,past"),
+    ],
+)
+def test_a_node_names_the_inputs_it_has(biased: bool, ragged: bool, named: str) -> None:
+    model = conv(ir.Value(name="bias") if biased else None, ragged=ragged)
+    name_inputs(model)
+    (node,) = model.graph
+    assert [value.name for value in node.inputs if value is not None] == named.split(",")
+    assert len(node.inputs) == len(named.split(","))
+    assert node.attributes["inputs"].as_string() == named
 
 
 def shape_of(start: int | None, end: int | None) -> ir.Model:

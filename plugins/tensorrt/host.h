@@ -1,0 +1,17 @@
+// The TensorRT that this process runs, found without linking to it.
+#pragma once
+
+#include <NvInferRuntime.h>
+
+namespace seqexport::tensorrt {
+
+// Null where no TensorRT is loaded whose registry is laid out as in our headers.
+nvinfer1::IPluginRegistry* find_registry();
+// Null where none was set, or where its TensorRT has other interfaces.
+nvinfer1::ILogger* find_logger();
+
+// Finds the logger of the plugin registry that loaded this library.
+using FindLogger = nvinfer1::ILogger* (*)();
+void set_logger_finder(FindLogger find);
+
+}  // namespace seqexport::tensorrt

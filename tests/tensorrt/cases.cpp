@@ -1,0 +1,213 @@
+#include "cases.h"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+namespace {
+
+using Extents = std::map<char, int64_t>;
+using Axes = std::vector<std::pair<std::string, std::string>>;  // of tensors
+
+// Uniform values between two bounds.
+Array uniform(char type, const std::string& axes, const Extents& extents, double low = -1, double high = 1) {
+  static std::mt19937 engine(0);
+  Array array = {type, axes, {}, {}};
+  int64_t count = 1;
+  for (const char axis : axes) {
+    array.shape.push_back(extents.at(axis));
+    count *= extents.at(axis);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    array.values.push_back(std::uniform_real_distribution<double>(low, high)(engine));
+  }
+  return array;
+}
+
+Array zeros(const Array& like) { return {like.type, like.axes, like.shape, std::vector<double>(like.values.size())}; }
+
+Array integers(const std::vector<double>& values) { return {'I', "B", {int64_t(values.size())}, values}; }
+
+double silu(double x) { return x / (1 + std::exp(-x)); }
+
+double softplus(double x) { return x > 20 ? x : std::log1p(std::exp(x)); }
+
+int64_t valid(Arrays& a, int64_t row, int64_t length) {
+  return a.count("seq_lens") ? int64_t(a["seq_lens"].at({row})) : length;
+}
+
+void causal_conv1d(Arrays& a, const Case& call) {
+  const int64_t B = a["x"].shape[0], L = a["x"].shape[1], D = a["x"].shape[2], K = a["weight"].shape[1];
+  a["y"] = zeros(a["x"]);
+  a["present"] = a["past"];
+  for (int64_t b = 0; b < B; ++b) {
+    const int64_t n = valid(a, b, L);
+    for (int64_t d = 0; d < D; ++d) {
+      std::vector<double> xx;
+      for (int64_t j = 0; j < K - 1; ++j) xx.push_back(a["past"].at({b, d, j}));
+      for (int64_t t = 0; t < n; ++t) xx.push_back(a["x"].at({b, t, d}));
+      for (int64_t t = 0; t < n; ++t) {
+        double y = call.has("bias") ? a["bias"].at({d}) : 0;
+        for (int64_t j = 0; j < K; ++j) y += a["weight"].at({d, j}) * xx[size_t(t + j)];
+        a["y"].at({b, t, d}) = call.attributes.empty() ? y : silu(y);
+      }
+      for (int64_t j = 0; j < K - 1; ++j) a["present"].at({b, d, j}) = xx[size_t(n + j)];
+    }
+  }
+}
+
+void selective_scan(Arrays& a, const Case& call) {
+  const int64_t B = a["x"].shape[0], L = a["x"].shape[1], D = a["x"].shape[2];
+  const int64_t N = a["A"].shape[1], G = a["B"].shape[2];
+  a["y"] = zeros(a["x"]);
+  a["present"] = a["past"];
+  for (int64_t b = 0; b < B; ++b) {
+    for (int64_t d = 0; d < D; ++d) {
+      for (int64_t t = 0; t < valid(a, b, L); ++t) {
+        const double x = a["x"].at({b, t, d});
+        double delta = a["dt"].at({b, t, d}) + (call.has("dt_bias") ? a["dt_bias"].at({d}) : 0);
+        if (call.attribute("dt_softplus", 0) != 0) delta = softplus(delta);
+        double y = call.has("D") ? a["D"].at({d}) * x : 0;
+        for (int64_t n = 0; n < N; ++n) {
+          double& h = a["present"].at({b, d, n});
+          h = std::exp(delta * a["A"].at({d, n})) * h + delta * a["B"].at({b, t, d * G / D, n}) * x;
+          y += a["C"].at({b, t, d * G / D, n}) * h;
+        }
+        a["y"].at({b, t, d}) = call.has("z") ? y * silu(a["z"].at({b, t, d})) : y;
+      }
+    }
+  }
+}
+
+// softmax over the keys that query t of row b and head h sees, times their values.
+std::vector<double> attend(Arrays& a, const Case& call, int64_t b, int64_t t, int64_t h) {
+  const int64_t group = a["query"].shape[2] / a["key"].shape[2], Dh = a["query"].shape[3], Dv = a["value"].shape[3];
+  const double scale = call.attribute("scale", 0), window = call.attribute("window", 0);
+  const double softcap = call.attribute("softcap", 0);
+  const int64_t last = int64_t(a["past_lens"].at({b})) + t;
+  const int64_t first = window > 0 ? std::max<int64_t>(0, last + 1 - int64_t(window)) : 0;
+  std::vector<double> out(static_cast<size_t>(Dv));
+  double sum = 0;
+  for (int64_t s = first; s <= last; ++s) {
+    double score = 0;
+    for (int64_t i = 0; i < Dh; ++i) score += a["query"].at({b, t, h, i}) * a["present_key"].at({b, h / group, s, i});
+    score *= scale > 0 ? scale : 1 / std::sqrt(double(Dh));
+    const double weight = std::exp(softcap > 0 ? softcap * std::tanh(score / softcap) : score);
+    sum += weight;
+    for (int64_t i = 0; i < Dv; ++i) out[size_t(i)] += weight * a["present_value"].at({b, h / group, s, i});
+  }
+  for (double& value : out) value /= sum;
+  return out;
+}
+
+void causal_attention(Arrays& a, const Case& call) {
+  const int64_t B = a["query"].shape[0], L = a["query"].shape[1], Hq = a["query"].shape[2], Hkv = a["key"].shape[2];
+  const int64_t Dv = a["value"].shape[3];
+  a["y"] = uniform('T', "BLHV", {{'B', B}, {'L', L}, {'H', Hq}, {'V', Dv}}, 0, 0);
+  a["present_key"] = a["past_key"], a["present_value"] = a["past_value"];
+  for (int64_t b = 0; b < B; ++b) {
+    const int64_t start = int64_t(a["past_lens"].at({b}));
+    for (const std::string name : {"key", "value"}) {
+      for (int64_t t = 0; t < valid(a, b, L); ++t) {
+        for (int64_t h = 0; h < Hkv; ++h) {
+          for (int64_t i = 0; i < a[name].shape[3]; ++i) {
+            a["present_" + name].at({b, h, start + t, i}) = a[name].at({b, t, h, i});
+          }
+        }
+      }
+    }
+    for (int64_t t = 0; t < valid(a, b, L); ++t) {
+      for (int64_t h = 0; h < Hq; ++h) {
+        const std::vector<double> row = attend(a, call, b, t, h);
+        for (int64_t i = 0; i < Dv; ++i) a["y"].at({b, t, h, i}) = row[size_t(i)];
+      }
+    }
+  }
+}
+
+Array ragged(int64_t length) { return integers({double(length), double((length + 1) / 2)}); }
+
+Case conv_case(const std::string& label, bool all, int64_t L) {
+  const Extents sizes = {{'B', 2}, {'L', L}, {'D', 24}, {'K', 4}, {'k', 3}};
+  Case c = {"CausalConv1d", label, {}, {"x", "weight", "past"}, {"y", "present"}, {{"present", "past"}}, {},
+            causal_conv1d};
+  for (const auto& [name, axes] : Axes{{"x", "BLD"}, {"weight", "DK"}, {"past", "BDk"}}) {
+    c.arrays[name] = uniform('T', axes, sizes);
+  }
+  if (!all) return c;
+  c.inputs = {"x", "weight", "bias", "past", "seq_lens"};
+  c.attributes = {{"activation", "silu"}};
+  c.arrays["bias"] = uniform('T', "D", sizes);
+  c.arrays["seq_lens"] = ragged(L);
+  return c;
+}
+
+Case scan_case(const std::string& label, bool all, int64_t L) {
+  const Extents sizes = {{'B', 2}, {'L', L}, {'D', 24}, {'N', 16}, {'G', all ? 2 : 1}};
+  Case c = {"SelectiveScan", label, {}, {"x", "dt", "A", "B", "C", "past"}, {"y", "present"}, {{"present", "past"}},
+            {}, selective_scan};
+  for (const auto& [name, axes] : Axes{{"x", "BLD"}, {"B", "BLGN"}, {"C", "BLGN"}}) {
+    c.arrays[name] = uniform('T', axes, sizes);
+  }
+  c.arrays["dt"] = uniform('T', "BLD", sizes, 0.01, 0.2);
+  c.arrays["A"] = uniform('F', "DN", sizes, -4, -0.1);
+  c.arrays["past"] = uniform('F', "BDN", sizes);
+  if (!all) return c;
+  c.inputs = {"x", "dt", "A", "B", "C", "D", "z", "dt_bias", "past", "seq_lens"};
+  c.attributes = {{"dt_softplus", 1}};
+  c.arrays["D"] = uniform('F', "D", sizes);
+  c.arrays["z"] = uniform('T', "BLD", sizes);
+  c.arrays["dt_bias"] = uniform('F', "D", sizes, -2, -1);
+  c.arrays["seq_lens"] = ragged(L);
+  return c;
+}
+
+Case attention_case(const std::string& label, bool all, int64_t L) {
+  const Extents sizes = {{'B', 2}, {'L', L}, {'Q', 4}, {'H', 2}, {'E', 32}, {'V', 64}, {'S', 400}};
+  Case c = {"CausalAttention",
+            label,
+            {},
+            {"query", "key", "value", "past_key", "past_value", "past_lens"},
+            {"y", "present_key", "present_value"},
+            {{"present_key", "past_key"}, {"present_value", "past_value"}},
+            {},
+            causal_attention};
+  for (const auto& [name, axes] : Axes{{"query", "BLQE"}, {"key", "BLHE"}, {"value", "BLHV"}, {"past_key", "BHSE"},
+                                       {"past_value", "BHSV"}}) {
+    c.arrays[name] = uniform('T', axes, sizes);
+  }
+  c.arrays["past_lens"] = integers({300, 0});
+  if (!all) return c;
+  c.inputs.push_back("seq_lens");
+  c.attributes = {{"scale", 0.25f}, {"window", 70}, {"softcap", 5.0f}};
+  c.arrays["seq_lens"] = ragged(L);
+  return c;
+}
+
+}  // namespace
+
+double& Array::at(std::initializer_list<int64_t> index) {
+  int64_t offset = 0;
+  size_t axis = 0;
+  for (const int64_t i : index) offset = offset * shape[axis++] + i;
+  return values[size_t(offset)];
+}
+
+double Case::attribute(const std::string& name, double fallback) const {
+  for (const auto& [key, value] : attributes) {
+    if (key != name) continue;
+    return value.index() == 0 ? std::get<int32_t>(value) : std::get<float>(value);
+  }
+  return fallback;
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const auto make : {conv_case, scan_case, attention_case}) {
+    all.push_back(make("every input, prefill", true, 63));
+    all.push_back(make("every input, decode", true, 1));
+    all.push_back(make("needed inputs, prefill", false, 63));
+    all.push_back(make("needed inputs, decode", false, 1));
+  }
+  return all;
+}

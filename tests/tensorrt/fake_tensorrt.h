@@ -1,0 +1,45 @@
+// Stands in for TensorRT around a plugin library: the symbols by which it is found, a logger, and symbolic dimensions.
+#pragma once
+
+#include <NvInferRuntime.h>
+
+#include <deque>
+#include <string>
+#include <vector>
+
+class Logger final : public nvinfer1::ILogger {
+ public:
+  void log(Severity, const char* message) noexcept override { last = message; }
+  std::string last;
+};
+
+// An extent: -1 is not known yet.
+class Dimension final : public nvinfer1::IDimensionExpr, public nvinfer1::apiv::VDimensionExpr {
+ public:
+  explicit Dimension(int64_t extent) : extent_(extent) { mImpl = this; }
+  bool isConstant() const override { return extent_ >= 0; }
+  int64_t getConstantValue() const override { return extent_; }
+  bool isSizeTensor() const override { return false; }
+
+ private:
+  int64_t extent_;
+};
+
+// Makes nothing: the shapes of our ops' outputs are made of their inputs' extents.
+class ExprBuilder final : public nvinfer1::IExprBuilder {
+ public:
+  ExprBuilder() { mImpl = nullptr; }
+};
+
+class Dimensions {
+ public:
+  nvinfer1::DimsExprs make(const std::vector<int64_t>& shape) {
+    nvinfer1::DimsExprs dims = {};
+    dims.nbDims = int32_t(shape.size());
+    for (size_t i = 0; i < shape.size(); ++i) dims.d[i] = &owned_.emplace_back(shape[i]);
+    return dims;
+  }
+
+ private:
+  std::deque<Dimension> owned_;
+};
