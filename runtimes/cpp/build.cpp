@@ -1,0 +1,130 @@
+// seqexport-build: a bundle, or any ONNX file, to a TensorRT engine, on a machine without Python.
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "engine.h"
+#include "error.h"
+#include "files.h"
+#include "options.h"
+#include "plugin_library.h"
+#include "record.h"
+
+namespace seqexport {
+namespace {
+
+namespace fs = std::filesystem;
+
+void say(const std::string& line) { std::printf("%s\n", line.c_str()); }
+
+// Throws UserError if the graph's ops can come neither from plugins nor from their bodies.
+void check_target(const Bundle& bundle, bool use_plugins) {
+  const std::string name = bundle.folder.string();
+  if (bundle.target == "ort")
+    throw UserError(name +
+                    ": exported for target ort, whose com.microsoft ops TensorRT does not have; export it with "
+                    "--target tensorrt");
+  if (NV_TENSORRT_MAJOR < 10 && bundle.dtype == "bfloat16")
+    throw UserError(name + ": bfloat16, which " + tensorrt_title() +
+                    " does not have; export it with --dtype fp16 or fp32");
+  if (bundle.ops.empty()) return;
+  if (NV_TENSORRT_MAJOR < 10 && bundle.target == "portable")
+    throw UserError(name + ": exported for target portable, and the parser of " + tensorrt_title() +
+                    " reads no function bodies; export it with --target tensorrt");
+  if (bundle.target == "tensorrt" && !use_plugins)
+    throw UserError(name +
+                    ": exported for target tensorrt, its ops have no bodies; leave out --no-plugins, or export it "
+                    "with --target portable");
+  if (bundle.target == "portable" && use_plugins)
+    throw UserError(name +
+                    ": exported for target portable, and TensorRT would take the ops' slow bodies instead of the "
+                    "plugins; export it with --target tensorrt, or say --no-plugins");
+}
+
+// The bundle, also if its model.onnx is named; none for any other file.
+std::optional<Bundle> opened(const fs::path& model) {
+  if (!fs::exists(model))
+    throw UserError(model.string() + ": no such file or folder; expected a bundle or an ONNX file");
+  if (!fs::is_regular_file(model)) return open_bundle(model);
+  const fs::path folder = fs::absolute(model).parent_path();
+  const bool of_bundle = model.filename() == "model.onnx" && fs::exists(folder / "seqexport.json");
+  return of_bundle ? std::optional(open_bundle(folder)) : std::nullopt;
+}
+
+fs::path plan_path(const Options& options, const Bundle* bundle, const Gpu& gpu) {
+  const fs::path file = engine_name(gpu) + ".plan";
+  if (!options.output.empty()) {
+    if (options.output.extension() == ".json")
+      throw UserError("--output " + options.output.string() + ": .json is the record's; name the plan .plan");
+    return options.output;
+  }
+  if (bundle) return bundle->folder / "engines" / file;
+  return options.model.parent_path() / (options.model.stem().string() + "-" + file.string());
+}
+
+// Neither file without the other.
+void write(const fs::path& plan, const nvinfer1::IHostMemory& content, const std::string& record) {
+  PendingFile pending_plan(plan, content.data(), content.size());
+  PendingFile pending_record(fs::path(plan).replace_extension(".json"), record.data(), record.size());
+  pending_plan.commit();
+  try {
+    pending_record.commit();
+  } catch (const UserError&) {
+    fs::remove(plan);
+    throw;
+  }
+}
+
+void build(const Options& options) {
+  const auto start = std::chrono::steady_clock::now();
+  const std::optional<Bundle> bundle = opened(options.model);
+  const Bundle* const ours = bundle ? &*bundle : nullptr;
+  if (ours) check_target(*ours, options.use_plugins);
+  if (!ours)
+    std::fprintf(stderr, "%s is no bundle of ours: plain TensorRT builds it as it is\n", options.model.c_str());
+
+  std::optional<PluginLibrary> library;
+  const bool wanted = ours ? !ours->ops.empty() : !options.plugins.empty();
+  if (wanted && options.use_plugins) library = find_plugin_library(options.plugins);
+  const Gpu gpu = current_gpu();
+  const fs::path plan = plan_path(options, ours, gpu);
+  const Model model = ours ? ours->model : Model{options.model, sha256_of(options.model), ""};
+
+  Logger logger(options.verbose);
+  const Engine engine = build_engine(options, ours, library ? &*library : nullptr, logger);
+  const nvinfer1::IHostMemory& content = *engine.plan;
+  write(plan, content,
+        record_text(plan, sha256_of(content.data(), content.size()), gpu, library ? &*library : nullptr, model, engine,
+                    options));
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  char summary[160];
+  std::snprintf(summary, sizeof summary, "%.1f MB, for %s, built in %.1f s", double(content.size()) / 1e6,
+                gpu.compute_capability.empty() ? "any GPU" : gpu.name.c_str(), took.count());
+  say(plan.string() + ": " + summary);
+}
+
+int run(const std::vector<std::string>& arguments) {
+  const Options options = parse_options(arguments);
+  if (options.help) {
+    std::printf("%s", help_text().c_str());
+  } else if (options.version) {
+    say(std::string("seqexport-build ") + SEQEXPORT_VERSION + ", " + tensorrt_label());
+  } else {
+    build(options);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace seqexport
+
+int main(int count, char** words) try {
+  return seqexport::run({words + 1, words + count});
+} catch (const std::bad_alloc&) {
+  std::fprintf(stderr, "error: out of memory; close other programs or give smaller --maxShapes\n");
+  return 2;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "error: %s\n", error.what());
+  return 2;
+}

@@ -1,0 +1,13 @@
+// The one kind of error that a user can cause.
+#pragma once
+
+#include <stdexcept>
+
+namespace seqexport {
+
+// what() is one line: the thing, what was expected, what came, what to do. The program prints it and exits with 2.
+struct UserError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace seqexport

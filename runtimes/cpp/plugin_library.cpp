@@ -1,0 +1,110 @@
+#include "plugin_library.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "error.h"
+#include "files.h"
+#include "tensorrt.h"
+
+namespace seqexport {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+constexpr char kName[] = "libseqexport_tensorrt.so";
+constexpr char kBuild[] = "seqexport plugins build";
+
+// $SEQEXPORT_PLUGINS, or seqexport/plugins in the user's data folder.
+fs::path default_folder() {
+  const auto variable = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::string(value ? value : "");
+  };
+  if (const std::string named = variable("SEQEXPORT_PLUGINS"); !named.empty()) return named;
+  const std::string data = variable("XDG_DATA_HOME");
+  return (data.empty() ? fs::path(variable("HOME")) / ".local/share" : fs::path(data)) / "seqexport/plugins";
+}
+
+// The manifest's entry of `file`; null where there is none.
+json manifest_entry(const fs::path& file) {
+  const fs::path manifest = file.parent_path() / "plugins.json";
+  if (!fs::exists(manifest)) return nullptr;
+  try {
+    const json all = json::parse(read_file(manifest));
+    if (!all.contains("tensorrt") || all["tensorrt"].at("file") != file.filename().string()) return nullptr;
+    return all["tensorrt"];
+  } catch (const json::exception& error) {
+    throw UserError(manifest.string() + ": not a manifest of plugin libraries (" + error.what() +
+                    "); build again: " + kBuild);
+  }
+}
+
+// TensorRT-RTX 1 has the plugin interface of TensorRT 10 and 11.
+void check_major(const fs::path& file, const std::string& built_for) {
+  const int major = std::atoi(built_for.c_str());
+  if (kRtx ? major < 10 : major != NV_TENSORRT_MAJOR)
+    throw UserError(file.string() + ": built for TensorRT " + built_for + ", this is " + tensorrt_title() +
+                    "; build it again on this machine: " + kBuild);
+}
+
+// Whether it is all there; the loader would crash on one that was cut short.
+bool is_whole_library(const fs::path& file) {
+  const std::string content = read_file(file);
+  Elf64_Ehdr header;
+  if (content.size() < sizeof header || content.compare(0, SELFMAG, ELFMAG) != 0) return false;
+  std::memcpy(&header, content.data(), sizeof header);
+  return header.e_shoff + uint64_t(header.e_shnum) * header.e_shentsize <= content.size();
+}
+
+// What the library says of itself: seqexport, tensorrt, cuda. It is loaded then, for the rest of the process.
+json info_of(const fs::path& file) {
+  void* library = dlopen(file.c_str(), RTLD_LAZY | RTLD_LOCAL);
+  if (!library) throw UserError(file.string() + ": cannot be loaded (" + dlerror() + "); build it again: " + kBuild);
+  const auto info = reinterpret_cast<const char* (*)()>(dlsym(library, "seqexport_tensorrt_info"));
+  if (!info) throw UserError(file.string() + ": not seqexport's plugin library; build it: " + kBuild);
+  return json::parse(info());
+}
+
+}  // namespace
+
+PluginLibrary find_plugin_library(const fs::path& given) {
+  const fs::path file = fs::absolute(given.empty() ? default_folder() / kName : given);
+  if (!fs::is_regular_file(file))
+    throw UserError(file.string() + (given.empty()
+                                         ? ": not built on this machine; build it: " + std::string(kBuild) +
+                                               ", give --plugins=FILE, or build a portable bundle with "
+                                               "--no-plugins"
+                                         : ": no such file; --plugins takes the path of " + std::string(kName)));
+  PluginLibrary library{file, sha256_of(file), ""};
+  const json entry = manifest_entry(file);
+  if (entry.is_null()) return library;
+  if (entry.value("sha256", "") != library.sha256)
+    throw UserError(file.string() +
+                    ": damaged, its sha256 is not the one that plugins.json has; build it again: " + kBuild);
+  if (entry.value("seqexport", "") != SEQEXPORT_VERSION)
+    throw UserError(file.string() + ": built by seqexport " + entry.value("seqexport", "") + ", this is " +
+                    SEQEXPORT_VERSION + "; build it again: " + kBuild);
+  if (entry.contains("built_for")) check_major(file, entry["built_for"].value("tensorrt", ""));
+  return library;
+}
+
+void load(PluginLibrary& library, [[maybe_unused]] const Logger& logger) {
+  if (!is_whole_library(library.file))
+    throw UserError(library.file.string() + ": damaged, not a whole shared library; build it again: " + kBuild);
+  const json info = info_of(library.file);  // before 8.6 that is all: it registers its plugins itself
+  check_major(library.file, info.value("tensorrt", ""));
+  library.version = info.value("seqexport", "");
+#if SEQEXPORT_TENSORRT_SINCE(8, 6)
+  if (!getPluginRegistry()->loadLibrary(library.file.c_str()))
+    throw UserError(library.file.string() + ": TensorRT refuses it (" + logger.cause() +
+                    "); build it again: " + kBuild);
+#endif
+}
+
+}  // namespace seqexport

@@ -1,0 +1,122 @@
+"""seqexport-build, compiled from this checkout and linked with the TensorRT-RTX of PyPI, which builds without a GPU."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqexport.plugins import library, toolchain
+from tests.cli.conftest import Result
+from tests.conftest import leave_out
+
+ROOT = Path(__file__).parent.parent.parent
+SOURCES = ROOT / "runtimes" / "cpp"
+WORK = ROOT / "build" / "cpp"
+RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
+RTX_HEADERS = "11.1.0"
+"""The headers that TensorRT-RTX 1.7 agrees with where the builder touches them."""
+
+Build = Callable[..., Result]
+
+
+def headers(version: str) -> Path | None:
+    """The cached headers of a TensorRT, if they hold the parser's too."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = cache / "seqexport" / "headers" / f"tensorrt-{version}" / "include"
+    return folder if (folder / "NvOnnxParser.h").is_file() else None
+
+
+def _rtx_package() -> Path | None:
+    spec = importlib.util.find_spec(RTX_PACKAGE.removesuffix("-cu13").replace("-", "_"))
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
+def missing() -> str:
+    """What keeps seqexport-build from being compiled and run here; empty if nothing does."""
+    tools = toolchain.find_toolchain()
+    lacking = [f"no {tool.name}" for tool in (tools.cmake, tools.make, tools.cxx, tools.nvcc) if tool.path is None]
+    if headers(RTX_HEADERS) is None:
+        lacking.append(f"no cached headers of TensorRT {RTX_HEADERS} with NvOnnxParser.h")
+    if _rtx_package() is None:
+        lacking.append(f"no {RTX_PACKAGE}")
+    return ", ".join(lacking)
+
+
+@pytest.fixture(scope="session")
+def executable() -> Path:
+    if reason := missing():
+        leave_out(f"tests/cpp left out: {reason}")
+    WORK.mkdir(parents=True, exist_ok=True)
+    with (WORK / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        return _compiled()
+
+
+def _compiled() -> Path:
+    tools = toolchain.find_toolchain()
+    cmake, folder = str(tools.cmake.path), WORK / "rtx"
+    definitions = {
+        "CMAKE_MAKE_PROGRAM": tools.make.path,
+        "CMAKE_CXX_COMPILER": tools.cxx.path,
+        "CMAKE_CXX_FLAGS": "-Werror",
+        "CMAKE_EXPORT_COMPILE_COMMANDS": "ON",
+        "SEQEXPORT_VERSION": library.version(),
+        "SEQEXPORT_TENSORRT_RTX": "ON",
+        "TENSORRT_ROOT": _linked_rtx(),
+        "TENSORRT_INCLUDE_DIR": headers(RTX_HEADERS),
+    }
+    configure = [cmake, "-S", SOURCES, "-B", folder, "-G", tools.generator]
+    configured = _run(*configure, *(f"-D{name}={value}" for name, value in definitions.items()))
+    if "nlohmann/json.hpp is needed" in configured.stderr:
+        leave_out("tests/cpp left out: no nlohmann/json.hpp (apt install nlohmann-json3-dev)")
+    assert configured.returncode == 0, configured.stderr
+    built = _run(cmake, "--build", folder, "--parallel", "2")
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder / "seqexport-build"
+
+
+def _run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
+
+
+def _linked_rtx() -> Path:
+    """A folder with the package's libraries under the names that linker, loader and parser look for."""
+    folder, package = WORK / "rtx_libraries", _rtx_package()
+    assert package is not None
+    folder.mkdir(exist_ok=True)
+    for file in package.glob("libtensorrt*_rtx.so.*"):
+        stem = re.sub(r"\.so\..*", ".so", file.name)
+        for name in (stem, f"{stem}.1"):
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(file)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build(executable: Path) -> Build:
+    """Runs seqexport-build with arguments; no plugin library is installed but those that ``plugins`` holds."""
+
+    def seqexport_build(*args: object, plugins: Path = Path("/nonexistent")) -> Result:
+        environment = {"PATH": os.environ["PATH"], "SEQEXPORT_PLUGINS": str(plugins)}
+        done = _run(executable, *args, env=environment)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return seqexport_build
+
+
+@pytest.fixture(scope="session")
+def plugins(executable: Path, native_library: Callable[[str], Path]) -> Path:
+    """The folder of our compiled plugin library, built for TensorRT 10 or later."""
+    folder = native_library("tensorrt").parent
+    version = library.built(folder)["tensorrt"].built_for["tensorrt"]
+    if int(version.partition(".")[0]) < 10:
+        leave_out(f"tests/cpp with plugins left out: the headers found here are TensorRT {version}'s, older than 10")
+    return folder

@@ -1,0 +1,224 @@
+"""What seqexport-build does not build: one line on stderr that says why, exit code 2, and no plan."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from seqexport.plugins import library
+from seqexport.runtimes.bundle import CONTRACT, MODEL, sha256
+from tests.conftest import Exported
+from tests.cpp.conftest import Build
+from tests.cpp.test_engines import plain_model
+
+Edit = Callable[[onnx.ModelProto, onnx.NodeProto], None]
+
+
+@pytest.fixture
+def bundle(exported: Exported, tmp_path: Path) -> Path:
+    """A copy of the shipped Mamba for TensorRT, to be spoilt."""
+    return shutil.copytree(exported("preset:mamba", target="tensorrt").path, tmp_path / "bundle")
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    yield
+    assert not [file for file in tmp_path.rglob("*") if ".plan" in file.name or file.name == "engines"]
+
+
+def edit_scan(bundle: Path, edit: Edit) -> None:
+    """Change the first SelectiveScan of a bundle's graph, and seal the bundle again."""
+    file = bundle / MODEL
+    model = onnx.load(file, load_external_data=False)
+    edit(model, next(node for node in model.graph.node if node.op_type == "SelectiveScan"))
+    onnx.save(model, file)
+    contract = json.loads((bundle / CONTRACT).read_text())
+    contract["files"][MODEL] = sha256(file)
+    (bundle / CONTRACT).write_text(json.dumps(contract))
+
+
+def replace_a(change: Callable[[np.ndarray], np.ndarray]) -> Edit:
+    def edit(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+        name = node.input[2]
+        old = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        shape = tuple(old.dims)
+        old.CopyFrom(numpy_helper.from_array(change(np.zeros(shape, np.float32)), name))
+
+    return edit
+
+
+def set_attribute(name: str, value: int) -> Edit:
+    def edit(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+        next(attribute for attribute in node.attribute if attribute.name == name).i = value
+
+    return edit
+
+
+def drop_input(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    node.input.pop()
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (replace_a(lambda a: np.pad(a, ((0, 0), (0, 1)))), ("N=17", "N is 17 by input 'A'")),
+        (replace_a(lambda a: a[0]), ("input 'A'", "[16]")),
+        (replace_a(lambda a: a.astype(np.float16)), ("input 'A' must be float32, got float16",)),
+        (set_attribute("dt_softplus", 7), ("attribute 'dt_softplus'", "got 7")),
+        (drop_input, ("expected 10 inputs", "got 9")),
+    ],
+    ids=["wrong N", "wrong rank", "wrong dtype", "wrong attribute", "input missing"],
+)
+def test_the_plugin_says_what_is_wrong_with_its_node(
+    edit: Edit, told: tuple[str, ...], build: Build, plugins: Path, bundle: Path
+) -> None:
+    edit_scan(bundle, edit)
+    refusal = build(bundle, plugins=plugins).refusal
+    assert "SelectiveScan 'node_selective_scan" in refusal
+    for text in told:
+        assert text in refusal
+
+
+def test_changed_and_truncated_graphs(build: Build, plugins: Path, bundle: Path) -> None:
+    graph = (bundle / MODEL).read_bytes()
+    (bundle / MODEL).write_bytes(graph[:-100])
+    assert f"{bundle / MODEL}: sha256" in build(bundle, plugins=plugins).refusal
+    (bundle / MODEL).write_bytes(graph)
+    weights = bundle / f"{MODEL}.data"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    assert f"{weights}: sha256" in build(bundle, plugins=plugins).refusal
+
+
+def test_what_is_no_bundle(build: Build, bundle: Path, tmp_path: Path) -> None:
+    assert "no such file or folder" in build(tmp_path / "absent").refusal
+    assert "is not a bundle: it has no seqexport.json" in build(tmp_path).refusal
+    contract = bundle / CONTRACT
+    whole = json.loads(contract.read_text())
+    contract.write_text(json.dumps(whole | {"format_version": 2}))
+    assert "format version 2, this seqexport-build reads 1" in build(bundle).refusal
+    contract.write_text(json.dumps(whole | {"inputs": [{"name": "x", "shape": ["width"]}]}))
+    assert "is damaged: unknown axis width" in build(bundle).refusal
+    contract.write_text(contract.read_text()[:-20])
+    assert f"{contract} is damaged" in build(bundle).refusal
+    contract.unlink()
+    contract.mkdir()
+    assert "is not a bundle" in build(bundle).refusal
+
+
+def last_line(build: Build, *args: object) -> str:
+    """The refusal of a file that is no bundle, which is said in the line before."""
+    result = build(*args)
+    assert result.code == 2
+    note, error = result.err.splitlines()
+    assert "no bundle of ours" in note
+    return error
+
+
+def test_plain_onnx_files(build: Build, bundle: Path, tmp_path: Path) -> None:
+    model = plain_model(tmp_path / "plain.onnx", "rows")
+    assert "input x has the shape x[0]x8" in last_line(build, model)
+    assert "the graph has no input z; it has x" in last_line(build, model, "--optShapes=z:1x8")
+    assert "--maxShapes x:4x9: the input's shape is x[0]x8" in last_line(build, model, "--maxShapes=x:4x9")
+    model.write_bytes(model.read_bytes()[:-20])
+    assert f"cannot parse {model}: " in last_line(build, model, "--optShapes=x:1x8")
+    (bundle / CONTRACT).unlink()
+    without = last_line(build, bundle / MODEL)
+    assert "CausalConv1d 'node_causal_conv1d" in without
+    assert "give --plugins=libseqexport_tensorrt.so" in without
+
+
+def test_targets_that_do_not_fit(build: Build, exported: Exported, bundle: Path) -> None:
+    assert "leave out --no-plugins" in build(bundle, "--no-plugins").refusal
+    portable = exported("preset:mamba", target="portable").path
+    assert "or say --no-plugins" in build(portable).refusal
+    for_ort = exported("preset:mamba", target="ort").path
+    assert "exported for target ort" in build(for_ort, "--no-plugins").refusal
+
+
+def test_plugin_libraries_that_are_not_loaded(build: Build, plugins: Path, bundle: Path, tmp_path: Path) -> None:
+    assert "not built on this machine; build it: seqexport plugins build" in build(bundle).refusal
+    assert "no such file" in build(bundle, "--plugins", tmp_path / "absent.so").refusal
+
+    built = library.built(plugins)["tensorrt"]
+    alone = shutil.copy(built.path, tmp_path / "alone.so")
+    with Path(alone).open("r+b") as stream:
+        stream.truncate(built.path.stat().st_size - 4096)
+    assert "damaged, not a whole shared library" in build(bundle, "--plugins", alone).refusal
+    other = shutil.copy(library.built(plugins)["kernels"].path, tmp_path / "other.so")
+    assert "not seqexport's plugin library" in build(bundle, "--plugins", other).refusal
+
+
+def test_manifest_decides_about_its_library(build: Build, plugins: Path, bundle: Path, tmp_path: Path) -> None:
+    built = library.built(plugins)["tensorrt"]
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    file = Path(shutil.copy(built.path, folder))
+    manifest = folder / library.MANIFEST
+    entry = json.loads((plugins / library.MANIFEST).read_text())["tensorrt"]
+
+    def refusal(**changed: object) -> str:
+        manifest.write_text(json.dumps({"tensorrt": entry | changed}))
+        return build(bundle, plugins=folder).refusal
+
+    assert "built by seqexport 0.0.9" in refusal(seqexport="0.0.9")
+    assert "built for TensorRT 8.6.1, this is TensorRT-RTX" in refusal(built_for={"tensorrt": "8.6.1"})
+    with file.open("r+b") as stream:
+        stream.seek(5000)
+        stream.write(b"!")
+    assert "damaged, its sha256 is not the one that plugins.json has" in refusal()
+    manifest.write_text("{")
+    assert "not a manifest of plugin libraries" in build(bundle, plugins=folder).refusal
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--fp16"], "unknown flag --fp16"),
+        (["--maxShapes"], "--maxShapes needs a value"),
+        (["--no-plugins=yes"], "--no-plugins takes no value"),
+        (["second"], "one BUNDLE only"),
+        (["--minShapes=input_ids:1xx1"], "expected INPUT:SIZExSIZE"),
+        (["--minShapes=seq_lens:1,seq_lens:2"], "seq_lens is given twice"),
+        (["--maxShapes=input_ids:8x64,seq_lens:4"], "--maxShapes seq_lens:4: another shape of --maxShapes has batch 8"),
+        (["--maxShapes=input_ids:8"], "the input's shape is batchxseq"),
+        (["--minShapes=seq_lens:3", "--maxShapes=seq_lens:2"], "axis batch: min 3"),
+        (["--maxShapes=input_ids:1x8193"], "the bundle's capacity is 8192"),
+        (["--builderOptimizationLevel=6"], "expected 0 to 5"),
+        (["--memPoolSize=workspace"], "expected POOL:SIZE"),
+        (["--memPoolSize=heap:1"], "no pool heap; expected one of"),
+        (["--memPoolSize=workspace:16"], "or give another --memPoolSize"),
+        (["--tactic-sources=CUBLAS"], "no CUBLAS in TensorRT-RTX"),
+        (["--versionCompatible"], "TensorRT-RTX 1.7.1 has no such engines"),
+        (["--setPluginsToSerialize"], "--setPluginsToSerialize and --no-plugins exclude each other"),
+        (["--plugins=x.so"], "--plugins and --no-plugins exclude each other"),
+        (["--timingCacheFile=/"], "/: cannot be read (Is a directory)"),
+        (["-o", "/dev/null/x.plan"], "/dev/null/x.plan: cannot be written"),
+        (["-o", "engine.json"], ".json is the record's"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_flags(words: list[str], told: str, build: Build, exported: Exported) -> None:
+    portable = exported("preset:transformer", target="portable").path
+    assert told in build(portable, "--no-plugins", *words).refusal
+
+
+def test_a_record_that_cannot_be_written_leaves_no_plan(build: Build, exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "x.json").mkdir()  # the record's place is taken
+    portable = exported("preset:mamba", target="portable").path
+    assert "cannot be written" in build(portable, "--no-plugins", "-o", tmp_path / "x.plan").refusal
+
+
+def test_help_and_version(build: Build) -> None:
+    shown = build("--help")
+    assert shown.code == 0
+    assert "Examples:" in shown.out
+    assert build("--version").out.startswith(f"seqexport-build {library.version()}, rtx1.")
+    assert "no BUNDLE is given" in build().refusal
