@@ -1,0 +1,76 @@
+"""The bundles of the GPU run: the two shipped models, random ones in the shapes of real models, or given ones."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqexport.runtimes.benchmarks.checkpoints import CAPACITY
+from seqexport.runtimes.benchmarks.setting import Setting
+
+DTYPES = ("fp32", "fp16")
+SHIPPED = ("mamba", "transformer")
+RANDOM = ("mamba-130m", "llama-130m")
+LARGE = ("mamba-1.4b", "llama-1.4b")
+THREADS = 4
+"""Of an export, since several run at a time."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One bundle: which model, in which dtype; ``given`` is a folder that is a bundle already."""
+
+    model: str
+    dtype: str
+    given: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return self.model if self.given else f"{self.model}-{self.dtype}"
+
+    @property
+    def random(self) -> bool:
+        return self.model in (*RANDOM, *LARGE)
+
+    def checkpoint(self, setting: Setting) -> Path:
+        return setting.work / "checkpoints" / self.model
+
+    def folder(self, setting: Setting) -> Path:
+        return self.given or setting.work / "bundles" / self.name
+
+
+def for_engines(setting: Setting) -> list[Wanted]:
+    """What engines are built and verified of, largest first."""
+    if setting.bundles:
+        return [Wanted(path.resolve().name, "", path.resolve()) for path in setting.bundles]
+    models = [model for model in (*RANDOM, *SHIPPED) if setting.wants(model)]
+    return [Wanted(model, dtype) for model in models for dtype in DTYPES]
+
+
+def for_speed(setting: Setting) -> list[Wanted]:
+    """What is timed whole, beside PyTorch."""
+    return [Wanted(model, "fp16") for model in (*LARGE, *RANDOM) if setting.wants(model)]
+
+
+def ensure_checkpoint(setting: Setting, model: str) -> Path:
+    """The folder of a random checkpoint, made if it is not there."""
+    folder = setting.work / "checkpoints" / model
+    if not folder.exists():
+        unfinished = folder.with_name(f"{model}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        setting.torch("runtimes.benchmarks.checkpoints", model, unfinished, log=f"checkpoint-{model}")
+        unfinished.rename(folder)
+    return folder
+
+
+def ensure_bundle(setting: Setting, wanted: Wanted) -> Path:
+    """The bundle's folder, exported for TensorRT if it is not there."""
+    folder = wanted.folder(setting)
+    if not folder.exists():
+        source = ["--arch", wanted.model]
+        if wanted.random:
+            source = ["--model", str(ensure_checkpoint(setting, wanted.model)), "--max-len", str(CAPACITY)]
+        options = [*source, "--dtype", wanted.dtype, "--target", "tensorrt", "--no-verify", "-o", str(folder)]
+        setting.torch("exporter.cli", "onnx", *options, log=f"export-{wanted.name}", threads=THREADS)
+    return folder

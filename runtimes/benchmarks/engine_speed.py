@@ -1,0 +1,104 @@
+"""Times a whole model in TensorRT: a prompt, then single tokens; what torch_speed.py times of the original.
+
+    python -m seqexport.runtimes.benchmarks.engine_speed BUNDLE [--backend trt]
+
+Batch 1. A time counts from the tokens on the host to the logits of the last one on the host; median, warm.
+``graph`` is what CUDA events give for the step's CUDA graph alone.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import click
+import numpy as np
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.backends import open_runner
+from seqexport.runtimes.base import Runner
+from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.benchmarks.sizes import CONTEXT, PROMPT, PROMPT_REPEATS, STEPS, WARM_STEPS
+from seqexport.runtimes.bundle import open_bundle
+from seqexport.runtimes.cuda import Cuda, load_runtime
+
+
+def measure(runner: Runner) -> dict[str, Any]:
+    """Seconds of a prompt, of a step, and of a step's CUDA graph where it launches one."""
+    tokens = np.random.default_rng(0).integers(0, runner.contract.vocab_size, (1, PROMPT))
+    found: dict[str, Any] = {"runner": runner.description}
+    with runner.session(1, CONTEXT + WARM_STEPS + STEPS) as session:
+        session.prefill(tokens[:, :CONTEXT])
+        seconds(lambda: session.step(tokens[:, 0]), WARM_STEPS)
+        found["step"] = seconds(lambda: session.step(tokens[:, 0]), STEPS // 2)
+        with graph_events() as events:
+            seconds(lambda: session.step(tokens[:, 0]), STEPS // 2)
+        found["graph"] = statistics.median(elapsed() for elapsed in events) if events else None
+    found["prefill"] = statistics.median(prefill_seconds(runner, tokens))
+    return found
+
+
+def prefill_seconds(runner: Runner, tokens: Any) -> list[float]:
+    """Of a prompt into empty states, each time in the same session."""
+    none = np.zeros(1, np.int32)
+    with runner.session(1, PROMPT) as session:
+        empty, times = session.read_states(), []
+        for _ in range(PROMPT_REPEATS + 1):
+            session.write_states(empty, none)
+            times.append(seconds(lambda: session.prefill(tokens), 1))
+    return times[1:]
+
+
+@contextmanager
+def graph_events() -> Iterator[list[Callable[[], float]]]:
+    """For each CUDA graph launched inside, what tells the seconds that it took; to be asked after it is done."""
+    launch, elapsed = Cuda.launch, []
+
+    def timed(cuda: Cuda, graph: Any) -> None:
+        runtime = load_runtime()
+        start, end = (_checked(runtime.cudaEventCreate()) for _ in range(2))
+        _checked(runtime.cudaEventRecord(start, cuda.stream))
+        launch(cuda, graph)
+        _checked(runtime.cudaEventRecord(end, cuda.stream))
+        elapsed.append(lambda: float(_checked(runtime.cudaEventElapsedTime(start, end))) / 1e3)
+
+    Cuda.launch = timed  # type: ignore[assignment, method-assign]
+    try:
+        yield elapsed
+    finally:
+        Cuda.launch = launch  # type: ignore[method-assign]
+
+
+def _checked(returned: tuple[Any, ...]) -> Any:
+    """What a call of CUDA's runtime gives beside its return code."""
+    code, *values = returned
+    if code.name != "cudaSuccess":
+        raise UserError(f"CUDA events: {code.name}")
+    return values[0] if values else None
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> float:
+    """Median of a call that ends on the host."""
+    times = []
+    for _ in range(repeats):
+        start = perf_counter()
+        call()
+        times.append(perf_counter() - start)
+    return statistics.median(times)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--backend", default="trt", show_default=True)
+def main(bundle: Path, backend: str) -> None:
+    with open_runner(backend, open_bundle(bundle)) as runner:
+        click.echo(json.dumps(measure(runner)))
+
+
+if __name__ == "__main__":
+    run(main)
