@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from seqexport.plugins.errors import UserError
 
-COMMANDS = ("onnx", "verify", "generate", "compare", "inspect", "doctor")
+COMMANDS = ("onnx", "build", "verify", "generate", "compare", "bench", "inspect", "plugins", "doctor")
 
 
 class Commands(click.Group):

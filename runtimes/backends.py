@@ -8,7 +8,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import Bundle
 
-BACKENDS = ("torch", "ort")
+BACKENDS = ("torch", "ort", "trt")
 
 
 def open_runner(
@@ -23,7 +23,7 @@ def open_runner(
     """Open a bundle on a backend.
 
     Args:
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu`` or ``cuda``; ``trt`` runs on the GPU whatever this says.
         threads: of the CPU; default: all cores.
         source: where the backend ``torch`` finds the original; default: where it was exported from.
 
@@ -34,6 +34,10 @@ def open_runner(
         from seqexport.runtimes.ort import Device, OrtRunner
 
         return OrtRunner(bundle, device=cast(Device, device), threads=threads)
+    if backend == "trt":
+        from seqexport.runtimes.trt import open_trt
+
+        return open_trt(bundle)
     if backend == "torch":
         try:
             from seqexport.runtimes.torch_ import TorchRunner

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +19,7 @@ PACKAGES = ("seqexport", "torch", "transformers", "onnxruntime", "onnxruntime-gp
 
 
 class Machine(Record, frozen=True):
-    """``cores`` are those this process may use; ``memory_bytes`` is the machine's; ``date`` is UTC."""
+    """``cores`` are those this process may use; ``memory_bytes`` the machine's; ``gpu`` its first; ``date`` is UTC."""
 
     processor: str
     cores: int
@@ -27,6 +29,7 @@ class Machine(Record, frozen=True):
     versions: dict[str, str]
     date: str
     command: str
+    gpu: str | None = None
 
 
 def this_machine() -> Machine:
@@ -39,6 +42,7 @@ def this_machine() -> Machine:
         versions={name: found for name in PACKAGES if (found := _version(name))},
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        gpu=_gpu(),
     )
 
 
@@ -55,6 +59,19 @@ def _processor() -> str:
         return Path("/proc/device-tree/model").read_text().strip("\0\n ")
     except OSError:
         return platform.processor() or platform.machine()
+
+
+def _gpu() -> str | None:
+    """As NVIDIA's driver names it."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next((line.strip() for line in found.splitlines() if line.strip()), None)
 
 
 def _version(name: str) -> str | None:

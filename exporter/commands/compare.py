@@ -60,7 +60,7 @@ def command(
     \b
     Examples:
       seqexport compare my-model -o report.html
-      seqexport compare my-mamba my-llama --backends torch,ort -o report.html
+      seqexport compare my-mamba my-llama --backends torch,ort,trt -o report.html
       seqexport compare my-model --backends ort --device cuda
     """
     from seqexport.runtimes.bundle import open_bundle

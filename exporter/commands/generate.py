@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from seqexport.exporter.commands.options import (
+    backend_option,
     bundle_argument,
     device_option,
     original_option,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--top-k", type=int, default=0, show_default=True, help="Choose among the K likeliest; 0: all.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Choose among the likeliest that reach P.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same text.")
-@click.option("--backend", type=click.Choice(["ort", "torch"]), default="ort", show_default=True, help="What runs it.")
+@backend_option
 @device_option
 @threads_option
 @original_option

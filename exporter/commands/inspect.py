@@ -40,7 +40,10 @@ def command(bundle: Path, as_json: bool) -> None:
 
 
 def _facts(bundle: Bundle) -> Table:
+    from seqexport.runtimes.engine_record import engines_of
+
     c = bundle.contract
+    engines = "; ".join(f"{record.platform}, {record.date}" for record in engines_of(bundle))
     table = Table(title=escape(str(bundle.path)), title_justify="left", show_header=False, box=None)
     ops = ", ".join(f"{count} {name}" for name, count in c.ops.items())
     capacity = "no limit: its states do not grow" if c.capacity is None else f"{c.capacity:,} tokens"
@@ -57,6 +60,7 @@ def _facts(bundle: Bundle) -> Table:
             "vocabulary",
             f"{c.vocab_size:,} tokens, end of text: {', '.join(map(str, c.eos_token_ids)) or 'none'}",
         ),
+        ("engines", engines or "none; TensorRT builds one with: seqexport build"),
     ):
         table.add_row(f"[dim]{name}[/]", escape(value))
     return table

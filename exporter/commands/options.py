@@ -16,6 +16,9 @@ bundle_argument: Decorator = click.argument("bundle", type=click.Path(path_type=
 device_option: Decorator = click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run."
 )
+backend_option: Decorator = click.option(
+    "--backend", type=click.Choice(["ort", "trt", "torch"]), default="ort", show_default=True, help="What runs it."
+)
 threads_option: Decorator = click.option(
     "--threads", type=click.IntRange(1), help="CPU threads; default: all cores that this process may use."
 )

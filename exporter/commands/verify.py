@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("verify", short_help="Check a bundle's accuracy; exit 1 if out of bounds.")
 @bundle_argument
-@click.option("--backend", type=click.Choice(["ort"]), default="ort", show_default=True, help="What to run it in.")
+@click.option("--backend", type=click.Choice(["ort", "trt"]), default="ort", show_default=True, help="What runs it.")
 @device_option
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")

@@ -1,0 +1,194 @@
+"""TensorRT engines of a bundle: where they lie, what their records say, and which of them may run here.
+
+engines/<GPU>-trt<version>.plan   the engine
+engines/<GPU>-trt<version>.json   its record; a plan that does not match it is never loaded
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.bundle import MODEL, Bundle
+
+FORMAT_VERSION = 1
+FOLDER = "engines"
+VERSION_COMPATIBLE = "--versionCompatible"
+SERIALIZED_PLUGINS = "--setPluginsToSerialize"
+
+Shape = tuple[int, ...]
+Profile = dict[str, tuple[Shape, Shape, Shape]]
+"""The smallest, best and largest shape of each input."""
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """What an engine is built for: the GPU by its name, its compute capability as ``9.0``, TensorRT as ``8.6.0``."""
+
+    gpu: str
+    compute_capability: str
+    tensorrt: str
+
+    @property
+    def engine_name(self) -> str:
+        """``nvidia-h100-80gb-hbm3-trt8.6.0``"""
+        return f"{re.sub('[^a-z0-9]+', '-', self.gpu.lower()).strip('-')}-trt{self.tensorrt}"
+
+    def __str__(self) -> str:
+        return f"{self.gpu}, TensorRT {self.tensorrt}"
+
+
+class PluginsUsed(msgspec.Struct, frozen=True):
+    """The plugin library that an engine was built with: its sha256, and the seqexport that made it."""
+
+    sha256: str
+    version: str
+
+
+class EngineRecord(msgspec.Struct, frozen=True):
+    """What stands beside a plan.
+
+    Attributes:
+        plan: the plan's file name.
+        sha256: of the plan.
+        gpu, compute_capability, tensorrt: the platform that it was built on and for.
+        seqexport: the version that built it.
+        plugins: None where the ops' function bodies were built instead.
+        model_sha256: of the graph that it was built from.
+        profiles: by name; the order is that of the engine's optimisation profiles.
+        flags: the options that shaped it, as they were spelled.
+        date: UTC.
+        weights_sha256: of the graph's weights file, where that is a file of its own.
+    """
+
+    format_version: int
+    plan: str
+    sha256: str
+    gpu: str
+    compute_capability: str
+    tensorrt: str
+    seqexport: str
+    plugins: PluginsUsed | None
+    model_sha256: str
+    profiles: dict[str, Profile]
+    flags: dict[str, str]
+    date: str
+    weights_sha256: str | None = None
+
+    @property
+    def platform(self) -> Platform:
+        return Platform(self.gpu, self.compute_capability, self.tensorrt)
+
+    def runs_on(self, here: Platform) -> bool:
+        """Whether it was built for this GPU and TensorRT; a version-compatible one runs from its version on."""
+        if self.gpu != here.gpu or self.compute_capability != here.compute_capability:
+            return False
+        own, other = version_tuple(self.tensorrt), version_tuple(here.tensorrt)
+        return own == other or (VERSION_COMPATIBLE in self.flags and own[0] == other[0] and own < other)
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """``8.6.0.post1`` to ``(8, 6, 0)``."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def weights_hash(bundle: Bundle) -> str | None:
+    return bundle.contract.files.get(f"{MODEL}.data")
+
+
+def engines_of(bundle: Bundle) -> list[EngineRecord]:
+    """The records of all engines that a bundle has.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
+    files = sorted((bundle.path / FOLDER).glob("*.json"))
+    return [read_record(file, f"build it again with: seqexport build {bundle.path}") for file in files]
+
+
+def find_engine(bundle: Bundle, here: Platform) -> tuple[bytes, EngineRecord]:
+    """The plan of a bundle that runs here, checked against its record, and the record.
+
+    Raises:
+        UserError: there is none, or it is damaged, or of another model; with the command that builds it.
+    """
+    folder, rebuild = bundle.path / FOLDER, f"build one with: seqexport build {bundle.path}"
+    exact = folder / f"{here.engine_name}.json"
+    others = sorted(file for file in folder.glob("*.json") if file != exact)
+    found: list[str] = []
+    for file in [exact] if exact.is_file() else others:
+        record = read_record(file, rebuild)
+        if record.runs_on(here):
+            return _read_plan(bundle, file.parent / record.plan, record, rebuild), record
+        found.append(str(record.platform))
+    if exact.is_file():
+        raise UserError(f"{exact.with_suffix('.plan')}: built for {found[0]}, and this is {here}; {rebuild}")
+    there = f"; {folder} has engines for: {' and '.join(found)}" if found else ""
+    raise UserError(f"{bundle.path} has no engine for {here}{there}; {rebuild}")
+
+
+def read_record(file: Path, rebuild: str) -> EngineRecord:
+    """A record that is whole and of this format.
+
+    Raises:
+        UserError: it cannot be read, or is of another format.
+    """
+    try:
+        record = msgspec.json.decode(file.read_bytes(), type=EngineRecord)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} is no engine's record: {' '.join(str(error).split())}; {rebuild}") from error
+    if record.format_version != FORMAT_VERSION or Path(record.plan).name != record.plan:
+        raise UserError(f"{file}: format version {record.format_version}, expected {FORMAT_VERSION}; {rebuild}")
+    return record
+
+
+def _read_plan(bundle: Bundle, file: Path, record: EngineRecord, rebuild: str) -> bytes:
+    try:
+        plan = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); {rebuild}") from error
+    actual = hashlib.sha256(plan).hexdigest()
+    if actual != record.sha256:
+        raise UserError(f"{file}: sha256 {actual[:12]}..., its record has {record.sha256[:12]}...; {rebuild}")
+    same_weights = record.weights_sha256 in (None, weights_hash(bundle))
+    if record.model_sha256 != bundle.contract.files.get(MODEL) or not same_weights:
+        raise UserError(f"{file}: built from another model than {bundle.model}; {rebuild}")
+    return plan
+
+
+def write_engine(folder: Path, plan: memoryview, record: EngineRecord) -> Path:
+    """Write a plan and its record, each whole or not at all; gives the plan's path.
+
+    Raises:
+        UserError: they cannot be written; no plan that its record does not match is left usable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / record.plan, plan)
+        text = msgspec.json.format(msgspec.json.encode(record), indent=2)
+        write_whole((folder / record.plan).with_suffix(".json"), memoryview(text))
+    except OSError as error:
+        raise UserError(f"cannot write {folder / record.plan}: {error.strerror or error}") from error
+    return folder / record.plan
+
+
+def write_whole(file: Path, data: memoryview) -> None:
+    """Write a file through a temporary sibling, so that no half of it ever carries the name."""
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise

@@ -1,0 +1,116 @@
+"""What a call brings to the device and takes home: tokens and lengths in one copy, logits in another."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqexport.runtimes.base import Floats, Lengths
+from seqexport.runtimes.chunks import Chunk
+
+if TYPE_CHECKING:
+    from seqexport.runtimes.trt import TrtRunner
+
+ALIGNMENT = 256
+"""Of the addresses that TensorRT takes."""
+
+FEEDS = ("seq_lens", "past_lens", "input_ids")
+"""In the order in which they lie in memory: the one whose size a call chooses is the last."""
+
+Array = NDArray[Any]
+
+
+def storage(dtype: str) -> np.dtype[Any]:
+    """The numpy dtype that holds elements of a dtype; numpy has no bfloat16, so its bits."""
+    return np.dtype("uint16" if dtype == "bfloat16" else dtype)
+
+
+def to_float32(array: Array, dtype: str) -> NDArray[np.float32]:
+    """A new float32 array of values that are stored as ``storage(dtype)``."""
+    if dtype != "bfloat16":
+        return array.astype(np.float32)
+    return (array.astype(np.uint32) << 16).view(np.float32)
+
+
+def from_float32(array: Array, dtype: str) -> Array:
+    """Values as ``storage(dtype)``, rounded to the nearest, ties to even."""
+    if dtype != "bfloat16":
+        return array.astype(dtype)
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
+
+
+class Staging:
+    """Page-locked host memory and device memory for one call of up to ``width`` tokens a row.
+
+    Raises:
+        UserError: there is no room for it.
+    """
+
+    def __init__(self, runner: TrtRunner, batch: int, width: int) -> None:
+        self.cuda, self.batch, self.width = runner.cuda, batch, width
+        engine, contract = runner.engine, runner.contract
+        self._dtypes = {name: np.dtype(engine.dtype(name)) for name in FEEDS if contract.input_named(name)}
+        self._offsets: dict[str, int] = {}
+        end = 0
+        for name, dtype in self._dtypes.items():
+            self._offsets[name] = end
+            sizes = batch * width if name == "input_ids" else batch
+            end += -(-sizes * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        self._all = contract.logits == "all"
+        self._logits_dtype = engine.dtype("logits")
+        self._vocab = contract.vocab_size
+        self._used = (0, 1)
+        with ExitStack() as stack:
+            self._feeds, self._feeds_host = self._pair(end, stack)
+            rows = batch * (width if self._all else 1)
+            size = rows * self._vocab * storage(self._logits_dtype).itemsize
+            self._logits, self._logits_host = self._pair(size, stack)
+            self._resources = stack.pop_all()
+
+    def _pair(self, size: int, stack: ExitStack) -> Any:
+        device = self.cuda.allocate(size)
+        stack.callback(self.cuda.free, device)
+        host = self.cuda.allocate_pinned(size)
+        stack.callback(self.cuda.free_pinned, host)
+        return device, host
+
+    def addresses(self) -> dict[str, int]:
+        """Of the feeds and the logits on the device."""
+        feeds = {name: self._feeds.address + offset for name, offset in self._offsets.items()}
+        return {**feeds, "logits": self._logits.address}
+
+    def fill(self, chunk: Chunk, past_lens: Lengths, width: int) -> None:
+        """Put a call's values into host memory, the tokens padded to ``width``."""
+        tokens = np.zeros((self.batch, width), np.int64)
+        tokens[:, : chunk.tokens.shape[1]] = chunk.tokens
+        values = {"seq_lens": chunk.seq_lens, "past_lens": past_lens, "input_ids": tokens}
+        end = 0
+        for name, offset in self._offsets.items():
+            data = np.ascontiguousarray(values[name], self._dtypes[name]).view(np.uint8).reshape(-1)
+            end = offset + data.size
+            self._feeds_host.array[offset:end] = data
+        self._used = (end, width if self._all else 1)
+
+    def upload(self) -> None:
+        self.cuda.copy_in(self._feeds.address, self._feeds_host.address, self._used[0])
+
+    def download(self) -> None:
+        self.cuda.copy_out(self._logits_host.address, self._logits.address, self._logits_bytes)
+
+    @property
+    def _logits_bytes(self) -> int:
+        return self.batch * self._used[1] * self._vocab * storage(self._logits_dtype).itemsize
+
+    def logits(self, columns: int) -> Floats:
+        """float32 [batch, 1 or ``columns``, vocab] of the call that is done."""
+        values = self._logits_host.array[: self._logits_bytes].view(storage(self._logits_dtype))
+        shaped = values.reshape(self.batch, self._used[1], self._vocab)
+        return to_float32(shaped[:, :columns] if self._all else shaped, self._logits_dtype)
+
+    def close(self) -> None:
+        self._resources.close()

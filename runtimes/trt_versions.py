@@ -1,0 +1,251 @@
+"""The ``tensorrt`` package, and all in which its versions 8.6 to 11 differ for us."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from seqexport.plugins import library
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.engine_record import version_tuple
+
+INSTALL = "install the one that fits your CUDA: pip install 'seqexport[trt]' (JetPack brings its own)"
+SHARED_PROFILES = "PROFILE_SHARING_0806"
+"""8.6's preview feature for what later versions always do: several sessions on one profile."""
+
+NUMPY_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT32": "int32", "INT64": "int64"}
+
+
+class Progress(Protocol):
+    """Is told how far a build is. Phases nest."""
+
+    def phase_start(self, name: str, parent: str | None, steps: int) -> None: ...
+
+    def step(self, name: str, done: int) -> None: ...
+
+    def phase_finish(self, name: str) -> None: ...
+
+
+@functools.cache
+def load_tensorrt() -> Any:
+    """The ``tensorrt`` package.
+
+    Raises:
+        UserError: it is not installed, does not load, or is too old.
+    """
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise UserError(f"the backend 'trt' needs TensorRT ({error}): {INSTALL}") from error
+    except Exception as error:
+        raise UserError(f"TensorRT does not load: {' '.join(str(error).split())}; {INSTALL}") from error
+    if version_tuple(tensorrt.__version__) < (8, 6):
+        raise UserError(f"TensorRT {tensorrt.__version__}: expected 8.6 or newer; {INSTALL}")
+    return tensorrt
+
+
+def version(trt: Any) -> str:
+    """``8.6.0``"""
+    return ".".join(map(str, version_tuple(trt.__version__)))
+
+
+def major(trt: Any) -> int:
+    return version_tuple(trt.__version__)[0]
+
+
+class Log:
+    """What TensorRT has said since ``clear``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.errors: list[str] = []
+
+    def add(self, message: str) -> None:
+        with self._lock:
+            self.errors.append(" ".join(message.split()))
+
+    def clear(self) -> None:
+        with self._lock:
+            self.errors.clear()
+
+    def cause(self) -> str:
+        """What our plugins say, else the first error, else nothing."""
+        ours = [error.partition("seqexport: ")[2] for error in self.errors if "seqexport: " in error]
+        return next(iter([*ours, *self.errors]), "")
+
+
+@functools.cache
+def logger(trt: Any) -> tuple[Any, Log]:
+    """TensorRT's logger, of which it takes one for the process, and what it collects: errors."""
+    log = Log()
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                log.add(message)
+
+    return Logger(), log
+
+
+def load_plugins(trt: Any) -> library.Built:
+    """Our plugin library, registered with TensorRT.
+
+    Raises:
+        UserError: it is not built, damaged, built for another major version of TensorRT, or does not load.
+    """
+    built = library.require("tensorrt")
+    made_for = built.built_for.get("tensorrt", "")
+    if version_tuple(made_for)[:1] != (major(trt),):
+        raise UserError(
+            f"{built.path}: built for TensorRT {made_for or 'unknown'}, and this is {version(trt)}; build it "
+            f"again: {library.BUILD}"
+        )
+    log = logger(trt)[1]
+    log.clear()
+    _register(trt, built.path)
+    if missing := sorted({"CausalAttention", "CausalConv1d", "SelectiveScan"} - _creators(trt)):
+        raise UserError(
+            f"{built.path}: TensorRT {version(trt)} finds no {missing[0]} in it ({log.cause()}); build it again: "
+            f"{library.BUILD}"
+        )
+    return built
+
+
+@functools.cache
+def _register(trt: Any, path: Path) -> Any:
+    try:
+        return trt.get_plugin_registry().load_library(str(path))
+    except Exception as error:
+        raise UserError(f"{path}: does not load ({error}); build it again: {library.BUILD}") from error
+
+
+def _creators(trt: Any) -> set[str]:
+    registry = trt.get_plugin_registry()
+    every = registry.all_creators if hasattr(registry, "all_creators") else registry.plugin_creator_list
+    return {creator.name for creator in every}
+
+
+def strongly_typed(trt: Any) -> bool:
+    """Whether a network can be told to compute in exactly the types that the graph says; before 10 layers are."""
+    return major(trt) >= 10
+
+
+def network_flags(trt: Any) -> int:
+    """From 11 on every network is strongly typed; before 10 one must say that batch is an axis."""
+    flags = trt.NetworkDefinitionCreationFlag
+    if major(trt) >= 11:
+        return 0
+    return 1 << int(flags.STRONGLY_TYPED if strongly_typed(trt) else flags.EXPLICIT_BATCH)
+
+
+def share_profiles(trt: Any, config: Any) -> None:
+    """Let several execution contexts use one optimisation profile."""
+    if major(trt) < 10:
+        config.set_preview_feature(getattr(trt.PreviewFeature, SHARED_PROFILES), True)
+
+
+def tactic_sources(trt: Any, names: Sequence[str]) -> list[Any]:
+    """TensorRT's tactic sources of these names.
+
+    Raises:
+        UserError: this version has no such source.
+    """
+    known = trt.TacticSource.__members__
+    for name in names:
+        if name not in known:
+            raise UserError(f"--tactic-sources {name!r}: TensorRT {version(trt)} has {', '.join(known)}, or none")
+    return [known[name] for name in names]
+
+
+MEMORY_POOLS = {
+    "workspace": "WORKSPACE",
+    "dlaSRAM": "DLA_MANAGED_SRAM",
+    "dlaLocalDRAM": "DLA_LOCAL_DRAM",
+    "dlaGlobalDRAM": "DLA_GLOBAL_DRAM",
+    "tacticSharedMem": "TACTIC_SHARED_MEMORY",
+}
+"""trtexec's names, and TensorRT's."""
+
+
+def memory_pool(trt: Any, name: str) -> Any:
+    """TensorRT's memory pool by trtexec's name.
+
+    Raises:
+        UserError: this version has no such pool.
+    """
+    pools = trt.MemoryPoolType.__members__
+    known = [ours for ours, theirs in MEMORY_POOLS.items() if theirs in pools]
+    if name not in known:
+        raise UserError(f"--memPoolSize {name}: the pools of TensorRT {version(trt)} are {', '.join(known)}")
+    return pools[MEMORY_POOLS[name]]
+
+
+def node_of(error: Any) -> str | None:
+    """The op and the node that a parser's error names, from 10 on."""
+    if not hasattr(error, "node_operator"):
+        return None
+    return f"{error.node_operator()} {error.node_name()}".strip() or None
+
+
+def progress_monitor(trt: Any, progress: Progress) -> Any:
+    """TensorRT's progress as it is, from 9 on; None where it reports none.
+
+    An interrupt ends the build: TensorRT then gives no engine, and ``interrupted`` is set.
+    """
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.interrupted = False
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._tell(lambda: progress.phase_start(phase_name, parent_phase, num_steps))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._tell(lambda: progress.step(phase_name, step + 1))
+            return not self.interrupted
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._tell(lambda: progress.phase_finish(phase_name))
+
+        def _tell(self, tell: Callable[[], None]) -> None:
+            try:
+                tell()
+            except KeyboardInterrupt:
+                self.interrupted = True
+
+    return Monitor()
+
+
+def dtype_name(dtype: Any) -> str:
+    """numpy's name of a TensorRT dtype; ``bfloat16`` for that."""
+    return NUMPY_NAMES[dtype.name]
+
+
+def scratch_bytes(engine: Any) -> int:
+    """Device memory that an execution context needs, whatever its profile."""
+    return int(engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size)
+
+
+def create_context(trt: Any, engine: Any, scratch: int, size: int) -> Any:
+    """An execution context that works in ``size`` bytes of device memory at ``scratch``; None without room for it."""
+    strategies = getattr(trt, "ExecutionContextAllocationStrategy", None)
+    if strategies is None:
+        context = engine.create_execution_context_without_device_memory()
+    else:
+        context = engine.create_execution_context(strategies.USER_MANAGED)
+    if context is None:
+        return None
+    if hasattr(context, "set_device_memory"):
+        context.set_device_memory(scratch, size)
+    else:
+        context.device_memory = scratch
+    return context

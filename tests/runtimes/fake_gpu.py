@@ -1,0 +1,259 @@
+"""TensorRT's and CUDA's calls on this machine's memory: an engine that ONNX Runtime computes.
+
+Addresses are real ones, of checked allocations that begin as garbage. What a stream is given runs at once, or is
+recorded while it captures. So the sessions' own work shows: which memory is bound, what is copied when, how prompts
+are split.
+"""
+
+# ruff: noqa: N802, N815 -- CUDA's own names
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.contract import TensorSpec
+from seqexport.runtimes.cuda import Cuda
+from seqexport.runtimes.engine_profiles import GivenShapes, bundle_profiles
+from seqexport.runtimes.engine_record import EngineRecord, PluginsUsed
+from seqexport.runtimes.trt import Engine, TrtRunner
+
+TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int64": "INT32"}
+"""As TensorRT 8 has it: token ids become int32."""
+
+
+class Code(Enum):
+    cudaSuccess = 0
+    cudaErrorMemoryAllocation = 2
+    cudaErrorStreamCaptureUnsupported = 900
+
+
+OK = Code.cudaSuccess
+
+
+class FakeRuntime:
+    """``cuda.bindings.runtime`` over host memory. ``room`` is the device's size in bytes."""
+
+    cudaStreamNonBlocking = 1
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+
+    def __init__(self, room: int = 1 << 30) -> None:
+        self.room, self.refuse_capture = room, False
+        self.device: dict[int, Any] = {}
+        self.pinned: dict[int, Any] = {}
+        self.graphs: list[list[Callable[[], None]]] = []
+        self.launches = 0
+        self.recording: list[Callable[[], None]] | None = None
+
+    @property
+    def used(self) -> int:
+        return sum(ctypes.sizeof(buffer) for buffer in self.device.values())
+
+    def submit(self, work: Callable[[], None]) -> None:
+        if self.recording is None:
+            work()
+        else:
+            self.recording.append(work)
+
+    def check(self, address: int, size: int) -> None:
+        """A range of device memory lies inside one live allocation."""
+        inside = (start <= address and address + size <= start + ctypes.sizeof(b) for start, b in self.device.items())
+        assert any(inside), f"{size} bytes at {address:#x} are no device memory"
+
+    def _take(self, size: int, held: dict[int, Any]) -> tuple[Code, int]:
+        buffer = (ctypes.c_uint8 * size)(*([0xFF] * min(size, 64)))
+        held[ctypes.addressof(buffer)] = buffer
+        return OK, ctypes.addressof(buffer)
+
+    def cudaMalloc(self, size: int) -> tuple[Code, int | None]:
+        if self.used + size > self.room:
+            return Code.cudaErrorMemoryAllocation, None
+        return self._take(size, self.device)
+
+    def cudaFree(self, address: int) -> tuple[Code]:
+        del self.device[address]
+        return (OK,)
+
+    def cudaMallocHost(self, size: int) -> tuple[Code, int]:
+        return self._take(size, self.pinned)
+
+    def cudaFreeHost(self, address: int) -> tuple[Code]:
+        del self.pinned[address]
+        return (OK,)
+
+    def cudaGetDeviceProperties(self, device: int) -> tuple[Code, Any]:
+        return OK, SimpleNamespace(name=b"Fake GPU\0\0", major=9, minor=0)
+
+    def cudaMemGetInfo(self) -> tuple[Code, int, int]:
+        return OK, self.room - self.used, self.room
+
+    def cudaMemsetAsync(self, address: int, value: int, size: int, stream: int) -> tuple[Code]:
+        self.check(address, size)
+        self.submit(lambda: ctypes.memset(address, value, size))
+        return (OK,)
+
+    def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> tuple[Code]:
+        self.check(to if kind == 1 else source, size)
+        self.submit(lambda: ctypes.memmove(to, source, size))
+        return (OK,)
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Code, int]:
+        return OK, 7
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[Code]:
+        assert self.recording is None
+        return (OK,)
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[Code]:
+        return (OK,)
+
+    def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Code]:
+        self.recording = []
+        return (OK,)
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[Code, Any]:
+        recorded, self.recording = self.recording, None
+        return (Code.cudaErrorStreamCaptureUnsupported, None) if self.refuse_capture else (OK, recorded)
+
+    def cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[Code, Any]:
+        self.graphs.append(graph)
+        return OK, graph
+
+    def cudaGraphDestroy(self, graph: Any) -> tuple[Code]:
+        return (OK,)
+
+    def cudaGraphExecDestroy(self, graph: Any) -> tuple[Code]:
+        self.graphs.remove(graph)
+        return (OK,)
+
+    def cudaGraphLaunch(self, graph: Any, stream: int) -> tuple[Code]:
+        self.launches += 1
+        for work in graph:
+            work()
+        return (OK,)
+
+    def cudaGetLastError(self) -> tuple[Code]:
+        return (OK,)
+
+
+class FakeTrt:
+    """What the runner asks of the ``tensorrt`` package."""
+
+    __version__ = "8.6.0"
+
+    class ILogger:
+        ERROR, INTERNAL_ERROR = 1, 0
+
+
+class FakeEngine:
+    """``ICudaEngine`` over ONNX Runtime. ``fail_at``: the enqueue, counted from 0, that does not work."""
+
+    device_memory_size = 4096
+
+    def __init__(self, bundle: Bundle, record: EngineRecord, runtime: FakeRuntime) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.ort = ort.InferenceSession(str(bundle.model), options, providers=["CPUExecutionProvider"])
+        self.contract, self.runtime = bundle.contract, runtime
+        self.specs: dict[str, TensorSpec] = {s.name: s for s in (*self.contract.inputs, *self.contract.outputs)}
+        self.profiles = list(record.profiles.values())
+        self.enqueued, self.fail_at = 0, -1
+        self.widths: list[int] = []
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.specs)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.specs)[index]
+
+    def get_tensor_dtype(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=TRT_NAMES[self.specs[name].dtype])
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> Any:
+        return self.profiles[profile][name]
+
+    def create_execution_context_without_device_memory(self) -> FakeContext:
+        return FakeContext(self)
+
+
+class FakeContext:
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine, self.profile = engine, -1
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.device_memory = 0
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.profile = profile
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = shape
+        low, _, high = self.engine.profiles[self.profile][name]
+        return all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        engine = self.engine
+        engine.runtime.check(self.device_memory, engine.device_memory_size)
+        engine.enqueued += 1
+        if engine.enqueued - 1 == engine.fail_at:
+            return False
+        engine.widths.append(self.shapes["input_ids"][1])
+        shapes, addresses = dict(self.shapes), dict(self.addresses)
+        engine.runtime.submit(lambda: self._compute(shapes, addresses))
+        return True
+
+    def _compute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
+        engine = self.engine
+        feeds = {}
+        for spec in engine.contract.inputs:
+            dtype = np.dtype("int32" if spec.dtype == "int64" else spec.dtype)
+            array = np.empty(shapes[spec.name], dtype)
+            engine.runtime.check(addresses[spec.name], array.nbytes)
+            ctypes.memmove(array.ctypes.data, addresses[spec.name], array.nbytes)
+            feeds[spec.name] = array.astype(spec.dtype)
+        names = [spec.name for spec in engine.contract.outputs]
+        for name, array in zip(names, engine.ort.run(names, feeds), strict=True):
+            array = np.ascontiguousarray(array)
+            engine.runtime.check(addresses[name], array.nbytes)
+            ctypes.memmove(addresses[name], array.ctypes.data, array.nbytes)
+
+
+def record_of(bundle: Bundle, shapes: GivenShapes, *, plugins: bool) -> EngineRecord:
+    return EngineRecord(
+        format_version=1,
+        plan="fake-gpu-trt8.6.0.plan",
+        sha256="0",
+        gpu="Fake GPU",
+        compute_capability="9.0",
+        tensorrt="8.6.0",
+        seqexport="0.1.0",
+        plugins=PluginsUsed("0", "0.1.0") if plugins else None,
+        model_sha256=bundle.contract.files["model.onnx"],
+        profiles=bundle_profiles(bundle.contract, shapes),
+        flags={},
+        date="2026-01-01",
+    )
+
+
+def open_fake(
+    bundle: Bundle, *, longest: int = 5, rows: int = 4, plugins: bool = True, shortest: int = 1, room: int = 1 << 30
+) -> tuple[TrtRunner, FakeEngine, FakeRuntime]:
+    """A runner over an engine that takes up to ``rows`` rows of ``shortest`` to ``longest`` tokens."""
+    shapes = GivenShapes(min={"input_ids": (1, shortest)}, max={"input_ids": (rows, longest)})
+    record, runtime = record_of(bundle, shapes, plugins=plugins), FakeRuntime(room)
+    engine = FakeEngine(bundle, record, runtime)
+    return TrtRunner(bundle, Engine(FakeTrt, engine, record), Cuda(runtime)), engine, runtime

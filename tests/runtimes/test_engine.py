@@ -1,0 +1,307 @@
+"""Building engines without TensorRT: options, types, timing caches, and errors put into words."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+
+from seqexport.plugins import library
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes import engine, trt_versions
+from seqexport.runtimes.bundle import Bundle, open_bundle
+from seqexport.runtimes.cuda import Cuda
+from seqexport.runtimes.engine import BuildOptions, parse_pools
+from seqexport.runtimes.engine_graph import graph_bytes
+from seqexport.runtimes.engine_profiles import GivenShapes, bundle_profiles
+from seqexport.runtimes.engine_record import Platform, PluginsUsed, find_engine
+from seqexport.runtimes.engine_types import pin_types
+from tests.conftest import Exported
+from tests.runtimes.fake_gpu import FakeRuntime
+
+HERE = Platform("NVIDIA H100 80GB HBM3", "9.0", "8.6.0")
+
+
+@pytest.fixture
+def bundle(exported: Exported) -> Bundle:
+    return exported("llama", target="portable", logits="last")
+
+
+def test_memory_pools_are_spelled_as_in_trtexec() -> None:
+    assert parse_pools("workspace:1024,tacticSharedMem:48K") == {"workspace": 1 << 30, "tacticSharedMem": 48 << 10}
+    assert parse_pools("workspace:2G,dlaSRAM:7B") == {"workspace": 2 << 30, "dlaSRAM": 7}
+    assert parse_pools(None) == {}
+    for text in ("workspace", "workspace:", ":1", "workspace:x", "workspace:1T", "workspace:K"):
+        with pytest.raises(UserError, match=r"--memPoolSize .*: expected a pool and a size"):
+            parse_pools(text)
+
+
+@dataclass
+class Tensor:
+    name: str
+    dtype: str
+
+
+class Layer:
+    """One layer of a network: its kind, and its inputs and outputs as ``name:dtype``."""
+
+    def __init__(self, kind: str, inputs: str, outputs: str) -> None:
+        self.type = SimpleNamespace(name=kind)
+        self.inputs, self.outputs = tensors(inputs), tensors(outputs)
+        self.num_inputs, self.num_outputs = len(self.inputs), len(self.outputs)
+        self.precision: str | None = None
+        self.types: dict[int, str] = {}
+
+    def get_input(self, index: int) -> Tensor:
+        return self.inputs[index]
+
+    def get_output(self, index: int) -> Tensor:
+        return self.outputs[index]
+
+    def set_output_type(self, index: int, dtype: str) -> None:
+        self.types[index] = dtype
+
+
+def tensors(text: str) -> list[Tensor]:
+    return [Tensor(*part.split(":")) for part in text.split()]
+
+
+def pinned(inputs: str, *layers: Layer) -> bool:
+    given = tensors(inputs)
+    network = SimpleNamespace(
+        num_layers=len(layers),
+        get_layer=lambda index: layers[index],
+        num_inputs=len(given),
+        get_input=lambda index: given[index],
+    )
+    return pin_types(SimpleNamespace(float32="f32", float16="f16"), network)
+
+
+def test_before_tensorrt_10_every_layer_keeps_the_types_of_the_graph() -> None:
+    """TensorRT says float32 of what it has not decided, so types follow from inputs, constants, casts and plugins."""
+    weights, matmul = Layer("CONSTANT", "", "w:f16"), Layer("MATRIX_MULTIPLY", "x:f16 w:f16", "y:f32")
+    cast, norm = Layer("CAST", "y:f32", "wide:f32"), Layer("REDUCE", "wide:f32", "mean:f32")
+    compare, index = Layer("ELEMENTWISE", "wide:f32 mean:f32", "less:bool"), Layer("GATHER", "ids:i32", "at:i32")
+    scan = Layer("PLUGIN_V2", "y:f32 past:f32", "mixed:f16 present:f32")
+    select, back = Layer("SELECT", "less:bool mixed:f16 y:f32", "out:f32"), Layer("SHUFFLE", "present:f32", "flat:f32")
+    assert pinned("x:f16 past:f32 ids:i32", weights, matmul, cast, norm, compare, index, scan, select, back)
+    for layer, expected in ((matmul, "f16"), (norm, "f32"), (select, "f16"), (back, "f32")):
+        assert (layer.precision, layer.types) == (expected, {0: expected}), layer.type.name
+    for layer in (weights, cast, compare, index, scan):
+        assert (layer.precision, layer.types) == (None, {}), layer.type.name
+
+
+def test_a_float32_network_is_left_as_it_is() -> None:
+    layer = Layer("MATRIX_MULTIPLY", "x:f32 w:f32", "y:f32")
+    assert not pinned("x:f32", Layer("CONSTANT", "", "w:f32"), layer)
+    assert layer.precision is None
+
+
+class ParserError:
+    def __init__(self, node: int, description: str) -> None:
+        self.node, self.desc = (lambda: node), (lambda: description)
+
+
+class FakeTrt:
+    """A ``tensorrt`` whose parser and builder fail as they are told."""
+
+    __version__ = "8.6.0"
+    float32, float16 = "f32", "f16"
+    NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0)
+
+    class ILogger:
+        ERROR, INTERNAL_ERROR = 1, 0
+
+    def __init__(self, parse_errors: list[ParserError], says: list[str]) -> None:
+        self.logger, self.log = trt_versions.logger(type(self))
+        self.log.clear()
+        self.parse_errors, self.says = parse_errors, says
+
+    def Builder(self, logger: Any) -> Any:  # noqa: N802
+        network = SimpleNamespace(num_layers=0, num_inputs=0)
+        return SimpleNamespace(create_network=lambda flags: network, build_serialized_network=self._fail)
+
+    def OnnxParser(self, network: Any, logger: Any) -> Any:  # noqa: N802
+        errors = self.parse_errors
+        return SimpleNamespace(
+            parse=lambda graph, path: self._fail() is None and not errors,
+            num_errors=len(errors),
+            get_error=lambda index: errors[index],
+        )
+
+    def _fail(self, *args: Any) -> None:
+        for line in self.says:
+            self.logger.log(self.ILogger.ERROR, line)
+
+    def build(self, bundle: Bundle, options: BuildOptions) -> engine._Build:
+        cuda: Any = SimpleNamespace(free_text=lambda: "1.00 GiB")
+        tools = engine._Tools(self, self.logger, self.log, cuda, HERE)
+        return engine._Build(tools, options, bundle.model, graph_bytes(bundle.model, "none"))
+
+
+def parse_refusal(bundle: Bundle, errors: list[ParserError], *says: str) -> str:
+    with pytest.raises(UserError) as refused:
+        FakeTrt(errors, list(says)).build(bundle, BuildOptions())
+    return str(refused.value)
+
+
+def test_what_the_parser_refuses_is_named_with_what_our_plugin_says(bundle: Bundle) -> None:
+    nodes = onnx.load(bundle.model, load_external_data=False).graph.node
+    index = next(i for i, node in enumerate(nodes) if node.op_type == "CausalAttention")
+    where = f"cannot read {bundle.model}: node CausalAttention {nodes[index].name}".rstrip()
+    errors = [ParserError(index, "Plugin not found,\n  are the plugin name and version correct?")]
+    plain = parse_refusal(bundle, errors)
+    assert plain.endswith(f"{where}: Plugin not found, are the plugin name and version correct?")
+    ours = parse_refusal(bundle, errors, "something else", "[5] seqexport: CausalAttention 'x': query: expected rank 4")
+    assert ours.endswith(f"{where}: CausalAttention 'x': query: expected rank 4")
+    assert parse_refusal(bundle, [ParserError(10**6, "odd")]).endswith("node 1000000: odd")
+
+
+class NamedError(ParserError):
+    """As TensorRT 10 has it."""
+
+    def node_operator(self) -> str:
+        return "SelectiveScan"
+
+    def node_name(self) -> str:
+        return "/layers.0/scan"
+
+
+def test_the_parsers_own_names_come_first(bundle: Bundle) -> None:
+    assert "node SelectiveScan /layers.0/scan: odd" in parse_refusal(bundle, [NamedError(0, "odd")])
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        (
+            ["Cuda Runtime (out of memory)"],
+            r"device memory ran out while TensorRT 8.6.0 built .* \(free now: 1.00 GiB\)",
+        ),
+        (["no tactic", "seqexport: SelectiveScan 'a': x: odd"], r"cannot build .*: SelectiveScan 'a': x: odd"),
+        (["no tactic"], "cannot build .*: no tactic"),
+        ([], "cannot build .*: it does not say why"),
+    ],
+)
+def test_what_the_builder_refuses_is_put_into_words(
+    says: list[str], message: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = FakeTrt([], []).build(bundle, BuildOptions())
+    build.tools.trt.says = says
+    monkeypatch.setattr(build, "_config", lambda *args, **kwargs: SimpleNamespace())
+    with pytest.raises(UserError, match=message):
+        build.plan({}, None, SimpleNamespace())  # type: ignore[arg-type]
+
+
+class Builds(FakeTrt):
+    """Gives a plan."""
+
+    def __init__(self, plan: bytes | None) -> None:
+        super().__init__([], [])
+        self.plan = plan
+
+    def _fail(self, *args: Any) -> Any:
+        return self.plan if len(args) == 2 else None
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes | None], None]:
+    """Makes builds on this machine give a plan."""
+
+    def give(plan: bytes | None) -> None:
+        trt = Builds(plan)
+        here = engine._Tools(trt, trt.logger, trt.log, Cuda(FakeRuntime()), HERE)
+        built = library.Built("tensorrt", Path("lib.so"), "1" * 64, "0.1.0", {"tensorrt": "8.6.0"})
+        monkeypatch.setattr(engine._Tools, "here_and_now", lambda: here)
+        monkeypatch.setattr(engine._Build, "_config", lambda *args, **kwargs: SimpleNamespace())
+        monkeypatch.setattr(trt_versions, "load_plugins", lambda trt: built)
+
+    return give
+
+
+@pytest.fixture
+def copy(exported: Exported, tmp_path: Path) -> Bundle:
+    source = exported("llama", target="tensorrt", logits="last").path
+    return open_bundle(shutil.copytree(source, tmp_path / "bundle"))
+
+
+def test_a_build_is_found_again_with_what_it_was_built_from(copy: Bundle, tools: Any) -> None:
+    tools(b"the plan")
+    given = GivenShapes(max={"input_ids": (2, 16)})
+    flags = {"--maxShapes": "input_ids:2x16"}
+    path = engine.build(copy, BuildOptions(shapes=given, flags=flags), SimpleNamespace())  # type: ignore[arg-type]
+    plan, record = find_engine(copy, HERE)
+    assert path.read_bytes() == plan == b"the plan"
+    assert record.plugins == PluginsUsed("1" * 64, "0.1.0")
+    assert record.profiles == bundle_profiles(copy.contract, given)
+    assert record.flags == flags
+
+
+def test_a_build_that_fails_leaves_the_last_one(copy: Bundle, tools: Any) -> None:
+    tools(b"the plan")
+    engine.build(copy, BuildOptions(), SimpleNamespace())  # type: ignore[arg-type]
+    tools(None)
+    with pytest.raises(UserError, match="cannot build"):
+        engine.build(copy, BuildOptions(), SimpleNamespace())  # type: ignore[arg-type]
+    assert find_engine(copy, HERE)[0] == b"the plan"
+    assert len(list((copy.path / "engines").iterdir())) == 2
+
+
+class TimingCacheConfig:
+    """Knows caches that begin with ``good``."""
+
+    def __init__(self, after: bytes) -> None:
+        self.after = after
+
+    def create_timing_cache(self, data: bytes) -> Any:
+        return data if data[:4] in (b"", b"good") else None
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        return not ignore_mismatch
+
+    def get_timing_cache(self) -> Any:
+        return SimpleNamespace(serialize=lambda: self.after)
+
+
+def test_a_timing_cache_is_read_and_written_whole(bundle: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "timings"
+    build = FakeTrt([], []).build(bundle, BuildOptions(timing_cache=file))
+    config = TimingCacheConfig(b"good and new")
+    assert build._read_timing_cache(config) == b""
+    build._write_timing_cache(config, b"")
+    assert file.read_bytes() == b"good and new"
+    assert build._read_timing_cache(config) == b"good and new"
+    file.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=f"--timingCacheFile {file}: not a timing cache of {HERE}"):
+        build._read_timing_cache(config)
+    assert file.read_bytes() == b"nonsense"
+
+
+@pytest.mark.parametrize("made_for", [{"tensorrt": "10.3.0"}, {}])
+def test_a_library_for_another_tensorrt_is_refused(made_for: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    built = library.Built("tensorrt", Path("lib.so"), "0", "0.1.0", made_for)
+    monkeypatch.setattr(library, "require", lambda name: built)
+    with pytest.raises(
+        UserError, match=r"built for TensorRT .*and this is 8.6.0; build it again: seqexport plugins build"
+    ):
+        trt_versions.load_plugins(FakeTrt)
+
+
+def test_tensorrts_names_are_checked() -> None:
+    trt = SimpleNamespace(
+        __version__="8.6.0",
+        TacticSource=SimpleNamespace(__members__={"CUBLAS": 0, "CUDNN": 2}),
+        MemoryPoolType=SimpleNamespace(__members__={"WORKSPACE": 0}),
+    )
+    assert trt_versions.tactic_sources(trt, ["CUDNN"]) == [2]
+    assert trt_versions.memory_pool(trt, "workspace") == 0
+    with pytest.raises(UserError, match=r"--tactic-sources 'X': TensorRT 8.6.0 has CUBLAS, CUDNN, or none"):
+        trt_versions.tactic_sources(trt, ["X"])
+    with pytest.raises(UserError, match=r"--memPoolSize tacticSharedMem: the pools of TensorRT 8.6.0 are workspace"):
+        trt_versions.memory_pool(trt, "tacticSharedMem")

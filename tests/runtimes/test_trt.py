@@ -1,0 +1,364 @@
+"""The TensorRT runner's own work, over an engine that ONNX Runtime computes: memory, chunks, graphs, refusals."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from seqexport.plugins import library
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes import trt_versions
+from seqexport.runtimes.backends import open_runner
+from seqexport.runtimes.base import Lengths, Tokens
+from seqexport.runtimes.bundle import Bundle, open_bundle
+from seqexport.runtimes.chunks import merge, split
+from seqexport.runtimes.engine_profiles import GivenShapes
+from seqexport.runtimes.engine_record import write_engine
+from seqexport.runtimes.ort import OrtRunner
+from seqexport.runtimes.reference import read_reference
+from seqexport.runtimes.trt import TrtRunner
+from seqexport.runtimes.trt_staging import from_float32, to_float32
+from seqexport.runtimes.verify import verify
+from tests.conftest import Exported
+from tests.exporter.families import VOCAB
+from tests.runtimes.fake_gpu import FakeEngine, FakeRuntime, FakeTrt, open_fake, record_of
+
+CLOSE: dict[str, Any] = {"rtol": 2e-4, "atol": 2e-5}
+MODELS = ("mamba", "llama", "jamba", "gemma2")
+LOGITS = {"gemma2": "all"}
+
+
+def tokens(*shape: int, seed: int = 0) -> Tokens:
+    return np.random.default_rng(seed).integers(0, VOCAB, shape)
+
+
+def lens(*values: int) -> Lengths:
+    return np.array(values, np.int32)
+
+
+def bundle_named(exported: Exported, name: str) -> Any:
+    return exported(name, target="portable", logits=LOGITS.get(name, "last"))
+
+
+@pytest.fixture
+def jamba(exported: Exported) -> Iterator[tuple[TrtRunner, Any, FakeRuntime]]:
+    runner, engine, runtime = open_fake(bundle_named(exported, "jamba"))
+    with runner:
+        yield runner, engine, runtime
+
+
+@dataclass
+class Machine:
+    """One with TensorRT and a GPU: the engine of a bundle, and the version of the plugin library."""
+
+    runtime: FakeRuntime
+    engine: FakeEngine | None
+    plugins: str = "0.1.0"
+
+
+@pytest.fixture
+def machine(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> tuple[Machine, Bundle]:
+    bundle = bundle_named(exported, "mamba")
+    runtime, record = FakeRuntime(), record_of(bundle, GivenShapes(), plugins=True)
+    here = Machine(runtime, FakeEngine(bundle, record, runtime))
+
+    class Trt(FakeTrt):
+        class Runtime:
+            def __init__(self, logger: Any) -> None:
+                self.engine_host_code_allowed = False
+
+            def deserialize_cuda_engine(self, plan: bytes) -> FakeEngine | None:
+                assert plan == b"plan"
+                return here.engine
+
+    def built(trt: Any) -> library.Built:
+        return library.Built("tensorrt", Path("lib.so"), "0", here.plugins, {"tensorrt": "8.6.0"})
+
+    monkeypatch.setattr(trt_versions, "load_tensorrt", lambda: Trt)
+    monkeypatch.setattr(trt_versions, "load_plugins", built)
+    monkeypatch.setattr("seqexport.runtimes.trt.load_runtime", lambda: runtime)
+    return here, bundle
+
+
+def with_engine(bundle: Bundle, folder: Path, **changes: Any) -> Bundle:
+    """A copy of a bundle that has an engine."""
+    copy = open_bundle(shutil.copytree(bundle.path, folder / "bundle"))
+    sha256 = hashlib.sha256(b"plan").hexdigest()
+    record = msgspec.structs.replace(record_of(copy, GivenShapes(), plugins=True), sha256=sha256, **changes)
+    write_engine(copy.path / "engines", memoryview(b"plan"), record)
+    return copy
+
+
+def test_a_backend_opens_the_engine_that_the_bundle_has(machine: tuple[Machine, Bundle], tmp_path: Path) -> None:
+    here, bundle = machine
+    copy = with_engine(bundle, tmp_path)
+    with open_runner("trt", copy) as runner:
+        assert all(check.passed for check in verify(runner, read_reference(copy.reference)))
+        assert runner.description.startswith("TensorRT 8.6.0, Fake GPU, plugins of seqexport 0.1.0")
+    assert here.runtime.device == {}
+
+
+def test_what_cannot_be_opened_says_how_to_build_it(machine: tuple[Machine, Bundle], tmp_path: Path) -> None:
+    here, bundle = machine
+
+    def refusal(opened: Bundle) -> str:
+        with pytest.raises(UserError) as refused:
+            open_runner("trt", opened)
+        assert (here.runtime.device, here.runtime.pinned) == ({}, {})
+        assert str(refused.value).endswith(f"seqexport build {opened.path}")
+        return str(refused.value)
+
+    assert "has no engine for Fake GPU, TensorRT 8.6.0" in refusal(bundle)
+    copy = with_engine(bundle, tmp_path)
+    here.plugins = "0.2.0"
+    assert "built with the plugins of seqexport 0.1.0, and these are of 0.2.0" in refusal(copy)
+    here.plugins, here.engine = "0.1.0", None
+    assert "TensorRT 8.6.0 cannot load fake-gpu-trt8.6.0.plan" in refusal(copy)
+
+
+def test_an_engine_of_another_graph_is_refused(
+    machine: tuple[Machine, Bundle], exported: Exported, tmp_path: Path
+) -> None:
+    here, bundle = machine
+    other = bundle_named(exported, "llama")
+    here.engine = FakeEngine(other, record_of(other, GivenShapes(), plugins=True), here.runtime)
+    with pytest.raises(UserError, match=r"its inputs and outputs are not those of the bundle \(past"):
+        open_runner("trt", with_engine(bundle, tmp_path))
+
+
+@pytest.mark.parametrize("plugins", [True, False], ids=["in-place", "two-caches"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_recorded_reference_holds_with_chunks_and_graphs(name: str, plugins: bool, exported: Exported) -> None:
+    bundle = bundle_named(exported, name)
+    runner, engine, runtime = open_fake(bundle, plugins=plugins)
+    with runner:
+        checks = list(verify(runner, read_reference(bundle.reference)))
+        assert max(engine.widths) == 5
+        assert runtime.launches > 0
+    assert checks and all(check.passed for check in checks), checks
+    assert (runtime.device, runtime.pinned, runtime.graphs) == ({}, {}, [])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ragged_calls_equal_onnx_runtime(name: str, exported: Exported) -> None:
+    bundle = bundle_named(exported, name)
+    ours = open_fake(bundle, longest=4)[0]
+    calls = [
+        (tokens(3, 11), lens(11, 4, 0)),
+        (tokens(3, 6, seed=1), lens(0, 5, 6)),
+        (tokens(3, 1, seed=2), lens(1, 0, 1)),
+    ]
+    with ours, OrtRunner(bundle, threads=1) as theirs, ours.session(3, 24) as a, theirs.session(3, 24) as b:
+        for given, valid in calls * 2:
+            if (a.lengths + valid).max() > 24:
+                break
+            x, y = a.prefill(given, valid), b.prefill(given, valid)
+            assert x.shape == y.shape
+            for row, n in enumerate(valid):
+                last = slice(0, n) if x.shape[1] > 1 else slice(0, int(n > 0))
+                np.testing.assert_allclose(x[row, last], y[row, last], **CLOSE)
+        for key, state in b.read_states().items():
+            np.testing.assert_allclose(a.read_states()[key], state, **CLOSE, err_msg=key)
+
+
+def test_caches_stay_where_they_are_and_states_change_places(jamba: Any) -> None:
+    runner, _, _ = jamba
+    with runner.session(1, 16) as session:
+        session.prefill(tokens(1, 3))
+        for spec in runner.contract.states:
+            first, second = session._states[spec.past_name]
+            assert (first is second) == spec.grows, spec.past_name
+
+
+def test_decode_is_captured_once_for_each_place_after_a_plain_step(jamba: Any) -> None:
+    runner, engine, runtime = jamba
+    with runner.session(2, 24) as session:
+        session.prefill(tokens(2, 4))
+        assert engine.enqueued == 1
+        for step in range(6):
+            session.step(tokens(2, seed=step))
+        assert (engine.enqueued, len(runtime.graphs), runtime.launches) == (4, 2, 5)
+        session.prefill(tokens(2, 3), lens(3, 1))
+        for step in range(3):
+            session.step(tokens(2, seed=step))
+        assert (len(runtime.graphs), runtime.launches) == (2, 8)
+    assert runtime.graphs == []
+    assert runner.description.endswith("target portable, decode as a CUDA graph")
+
+
+def test_without_graphs_decode_goes_on_and_the_description_says_so(jamba: Any) -> None:
+    runner, _, runtime = jamba
+    with runner.session(1, 24) as a:
+        expected = [a.step(tokens(1, seed=step)) for step in range(5)]
+    runtime.refuse_capture = True
+    runner.no_graph = None
+    launches = runtime.launches
+    with runner.session(1, 24) as b:
+        for step in range(5):
+            np.testing.assert_array_equal(b.step(tokens(1, seed=step)), expected[step])
+    assert runtime.launches == launches
+    assert "without a CUDA graph (cudaStreamEndCapture: cudaErrorStreamCaptureUnsupported)" in runner.description
+
+
+def test_sessions_share_an_engine_and_nothing_else(jamba: Any) -> None:
+    runner, _, _ = jamba
+    fed = {0: tokens(2, 12, seed=3), 1: tokens(2, 12, seed=4)}
+    alone = {}
+    for key, given in fed.items():
+        with runner.session(2, 16) as session:
+            alone[key] = [session.prefill(given[:, i : i + 2]) for i in range(0, 12, 2)] + [session.step(given[:, 0])]
+    with runner.session(2, 16) as a, runner.session(2, 20) as b:
+        for i in range(0, 12, 2):
+            for key, session in ((0, a), (1, b)):
+                np.testing.assert_array_equal(session.prefill(fed[key][:, i : i + 2]), alone[key][i // 2])
+        np.testing.assert_array_equal(b.step(fed[1][:, 0]), alone[1][-1])
+        np.testing.assert_array_equal(a.step(fed[0][:, 0]), alone[0][-1])
+
+
+def test_states_travel_to_another_session(jamba: Any) -> None:
+    runner, _, _ = jamba
+    with runner.session(2, 20) as a, runner.session(2, 24) as b:
+        a.prefill(tokens(2, 7), lens(7, 4))
+        b.step(tokens(2))
+        b.write_states(a.read_states(), a.lengths)
+        np.testing.assert_array_equal(a.step(tokens(2, seed=5)), b.step(tokens(2, seed=5)))
+
+
+def test_prompts_shorter_than_the_profile_are_padded(exported: Exported) -> None:
+    bundle = bundle_named(exported, "gemma2")
+    runner, engine, _ = open_fake(bundle, shortest=4, longest=6)
+    with runner, OrtRunner(bundle, threads=1) as theirs, runner.session(1, 16) as a, theirs.session(1, 16) as b:
+        np.testing.assert_allclose(a.prefill(tokens(1, 2)), b.prefill(tokens(1, 2)), **CLOSE)
+        assert engine.widths == [4]
+
+
+def test_shapes_outside_the_profiles_name_the_option(jamba: Any, exported: Exported) -> None:
+    runner, engine, _ = jamba
+    with pytest.raises(UserError, match=r"batch of 5: the engine takes 1 to 4 rows.*--maxShapes input_ids:5x5"):
+        runner.session(5, 8)
+    with pytest.raises(UserError, match="the bundle was exported for at most"):
+        runner.session(1, 10**6)
+    assert engine.enqueued == 0
+
+
+def test_a_capacity_overrun_is_refused_before_anything_runs(jamba: Any) -> None:
+    runner, engine, _ = jamba
+    with runner.session(2, 10) as session:
+        session.prefill(tokens(2, 9), lens(9, 2))
+        before, ran = session.read_states(), engine.enqueued
+        with pytest.raises(UserError, match="11 tokens in a row: this session's cache holds 10"):
+            session.prefill(tokens(2, 2))
+        assert engine.enqueued == ran
+        for name, state in session.read_states().items():
+            np.testing.assert_array_equal(state, before[name])
+
+
+def test_out_of_memory_frees_what_was_taken_and_leaves_others_alone(exported: Exported) -> None:
+    runner, _, runtime = open_fake(bundle_named(exported, "llama"), room=40_000)
+    with runner, runner.session(1, 8) as session:
+        expected = session.prefill(tokens(1, 5))
+        used, pinned = runtime.used, len(runtime.pinned)
+        with pytest.raises(UserError, match=r"device memory: wanted .+, free .+; use a smaller batch or capacity"):
+            runner.session(4, 64)
+        assert (runtime.used, len(runtime.pinned)) == (used, pinned)
+        with runner.session(1, 8) as another:
+            np.testing.assert_array_equal(another.prefill(tokens(1, 5)), expected)
+        session.step(tokens(1))
+
+
+def test_a_failure_leaves_the_session_as_it_was_or_closes_it(jamba: Any) -> None:
+    runner, engine, _ = jamba
+    with runner.session(1, 24) as session:
+        session.prefill(tokens(1, 4))
+        before = session.read_states()
+        engine.fail_at = engine.enqueued
+        with pytest.raises(UserError, match=r"TensorRT 8.6.0 failed"):
+            session.prefill(tokens(1, 4))
+        for name, state in session.read_states().items():
+            np.testing.assert_array_equal(state, before[name])
+        session.step(tokens(1))
+        engine.fail_at = engine.enqueued + 1
+        with pytest.raises(UserError, match=r"TensorRT 8.6.0 failed"):
+            session.prefill(tokens(1, 9))
+        with pytest.raises(UserError, match="this session is closed"):
+            session.step(tokens(1))
+
+
+def test_what_is_forgotten_is_freed(jamba: Any) -> None:
+    runner, _, runtime = jamba
+    used = runtime.used
+    session = runner.session(2, 24)
+    session.prefill(tokens(2, 9))
+    for step in range(3):
+        session.step(tokens(2, seed=step))
+    del session
+    gc.collect()
+    assert (runtime.used, runtime.pinned, runtime.graphs) == (used, {}, [])
+
+
+def test_half_precision_comes_back_as_float32(exported: Exported) -> None:
+    bundle = exported("jamba", target="portable", logits="last", dtype="float16")
+    runner = open_fake(bundle)[0]
+    with runner, OrtRunner(bundle, threads=1) as theirs, runner.session(1, 16) as a, theirs.session(1, 16) as b:
+        x, y = a.prefill(tokens(1, 5)), b.prefill(tokens(1, 5))
+        assert x.dtype == np.float32
+        np.testing.assert_array_equal(x, y)
+        assert {key: value.dtype for key, value in a.read_states().items()} == {
+            key: value.dtype for key, value in b.read_states().items()
+        }
+
+
+def test_memory_is_told(jamba: Any) -> None:
+    runner, _, runtime = jamba
+    runner.reset_peak_device_memory()
+    before = runner.peak_device_memory()
+    with runner.session(4, 24):
+        held = runtime.used
+    assert runner.peak_device_memory() == held > before
+
+
+def test_bfloat16_is_rounded_to_the_nearest_even() -> None:
+    values = np.array([1.0, 1.00390625, 1.01171875, -2.5e-39, np.inf, -np.inf, 3.4e38, np.nan], np.float32)
+    bits = from_float32(values, "bfloat16")
+    assert bits.dtype == np.uint16
+    back = to_float32(bits, "bfloat16")
+    expected = [1.0, 1.0, 1.015625, -2.5e-39, np.inf, -np.inf, np.inf, np.nan]
+    np.testing.assert_allclose(back, np.array(expected, np.float32), rtol=2**-8, atol=1e-40)
+    np.testing.assert_array_equal(from_float32(back, "bfloat16")[:-1], bits[:-1])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("longest", [1, 3, 4, 12, 50])
+def test_chunks_hold_every_token_once_and_logits_come_from_the_last(longest: int, whole: bool) -> None:
+    given, valid = tokens(4, 12), lens(12, 7, 0, 3)
+    chunks = split(given, valid, longest, whole=whole)
+    assert all(1 <= chunk.tokens.shape[1] <= longest for chunk in chunks)
+    np.testing.assert_array_equal(sum(chunk.seq_lens for chunk in chunks), valid)
+    for row, n in enumerate(valid):
+        fed = [chunk.tokens[row, : chunk.seq_lens[row]] for chunk in chunks]
+        np.testing.assert_array_equal(np.concatenate(fed), given[row, :n])
+    if whole:
+        logits = [chunk.tokens[..., None].astype(np.float32) for chunk in chunks]
+        np.testing.assert_array_equal(merge(chunks, logits, whole=True)[..., 0], given)
+        return
+    logits = [
+        np.array([[[c.tokens[row, max(n - 1, 0)]]] for row, n in enumerate(c.seq_lens)], np.float32) for c in chunks
+    ]
+    merged = merge(chunks, logits, whole=False)
+    for row, n in enumerate(valid):
+        if n:
+            assert merged[row, 0, 0] == given[row, n - 1]
+
+
+def test_columns_of_padding_alone_are_not_run() -> None:
+    assert len(split(tokens(2, 30), lens(3, 4), 4, whole=False)) == 1
+    assert len(split(tokens(2, 30), lens(0, 0), 4, whole=False)) == 1
