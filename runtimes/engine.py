@@ -17,7 +17,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes import trt_versions
 from seqexport.runtimes.bundle import MODEL, Bundle
 from seqexport.runtimes.cuda import Cuda, load_runtime
-from seqexport.runtimes.engine_graph import change_needed, graph_bytes, node_at
+from seqexport.runtimes.engine_graph import drops_bodies, graph_bytes, node_at
 from seqexport.runtimes.engine_profiles import GivenShapes, bundle_profiles, plain_profile
 from seqexport.runtimes.engine_record import (
     FOLDER,
@@ -92,11 +92,11 @@ def build(bundle: Bundle, options: BuildOptions, progress: Progress) -> Path:
     """
     tools = _Tools.here_and_now()
     with tools.cuda:
-        change = change_needed(bundle, plugins=options.plugins, major=trt_versions.major(tools.trt))
+        drop = drops_bodies(bundle, plugins=options.plugins, major=trt_versions.major(tools.trt))
         profiles = bundle_profiles(bundle.contract, options.shapes)
         ours = trt_versions.load_plugins(tools.trt) if options.plugins and bundle.contract.ops else None
         tools.log.clear()
-        build = _Build(tools, options, bundle.model, graph_bytes(bundle.model, change))
+        build = _Build(tools, options, bundle.model, graph_bytes(bundle.model, drop=drop))
         if not options.plugins:
             _check_no_shape_inputs(bundle, build.network)
         plan = build.plan(profiles, ours, progress)
@@ -122,7 +122,7 @@ def build_plain(model: Path, options: BuildOptions, progress: Progress) -> Path:
     with tools.cuda:
         tools.trt.init_libnvinfer_plugins(tools.logger, "")
         tools.log.clear()
-        graph = graph_bytes(model, "none")
+        graph = graph_bytes(model, drop=False)
         build = _Build(tools, options, model, graph)
         inputs = {tensor.name: tuple(tensor.shape) for tensor in build.inputs}
         profiles = {"default": plain_profile(inputs, options.shapes)}

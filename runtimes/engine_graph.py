@@ -1,10 +1,10 @@
-"""The graph that TensorRT is given: a bundle's own, or with the ops' function bodies dropped or written out in it."""
+"""The graph that TensorRT is given: a bundle's own, or with the ops' function bodies dropped."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
@@ -13,12 +13,9 @@ DOMAIN = "seqexport"
 FUNCTIONS_SINCE = 10
 """TensorRT's first major version whose parser reads model-local functions."""
 
-Change = Literal["none", "drop", "inline"]
-"""What is done to the functions: nothing, dropped so that the parser asks for plugins, or written out as nodes."""
 
-
-def change_needed(bundle: Bundle, *, plugins: bool, major: int) -> Change:
-    """What TensorRT of a major version needs done to a bundle's graph.
+def drops_bodies(bundle: Bundle, *, plugins: bool, major: int) -> bool:
+    """Whether a bundle's function bodies are in the way of TensorRT of a major version: it would build those.
 
     Raises:
         UserError: it cannot be built; with the command that exports what can.
@@ -31,39 +28,36 @@ def change_needed(bundle: Bundle, *, plugins: bool, major: int) -> Change:
         raise UserError(f"{bundle.path} is bfloat16, which TensorRT {major} has not; export with --dtype fp16 or fp32")
     if target == "tensorrt":
         if plugins:
-            return "none"
+            return False
         raise UserError(f"{bundle.path}: target tensorrt has no function bodies; export it with: {again} portable")
-    if not plugins:
-        return "none" if major >= FUNCTIONS_SINCE else "inline"
-    if major < FUNCTIONS_SINCE and contract.ops:
+    if major < FUNCTIONS_SINCE:
         raise UserError(
-            f"{bundle.path}: TensorRT {major} reads target portable only with --no-plugins; for plugins, export it "
-            f"with: {again} tensorrt"
+            f"{bundle.path}: TensorRT {major} misreads the opset and the functions of target {target}; export it with: "
+            f"{again} tensorrt, and build it with the plugins"
         )
-    return "drop"
+    return plugins
 
 
-def graph_bytes(model: Path, change: Change) -> bytes:
+def graph_bytes(model: Path, *, drop: bool) -> bytes:
     """The graph without its weights file, which TensorRT finds by the model's path.
 
     Raises:
-        UserError: the file cannot be read, or a change needs the onnx package.
+        UserError: the file cannot be read, or bodies are to be dropped and there is no onnx package.
     """
     try:
         data = model.read_bytes()
     except OSError as error:
         raise UserError(f"{model}: cannot be read ({error.strerror})") from error
-    if change == "none":
+    if not drop:
         return data
     try:
         import onnx
     except ImportError as error:
-        raise UserError(f"building {model} needs the onnx package: pip install onnx") from error
+        raise UserError(
+            f"building {model} needs the onnx package (pip install onnx), or an export with --target tensorrt"
+        ) from error
     graph = onnx.load_model_from_string(data)
-    if change == "drop":
-        drop_functions(graph)
-    else:
-        graph = inlined(graph)
+    drop_functions(graph)
     return bytes(graph.SerializeToString())
 
 
@@ -85,34 +79,6 @@ def drop_functions(model: Any) -> None:
     kept = [f for f in model.functions if f.domain != DOMAIN]
     del model.functions[:]
     model.functions.extend(kept)
-
-
-def inlined(model: Any) -> Any:
-    """The model with every function written out as nodes, and no Shape with ``start`` or ``end``.
-
-    TensorRT 8 reads such a Shape as if it had neither.
-    """
-    from onnx import helper
-    from onnx.inliner import inline_local_functions
-
-    flat = inline_local_functions(model)
-    nodes = []
-    for node in flat.graph.node:
-        bounds = {a.name: a.i for a in node.attribute} if node.op_type == "Shape" else {}
-        if not bounds:
-            nodes.append(node)
-            continue
-        out = node.output[0]
-        whole, start, end = (f"{out}_{part}" for part in ("whole", "start", "end"))
-        nodes += [
-            helper.make_node("Shape", [node.input[0]], [whole]),
-            helper.make_node("Constant", [], [start], value_ints=[bounds.get("start", 0)]),
-            helper.make_node("Constant", [], [end], value_ints=[bounds.get("end", 2**31 - 1)]),
-            helper.make_node("Slice", [whole, start, end], [out]),
-        ]
-    del flat.graph.node[:]
-    flat.graph.node.extend(nodes)
-    return flat
 
 
 def node_at(graph: bytes, index: int) -> str | None:

@@ -98,7 +98,8 @@ def _deserialized(trt: Any, plan: bytes, record: EngineRecord, cuda: Cuda, bundl
 class TrtRunner(Runner):
     """A bundle's engine on one stream of one GPU. Its sessions take turns: use one runner from one thread.
 
-    All execution contexts share one memory for activations, and all sessions the context of the prefill profile.
+    All execution contexts share one memory for activations, and all sessions the context of the prefill profile and
+    what carries its tokens and logits.
 
     Args:
         engine: built from ``bundle``.
@@ -121,7 +122,9 @@ class TrtRunner(Runner):
         self.caches_in_place = engine.record.plugins is not None
         self.no_graph: str | None = None
         self._sessions: weakref.WeakSet[TrtSession] = weakref.WeakSet()
+        self._closed = False
         self._prefill: Any = None
+        self._staging: Staging | None = None
         self._scratch = cuda.allocate(trt_versions.scratch_bytes(engine.cuda_engine))
 
     def _check_interface(self) -> None:
@@ -164,6 +167,16 @@ class TrtRunner(Runner):
             self._prefill = self.create_context(PREFILL)
         return self._prefill
 
+    def staging(self, batch: int, width: int) -> Staging:
+        """Room for a chunk; logits of every token make it large, so it grows with what is asked for."""
+        if self._staging is None or self._staging.batch != batch or self._staging.width < width:
+            if self._staging is not None:
+                self._staging.close()
+                self._staging = None
+            whole = self.contract.logits == "all"
+            self._staging = Staging(self, batch, width if whole else self.widths[1])
+        return self._staging
+
     def failure(self, what: str) -> UserError:
         """An error that ends with what TensorRT said last."""
         _, log = trt_versions.logger(self.engine.trt)
@@ -178,9 +191,14 @@ class TrtRunner(Runner):
         return self.engine.bytes + self.cuda.peak_bytes
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         for session in list(self._sessions):
             session.close()
-        self._prefill = None
+        if self._staging is not None:
+            self._staging.close()
+        self._prefill = self._staging = None
         self.cuda.free(self._scratch)
         del self.engine
         self.cuda.close()
@@ -211,7 +229,6 @@ class TrtSession(Session):
         self._room = max(capacity, runner.rooms[0])
         self._place = 0
         self._decoder: Decoder | None = None
-        self._staging: Staging | None = None
         self._resources = ExitStack()
         self._closing = weakref.finalize(self, self._resources.close)
         self._closing.atexit = False
@@ -273,22 +290,12 @@ class TrtSession(Session):
 
     def _prefill(self, chunk: Chunk, lengths: Lengths) -> Staging:
         width = max(chunk.tokens.shape[1], self.runner.widths[0])
-        staging, context = self._wide_staging(width), self.runner.prefill_context
+        staging, context = self.runner.staging(self.batch, width), self.runner.prefill_context
         staging.fill(chunk, lengths, width)
         self._set_shapes(context, width)
         self._bind(context, staging)
         self._enqueue(context, staging)
         return staging
-
-    def _wide_staging(self, width: int) -> Staging:
-        """Room for a chunk; logits of every token make it large, so it grows with what is asked for."""
-        if self._staging is None or self._staging.width < width:
-            if self._staging is not None:
-                self._staging.close()
-            whole = self.contract.logits == "all"
-            self._staging = Staging(self.runner, self.batch, width if whole else self.runner.widths[1])
-            self._resources.callback(self._staging.close)
-        return self._staging
 
     def _step(self, chunk: Chunk, lengths: Lengths) -> Staging:
         decoder = self._decoder or self._open_decoder()
@@ -371,5 +378,5 @@ class TrtSession(Session):
         self.lengths = lengths.copy()
 
     def close(self) -> None:
-        self._decoder = self._staging = None
+        self._decoder = None
         self._closing()

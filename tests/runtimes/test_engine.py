@@ -142,7 +142,7 @@ class FakeTrt:
     def build(self, bundle: Bundle, options: BuildOptions) -> engine._Build:
         cuda: Any = SimpleNamespace(free_text=lambda: "1.00 GiB")
         tools = engine._Tools(self, self.logger, self.log, cuda, HERE)
-        return engine._Build(tools, options, bundle.model, graph_bytes(bundle.model, "none"))
+        return engine._Build(tools, options, bundle.model, graph_bytes(bundle.model, drop=False))
 
 
 def parse_refusal(bundle: Bundle, errors: list[ParserError], *says: str) -> str:
