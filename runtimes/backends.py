@@ -19,6 +19,7 @@ def open_runner(
     threads: int | None = None,
     source: str | None = None,
     trust_remote_code: bool = False,
+    no_plugins: bool = False,
 ) -> Runner:
     """Open a bundle on a backend.
 
@@ -26,6 +27,7 @@ def open_runner(
         device: ``cpu`` or ``cuda``; ``trt`` runs on the GPU whatever this says.
         threads: of the CPU; default: all cores.
         source: where the backend ``torch`` finds the original; default: where it was exported from.
+        no_plugins: the backend ``ort`` runs the ops' function bodies, not the compiled library.
 
     Raises:
         UserError: the backend is unknown, or not to be had here.
@@ -33,7 +35,7 @@ def open_runner(
     if backend == "ort":
         from seqexport.runtimes.ort import Device, OrtRunner
 
-        return OrtRunner(bundle, device=cast(Device, device), threads=threads)
+        return OrtRunner(bundle, device=cast(Device, device), threads=threads, no_plugins=no_plugins)
     if backend == "trt":
         from seqexport.runtimes.trt import open_trt
 

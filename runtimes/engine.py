@@ -47,6 +47,7 @@ class BuildOptions:
         version_compatible: later versions of the same major can run the engine.
         serialize_plugins: the plan carries the plugin library.
         tactic_sources: names of those that may be used.
+        preview: preview features to turn on or off, as in ``-fasterDynamicShapes0805``.
         flags: the options that shape the engine, as they were spelled, for the record.
     """
 
@@ -58,6 +59,7 @@ class BuildOptions:
     version_compatible: bool = False
     serialize_plugins: bool = False
     tactic_sources: Sequence[str] | None = None
+    preview: Sequence[str] = ()
     flags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -225,6 +227,8 @@ class _Build:
         except exception.PolygraphyException as error:
             raise UserError(f"TensorRT {self.tools.here.tensorrt} refuses an option: {error}") from error
         trt_versions.share_profiles(trt, config)
+        for feature, on in trt_versions.preview_features(trt, options.preview).items():
+            config.set_preview_feature(feature, on)
         return config
 
     def _pools(self) -> dict[Any, int] | None:

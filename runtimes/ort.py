@@ -13,6 +13,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
 from seqexport.runtimes.bundle import CONTRACT, Bundle
 from seqexport.runtimes.contract import StateSpec
+from seqexport.runtimes.ort_library import OpsLibrary
 
 try:
     import onnxruntime as ort
@@ -41,26 +42,34 @@ class OrtRunner(Runner):
         bundle: an opened bundle.
         device: ``cpu`` or ``cuda``.
         threads: of the CPU provider; default: all cores.
+        no_plugins: run the ops' function bodies even where the compiled library could run them.
+
+    Attributes:
+        ops: what computes our ops.
 
     Raises:
-        UserError: the provider is not there, or ONNX Runtime refuses the graph.
+        UserError: the provider is not there, the library is damaged, or ONNX Runtime refuses the graph.
     """
 
     backend: ClassVar[str] = "ort"
 
-    def __init__(self, bundle: Bundle, *, device: Device = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, device: Device = "cpu", threads: int | None = None, no_plugins: bool = False
+    ) -> None:
         super().__init__(bundle)
         self.device = device
         _check_provider(device)
         _check_dtype(bundle, device)
-        options = ort.SessionOptions()
+        self.ops = OpsLibrary.for_graph(self.contract.ops, device, no_plugins=no_plugins)
+        options = self.ops.session_options()
         options.log_severity_level = FATAL
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         providers: list[Any] = [(PROVIDERS["cuda"], CUDA_OPTIONS)] if device == "cuda" else []
         try:
             self.engine = ort.InferenceSession(str(bundle.model), options, providers=[*providers, PROVIDERS["cpu"]])
         except Exception as error:
-            raise UserError(_why_not_loaded(bundle, str(error))) from error
+            raise UserError(_why_not_loaded(bundle, str(error), self.ops)) from error
+        self.caches_in_place = self.contract.caches_in_place or self.ops.writes_caches_in_place
         self.input_names = {spec.name for spec in self.contract.inputs}
         self._check_interface()
 
@@ -78,7 +87,8 @@ class OrtRunner(Runner):
 
     @property
     def description(self) -> str:
-        return f"ONNX Runtime {ort.__version__}, {PROVIDERS[self.device]}, target {self.contract.target}"
+        where = f"ONNX Runtime {ort.__version__}, {PROVIDERS[self.device]}, target {self.contract.target}"
+        return f"{where}, {self.ops}" if self.contract.ops else where
 
     def session(self, batch: int = 1, capacity: int | None = None) -> OrtSession:
         return OrtSession(self, batch, capacity if capacity is not None else self.contract.capacity or 0)
@@ -100,7 +110,7 @@ class OrtSession(Session):
         self._room = capacity
         self._past = {s.past_name: self._zeros(s) for s in self.contract.states}
         self._present = {
-            s.present_name: self._past[s.past_name] if s.grows and self.contract.caches_in_place else self._zeros(s)
+            s.present_name: self._past[s.past_name] if s.grows and runner.caches_in_place else self._zeros(s)
             for s in self.contract.states
         }
         self._binding = runner.engine.io_binding()
@@ -185,7 +195,12 @@ def ort_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(name)
 
 
-def _why_not_loaded(bundle: Bundle, error: str) -> str:
+def _why_not_loaded(bundle: Bundle, error: str, ops: OpsLibrary) -> str:
+    if "is not a registered function/op" in error and not ops.path:
+        return (
+            f"{bundle.path}: target {bundle.contract.target} has no function bodies, so ONNX Runtime needs the library "
+            f"of our ops, and {ops.why_not}; build it: seqexport plugins build, or export with --target portable"
+        )
     if "GroupQueryAttention" in error:
         return (
             f"{bundle.path}: target {bundle.contract.target} needs ONNX Runtime {ATTENTION_SINCE} or newer for its "

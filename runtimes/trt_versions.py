@@ -150,6 +150,23 @@ def share_profiles(trt: Any, config: Any) -> None:
         config.set_preview_feature(getattr(trt.PreviewFeature, SHARED_PROFILES), True)
 
 
+def preview_features(trt: Any, names: Sequence[str]) -> dict[Any, bool]:
+    """Which of TensorRT's preview features are to be on or off, from trtexec's ``+name`` and ``-name``.
+
+    Raises:
+        UserError: a name has no sign, or this version has no such feature.
+    """
+    members = getattr(trt, "PreviewFeature", None)
+    known = {member.replace("_", "").lower(): value for member, value in members.__members__.items()} if members else {}
+    chosen = {}
+    for name in names:
+        if name[:1] not in ("+", "-") or name[1:].lower() not in known:
+            features = ", ".join(known) or "none"
+            raise UserError(f"--preview {name!r}: expected + or - and a feature of TensorRT {version(trt)}: {features}")
+        chosen[known[name[1:].lower()]] = name[0] == "+"
+    return chosen
+
+
 def tactic_sources(trt: Any, names: Sequence[str]) -> list[Any]:
     """TensorRT's tactic sources of these names.
 

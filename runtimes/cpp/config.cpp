@@ -66,8 +66,35 @@ void share_profiles([[maybe_unused]] nvinfer1::IBuilderConfig& config) {
 #endif
 }
 
+using nvinfer1::PreviewFeature;
+
+const std::map<std::string, PreviewFeature> kPreviewFeatures = {
+#if NV_TENSORRT_MAJOR < 10
+    {"fasterDynamicShapes0805", PreviewFeature(0)},
+    {"disableExternalTacticSourcesForCore0805", PreviewFeature::kDISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805},
+    {"profileSharing0806", PreviewFeature::kPROFILE_SHARING_0806},
+#elif SEQEXPORT_TENSORRT_SINCE(10, 3)
+    {"aliasedPluginIO1003", PreviewFeature::kALIASED_PLUGIN_IO_10_03},
+#endif
+#if SEQEXPORT_TENSORRT_SINCE(10, 10)
+    {"runtimeActivationResize1010", PreviewFeature::kRUNTIME_ACTIVATION_RESIZE_10_10},
+#endif
+};
+
+void set_preview(nvinfer1::IBuilderConfig& config, const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    const auto found = name.empty() ? kPreviewFeatures.end() : kPreviewFeatures.find(name.substr(1));
+    std::string known;
+    for (const auto& each : kPreviewFeatures) known += " " + each.first;
+    if (found == kPreviewFeatures.end() || (name[0] != '+' && name[0] != '-'))
+      throw UserError("--preview '" + name + "': expected + or - and a feature of " + tensorrt_title() + ":" + known);
+    config.setPreviewFeature(found->second, name[0] == '+');
+  }
+}
+
 void set_newer_options(nvinfer1::IBuilderConfig& config, const Options& options, const PluginLibrary* plugins) {
   share_profiles(config);
+  set_preview(config, options.preview);
   if (options.optimization_level) config.setBuilderOptimizationLevel(*options.optimization_level);
   if (options.version_compatible && kRtx)
     throw UserError("--versionCompatible: " + tensorrt_title() + " has no such engines; leave it out");
@@ -81,6 +108,7 @@ void set_newer_options(nvinfer1::IBuilderConfig& config, const Options& options,
 void set_newer_options(nvinfer1::IBuilderConfig&, const Options& options, const PluginLibrary*) {
   if (options.optimization_level) unsupported("--builderOptimizationLevel", "8.6 or newer");
   if (options.version_compatible) unsupported("--versionCompatible", "8.6 or newer");
+  if (!options.preview.empty()) unsupported("--preview", "8.6 or newer");
 }
 #endif
 

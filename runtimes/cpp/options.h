@@ -21,6 +21,7 @@ struct Options {
   std::optional<int> optimization_level;
   std::map<std::string, uint64_t> memory_pools;  // bytes, by trtexec's name of the pool
   std::optional<std::vector<std::string>> tactic_sources;
+  std::vector<std::string> preview;  // features with + or - before them
   std::map<std::string, std::string> given;  // the flags that shape the engine, as they were spelled; for the record
 };
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -298,7 +299,15 @@ def test_tensorrts_names_are_checked() -> None:
         __version__="8.6.0",
         TacticSource=SimpleNamespace(__members__={"CUBLAS": 0, "CUDNN": 2}),
         MemoryPoolType=SimpleNamespace(__members__={"WORKSPACE": 0}),
+        PreviewFeature=SimpleNamespace(__members__={"FASTER_DYNAMIC_SHAPES_0805": 0, "PROFILE_SHARING_0806": 2}),
     )
+    features = trt_versions.preview_features(trt, ["-fasterDynamicShapes0805", "+profileSharing0806"])
+    assert features == {0: False, 2: True}
+    for wrong in ("fasterDynamicShapes0805", "+faster", ""):
+        with pytest.raises(
+            UserError, match=f"--preview '{re.escape(wrong)}': expected . or - and a feature of TensorRT 8.6.0"
+        ):
+            trt_versions.preview_features(trt, [wrong])
     assert trt_versions.tactic_sources(trt, ["CUDNN"]) == [2]
     assert trt_versions.memory_pool(trt, "workspace") == 0
     with pytest.raises(UserError, match=r"--tactic-sources 'X': TensorRT 8.6.0 has CUBLAS, CUDNN, or none"):
