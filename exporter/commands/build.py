@@ -29,6 +29,7 @@ SHAPING = {
     "serialize_plugins": "--setPluginsToSerialize",
     "no_plugins": "--no-plugins",
     "tactic_sources": "--tactic-sources",
+    "preview": "--preview",
 }
 """The options that shape an engine, which its record keeps."""
 
@@ -63,6 +64,9 @@ SHAPING = {
 @click.option("--no-plugins", is_flag=True, help="Build our ops from their function bodies; needs no plugin library.")
 @click.option(
     "--tactic-sources", metavar="NAMES", help="Only these, as in CUBLAS,CUDNN, or none [default: TensorRT's own]."
+)
+@click.option(
+    "--preview", metavar="NAMES", help="Preview features to turn on or off, as in -fasterDynamicShapes0805,+other."
 )
 def command(bundle: Path, timing_cache: Path | None, **given: object) -> None:
     """Build BUNDLE's TensorRT engine for this machine's GPU, as BUNDLE/engines/GPU-trtVERSION.plan.
@@ -118,6 +122,7 @@ def _options(timing_cache: Path | None, given: dict[str, object]) -> BuildOption
         version_compatible=bool(given["version_compatible"]),
         serialize_plugins=bool(given["serialize_plugins"]),
         tactic_sources=None if sources is None else [] if sources in ("", "none") else sources.split(","),
+        preview=tuple(filter(None, (text("preview") or "").split(","))),
         flags={flag: _spelled(given[name]) for name, flag in SHAPING.items() if given[name] not in (None, False)},
     )
 
