@@ -12,7 +12,13 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from seqexport.exporter.commands.options import device_option, original_option, source_of, threads_option
+from seqexport.exporter.commands.options import (
+    device_option,
+    no_plugins_option,
+    original_option,
+    source_of,
+    threads_option,
+)
 from seqexport.plugins.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +47,7 @@ HELD_OUT = Path(__file__).parent.parent / "presets" / "heldout.txt"
 @click.option("--quick", is_flag=True, help="Fewer and smaller measurements, for small models.")
 @device_option
 @threads_option
+@no_plugins_option
 @original_option
 def command(
     bundles: tuple[Path, ...],
@@ -50,6 +57,7 @@ def command(
     quick: bool,
     device: str,
     threads: int | None,
+    no_plugins: bool,
     original: str | None,
 ) -> None:
     """Compare backends with the PyTorch original: how exact they are, how fast, and what they keep in memory.
@@ -74,7 +82,7 @@ def command(
         raise UserError(f"{len(opened)} bundles: compare one, or two side by side")
     _check_output(output)
     with quiet(), console.status("") as status:
-        openers, truth = _openers(backends.split(","), device, threads, original)
+        openers, truth = _openers(backends.split(","), device, threads, original, no_plugins=no_plugins)
         comparison = compare(
             opened,
             openers,
@@ -102,7 +110,7 @@ def _check_output(output: Path | None) -> None:
 
 
 def _openers(
-    names: list[str], device: str, threads: int | None, original: str | None
+    names: list[str], device: str, threads: int | None, original: str | None, *, no_plugins: bool
 ) -> tuple[dict[str, Callable[[Bundle], Runner]], Original | None]:
     """How to open each backend, and the original as the reference, where there is PyTorch."""
     from seqexport.runtimes.backends import BACKENDS, open_runner
@@ -111,7 +119,8 @@ def _openers(
     if unknown:
         raise UserError(f"--backends {unknown[0]!r}: expected some of {','.join(BACKENDS)}")
     openers: dict[str, Callable[[Bundle], Runner]] = {
-        name: functools.partial(open_runner, name, device=device, threads=threads) for name in names
+        name: functools.partial(open_runner, name, device=device, threads=threads, no_plugins=no_plugins)
+        for name in names
     }
     try:
         from seqexport.runtimes import torch_

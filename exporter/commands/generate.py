@@ -12,6 +12,7 @@ from seqexport.exporter.commands.options import (
     backend_option,
     bundle_argument,
     device_option,
+    no_plugins_option,
     original_option,
     source_of,
     threads_option,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @backend_option
 @device_option
 @threads_option
+@no_plugins_option
 @original_option
 def command(
     bundle: Path,
@@ -45,6 +47,7 @@ def command(
     backend: str,
     device: str,
     threads: int | None,
+    no_plugins: bool,
     original: str | None,
     **sampling: float,
 ) -> None:
@@ -63,7 +66,8 @@ def command(
     opened = open_bundle(bundle)
     tokenizer = _tokenizer(opened)
     source = source_of(original, opened.contract.source.model) if backend == "torch" else None
-    with open_runner(backend, opened, device=device, threads=threads, source=source) as runner:
+    options = {"device": device, "threads": threads, "source": source, "no_plugins": no_plugins}
+    with open_runner(backend, opened, **options) as runner:  # type: ignore[arg-type]
         _print_continuations(runner, tokenizer, prompts, max_new_tokens, Sampling(**sampling))  # type: ignore[arg-type]
 
 

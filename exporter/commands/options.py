@@ -22,6 +22,9 @@ backend_option: Decorator = click.option(
 threads_option: Decorator = click.option(
     "--threads", type=click.IntRange(1), help="CPU threads; default: all cores that this process may use."
 )
+no_plugins_option: Decorator = click.option(
+    "--no-plugins", is_flag=True, help="Backend ort: the ops' function bodies, not the compiled library."
+)
 original_option: Decorator = click.option(
     "--original", metavar="DIR_OR_HUB_ID", help="The PyTorch original; default: where the bundle came from."
 )

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from seqexport.exporter.commands.options import bundle_argument, device_option, threads_option
+from seqexport.exporter.commands.options import bundle_argument, device_option, no_plugins_option, threads_option
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 @click.option("--backend", type=click.Choice(["ort", "trt"]), default="ort", show_default=True, help="What runs it.")
 @device_option
 @threads_option
+@no_plugins_option
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
-def command(bundle: Path, backend: str, device: str, threads: int | None, as_json: bool) -> None:
+def command(bundle: Path, backend: str, device: str, threads: int | None, no_plugins: bool, as_json: bool) -> None:
     """Check that BUNDLE gives the original's answers on this machine. PyTorch is not needed.
 
     The bundle carries inputs, and what the PyTorch original makes of them in float64 arithmetic. Logits and every
@@ -38,7 +39,7 @@ def command(bundle: Path, backend: str, device: str, threads: int | None, as_jso
     """
     from seqexport.runtimes.bundle import open_bundle
 
-    checks = run_checks(open_bundle(bundle), backend, device, threads)
+    checks = run_checks(open_bundle(bundle), backend, device, threads, no_plugins=no_plugins)
     if as_json:
         click.echo(json.dumps([{**asdict(check), "passed": check.passed} for check in checks], indent=2))
     else:
@@ -46,14 +47,16 @@ def command(bundle: Path, backend: str, device: str, threads: int | None, as_jso
     sys.exit(0 if all(check.passed for check in checks) else 1)
 
 
-def run_checks(bundle: Bundle, backend: str, device: str = "cpu", threads: int | None = None) -> list[Check]:
+def run_checks(
+    bundle: Bundle, backend: str, device: str = "cpu", threads: int | None = None, *, no_plugins: bool = False
+) -> list[Check]:
     """Every check of ``bundle`` on a backend."""
     from seqexport.runtimes.backends import open_runner
     from seqexport.runtimes.reference import read_reference
     from seqexport.runtimes.verify import verify
 
     reference = read_reference(bundle.reference)
-    with open_runner(backend, bundle, device=device, threads=threads) as runner:
+    with open_runner(backend, bundle, device=device, threads=threads, no_plugins=no_plugins) as runner:
         return list(verify(runner, reference))
 
 

@@ -2,7 +2,9 @@
 #ifndef SEQEXPORT_KERNELS_CAUSAL_ATTENTION_H_
 #define SEQEXPORT_KERNELS_CAUSAL_ATTENTION_H_
 
+#ifndef SEQEXPORT_CPU_ONLY
 #include <cuda_runtime.h>
+#endif
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,7 +40,7 @@ typedef struct CausalAttentionParams {
   size_t workspace_bytes;   /* any size is correct: with fewer bytes fewer splits run in parallel */
 } CausalAttentionParams;
 
-#ifdef __cplusplus
+#if defined(__cplusplus) && !defined(SEQEXPORT_CPU_ONLY)
 namespace seqexport {
 /* Bytes with which every split that pays on the current device runs in parallel; reads sizes and alignments only. */
 size_t causal_attention_workspace(const CausalAttentionParams& p);

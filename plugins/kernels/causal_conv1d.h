@@ -2,7 +2,9 @@
 #ifndef SEQEXPORT_KERNELS_CAUSAL_CONV1D_H_
 #define SEQEXPORT_KERNELS_CAUSAL_CONV1D_H_
 
+#ifndef SEQEXPORT_CPU_ONLY
 #include <cuda_runtime.h>
+#endif
 #include <stdint.h>
 
 #include "dtype.h"
@@ -26,7 +28,7 @@ typedef struct CausalConv1dParams {
   void* present;           /* T[B,D,K-1]; may be past */
 } CausalConv1dParams;
 
-#ifdef __cplusplus
+#if defined(__cplusplus) && !defined(SEQEXPORT_CPU_ONLY)
 namespace seqexport {
 cudaError_t causal_conv1d(const CausalConv1dParams& p, cudaStream_t stream);
 }

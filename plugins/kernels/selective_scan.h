@@ -2,7 +2,9 @@
 #ifndef SEQEXPORT_KERNELS_SELECTIVE_SCAN_H_
 #define SEQEXPORT_KERNELS_SELECTIVE_SCAN_H_
 
+#ifndef SEQEXPORT_CPU_ONLY
 #include <cuda_runtime.h>
+#endif
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,7 +40,7 @@ typedef struct SelectiveScanParams {
   size_t workspace_bytes;  /* any size is correct: with fewer bytes fewer chunks run in parallel */
 } SelectiveScanParams;
 
-#ifdef __cplusplus
+#if defined(__cplusplus) && !defined(SEQEXPORT_CPU_ONLY)
 namespace seqexport {
 /* Bytes with which every chunk that pays on the current device runs in parallel; reads sizes only, no pointer. */
 size_t selective_scan_workspace(const SelectiveScanParams& p);

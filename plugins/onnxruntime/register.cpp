@@ -1,0 +1,72 @@
+// RegisterCustomOps: what SessionOptions.register_custom_ops_library and RegisterCustomOpsLibrary_V2 call.
+#include <cstdlib>
+#include <cstring>
+
+#include "custom_op.h"
+
+#if defined(_WIN32)
+#define SEQEXPORT_EXPORT extern "C" __declspec(dllexport)
+#else
+#define SEQEXPORT_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace seqexport::ort {
+namespace {
+
+// The domain of our ops, and that of the nodes which the export target `ort` made of them: they mean the same.
+constexpr const char* kDomains[] = {"seqexport", "seqexport.ort"};
+
+// The types of T, and float64 so that the op itself says that it does not take it.
+constexpr ONNXTensorElementDataType kTypes[] = {
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE};
+
+// Before 1.24 ONNX Runtime dereferences a null pointer on the way to the shape rule of a node that lacks an optional
+// input (its pull request 26199); there outputs have types alone until they are computed.
+constexpr int kInfersShapesSince = 24;
+
+std::vector<CustomOp> make_ops(bool infers_shapes) {
+  std::vector<CustomOp> made;
+  for (const OpInfo* op : {&causal_conv1d_op(), &selective_scan_op(), &causal_attention_op()}) {
+    for (const auto type : kTypes) {
+      made.emplace_back(*op, Provider::kCpu, type, infers_shapes);
+#if SEQEXPORT_CUDA
+      made.emplace_back(*op, Provider::kCuda, type, infers_shapes);
+#endif
+    }
+  }
+  return made;
+}
+
+// Made once, for the one runtime of the process.
+void add_domains(OrtSessionOptions* options, int minor_version) {
+  static std::vector<CustomOp> ops = make_ops(minor_version >= kInfersShapesSince);
+  static std::vector<OrtCustomOpDomain*> domains = [] {
+    std::vector<OrtCustomOpDomain*> made;
+    for (const char* name : kDomains) {
+      OrtCustomOpDomain* domain = nullptr;
+      check(api().CreateCustomOpDomain(name, &domain));
+      for (CustomOp& op : ops) check(api().CustomOpDomain_Add(domain, &op));
+      made.push_back(domain);
+    }
+    return made;
+  }();
+  for (OrtCustomOpDomain* domain : domains) check(api().AddCustomOpDomain(options, domain));
+}
+
+}  // namespace
+}  // namespace seqexport::ort
+
+// CreateStatus is the first entry of every version's table, so a runtime that is too old can still be told so.
+SEQEXPORT_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  using namespace seqexport::ort;
+  const OrtApi* served = base->GetApi(kApiVersion);
+  if (served == nullptr) {
+    const std::string message = "seqexport: this library needs ONNX Runtime 1." + std::to_string(kApiVersion) +
+                                " or newer, and this is " + base->GetVersionString();
+    return base->GetApi(1)->CreateStatus(ORT_NOT_IMPLEMENTED, message.c_str());
+  }
+  set_api(served);
+  const char* dot = std::strchr(base->GetVersionString(), '.');
+  return guarded([&] { add_domains(options, dot ? std::atoi(dot + 1) : 0); });
+}
