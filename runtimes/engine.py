@@ -190,13 +190,13 @@ class _Build:
         config = self._config(profiles, monitor, half=pinned)
         if ours and self.options.serialize_plugins:
             config.plugins_to_serialize = [str(ours.path)]
-        cache = self._read_timing_cache(config)
+        timings = self._read_timing_cache(config)
         plan = self.builder.build_serialized_network(self.network, config)
-        if monitor is not None and monitor.interrupted:
+        if self.tools.log.interrupted or (monitor is not None and monitor.interrupted):
             raise KeyboardInterrupt
         if plan is None:
             raise UserError(self._build_error())
-        self._write_timing_cache(config, cache)
+        self._write_timing_cache(config, timings)
         return memoryview(plan)
 
     def _config(self, profiles: Mapping[str, Profile], monitor: Any, *, half: bool) -> Any:
@@ -238,15 +238,15 @@ class _Build:
             pools[pool] = size
         return pools or None
 
-    def _read_timing_cache(self, config: Any) -> bytes | None:
-        """What the timing cache's file holds, given to the build too; None where there is no file."""
+    def _read_timing_cache(self, config: Any) -> bytes:
+        """What the timing cache's file holds, given to the build too; without a file, the build has an empty cache."""
         file = self.options.timing_cache
-        if file is None:
-            return None
         try:
-            data = file.read_bytes() if file.exists() else b""
+            data = file.read_bytes() if file and file.exists() else b""
         except OSError as error:
             raise UserError(f"--timingCacheFile {file}: cannot be read ({error.strerror})") from error
+        if not data:
+            return data
         cache = config.create_timing_cache(data)
         if cache is None or not config.set_timing_cache(cache, False):
             raise UserError(
@@ -255,12 +255,11 @@ class _Build:
             )
         return data
 
-    def _write_timing_cache(self, config: Any, before: bytes | None) -> None:
+    def _write_timing_cache(self, config: Any, before: bytes) -> None:
         file = self.options.timing_cache
-        if file is None:
-            return
-        now = bytes(config.get_timing_cache().serialize())
-        if now == before:
+        cache = config.get_timing_cache() if file else None
+        now = bytes(cache.serialize()) if cache else before
+        if file is None or now == before:
             return
         try:
             write_whole(file, memoryview(now))

@@ -57,11 +57,17 @@ def major(trt: Any) -> int:
 
 
 class Log:
-    """What TensorRT has said since ``clear``."""
+    """What TensorRT has said since ``clear``.
+
+    Attributes:
+        errors: its messages, one line each.
+        interrupted: a signal came while TensorRT was logging, through which no exception passes.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.errors: list[str] = []
+        self.interrupted = False
 
     def add(self, message: str) -> None:
         with self._lock:
@@ -70,6 +76,7 @@ class Log:
     def clear(self) -> None:
         with self._lock:
             self.errors.clear()
+            self.interrupted = False
 
     def cause(self) -> str:
         """What our plugins say, else the first error, else nothing."""
@@ -87,8 +94,11 @@ def logger(trt: Any) -> tuple[Any, Log]:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                log.add(message)
+            try:
+                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                    log.add(message)
+            except KeyboardInterrupt:
+                log.interrupted = True
 
     return Logger(), log
 

@@ -124,7 +124,7 @@ void configure(nvinfer1::IBuilderConfig& config, const Options& options, const P
 TimingCache::TimingCache(nvinfer1::IBuilderConfig& config, std::filesystem::path file) : file_(std::move(file)) {
   if (file_.empty()) return;
   if (std::filesystem::exists(file_)) before_ = read_file(file_);
-  cache_.reset(config.createTimingCache(before_.data(), before_.size()));
+  cache_.reset(config.createTimingCache(before_.empty() ? nullptr : before_.data(), before_.size()));
   if (!cache_ || !config.setTimingCache(*cache_, false))
     throw UserError(file_.string() + ": not a timing cache of this GPU and " + tensorrt_title() +
                     "; delete it or give another --timingCacheFile");

@@ -27,7 +27,8 @@ def run(setting: Setting) -> Iterator[Row]:
     results = setting.work / "kernel-tests.xml"
     results.unlink(missing_ok=True)
     many = ["-n", str(PROCESSES)] if importlib.util.find_spec("xdist") else []
-    command = [sys.executable, "-m", "pytest", *FOLDERS, *many, "-p", "no:cacheprovider", f"--junitxml={results}"]
+    plain = ["-p", "no:cacheprovider", "-p", "no:benchmark"]
+    command = [sys.executable, "-m", "pytest", *FOLDERS, *many, *plain, f"--junitxml={results}"]
     setting.run(command, log="kernel-tests", cwd=SOURCE, allowed=(0, TESTS_FAILED))
     if not results.exists():
         raise StepFailed("pytest wrote no results")
