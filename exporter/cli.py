@@ -16,6 +16,10 @@ from seqexport.plugins.errors import UserError
 COMMANDS = ("onnx", "build", "verify", "generate", "compare", "bench", "inspect", "plugins", "doctor")
 
 
+AGAIN_SECONDS = 0.5
+"""After which an interrupt that was not heard is raised again."""
+
+
 class Commands(click.Group):
     """Loads a command's module when the command is used or listed; none imports torch before it runs."""
 
@@ -45,7 +49,8 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """The console entry point: a UserError is one line and exit code 2, an interrupt 130."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(signum, _interrupt)
     try:
         cli(standalone_mode=False)
     except UserError as error:
@@ -54,6 +59,7 @@ def main() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
+        signal.setitimer(signal.ITIMER_REAL, 0)
         _fail("interrupted; nothing was left half written", 130)
     except BrokenPipeError:
         sys.stderr.close()
@@ -61,7 +67,11 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _terminate(signum: int, frame: object) -> NoReturn:
+def _interrupt(signum: int, frame: object) -> None:
+    """Raise KeyboardInterrupt, again and again until it is heard: one that lands in a destructor is lost."""
+    if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+        return
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
     raise KeyboardInterrupt
 
 

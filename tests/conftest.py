@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,6 +21,7 @@ from seqexport.runtimes.quiet import quiet
 from tests import native
 from tests.exporter.families import EXPORTED, HEADS, JAMBA, MAMBA, SIZES, WINDOW, Build, of, save
 
+os.environ.setdefault("SEQEXPORT_PLUGINS", str(native.FOLDER.with_name("none")))  # not what this user has built
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
 GEMMA = {**HEADS, "head_dim": 8, "sliding_window": WINDOW, "query_pre_attn_scalar": 8}
@@ -76,9 +78,6 @@ def exported(checkpoint: Saved, tmp_path_factory: pytest.TempPathFactory, traced
     return once
 
 
-left_out: set[str] = set()
-
-
 @pytest.fixture(scope="session")
 def native_plugins() -> Path:
     """The folder of the plugin libraries that can be compiled here, made from this checkout."""
@@ -101,10 +100,16 @@ def native_library(native_plugins: Path) -> Callable[[str], Path]:
 
 def leave_out(reason: str) -> NoReturn:
     """Skip the test; the reason is printed once, at the end."""
-    left_out.add(reason)
     pytest.skip(reason)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for line in sorted(left_out):
+    """One line for each reason why tests were left out, whichever process ran them."""
+    from tests.ops.conformance import NO_CUDA
+
+    skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", ())]
+    reasons = {text[2].removeprefix("Skipped: ") for text in skipped if isinstance(text, tuple)}
+    if NO_CUDA:
+        reasons.add(f"tests/kernels/test_{{causal,selective}}_*.py, and tests/ops on CUDA, left out: {NO_CUDA}")
+    for line in sorted(reasons):
         terminalreporter.write_line(line)

@@ -3,8 +3,10 @@
     python -m seqexport.exporter.benchmarks.cpu_speed [--rounds 3] [-o cpu_speed.json]
 
 fp32, batch 1, two threads, last logits; a prompt of 1024 tokens, then single tokens after it. Each measurement runs
-in a process of its own, the backends in turn, so that no thread pool waits beside another and drift hits all alike.
+in a process of its own, the forms in turn, so that no thread pool waits beside another and drift hits all alike.
 PyTorch uses SDPA attention and, for Mamba, the plain path of transformers (its CUDA kernels do not run on a CPU).
+The op library is measured where `seqexport plugins build` has built it. A token's floor is the time in which the
+weights are read once at the bandwidth of a large copy, counting what it reads and writes.
 """
 
 from __future__ import annotations
@@ -32,28 +34,43 @@ MODELS = {
     "llama": "LlamaForCausalLM(LlamaConfig(hidden_size=768, num_hidden_layers=12, intermediate_size=2048,"
     f" num_attention_heads=12, max_position_embeddings=4096, tie_word_embeddings=True, vocab_size={VOCABULARY}))",
 }
-WANTED = {"mamba": {"prefill": 4.0, "decode": 2.2}, "llama": {"prefill": 1.0, "decode": 1.0}}
-BACKENDS = (("torch", "ort"), ("ort", "ort"), ("ort", "portable"))
-"""What runs, and on which target's bundle; PyTorch's results do not depend on the target."""
+BODIES = {"mamba": {"prefill": 4.0, "decode": 2.2}, "llama": {"prefill": 1.0, "decode": 1.0}}
+LIBRARY = {"mamba": {"prefill": 5.0, "decode": 2.2}, "llama": {"prefill": 1.0, "decode": 1.0}}
+"""How many times faster than PyTorch it shall be, without and with the op library."""
+
+Form = tuple[str, str, bool]
+FORMS: tuple[Form, ...] = (
+    ("torch", "ort", False),
+    ("ort", "ort", False),
+    ("ort", "portable", False),
+    ("ort", "portable", True),
+)
+"""What runs, on which target's bundle, and whether with the op library; PyTorch's results depend on neither."""
 
 
 @click.command()
 @click.option("--rounds", default=3, show_default=True, help="Measurements of each; medians are reported.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("cpu_speed.json"), show_default=True)
-@click.option("--child", nargs=2, hidden=True)
-def main(rounds: int, output: Path, child: tuple[str, str] | None) -> None:
+@click.option("--child", nargs=3, hidden=True)
+def main(rounds: int, output: Path, child: tuple[str, str, str] | None) -> None:
     if child is not None:
-        click.echo(json.dumps(_time(*child)))
+        backend, bundle, library = child
+        click.echo(json.dumps(_time(backend, bundle, with_library=library == "True")))
         return
+    from seqexport.plugins import library as plugins
     from seqexport.runtimes.machine import this_machine
 
+    forms = [form for form in FORMS if not form[2] or plugins.find("onnxruntime")]
     rows: list[dict[str, Any]] = []
+    bandwidth = _copy_bandwidth()
     for model in MODELS:
         with tempfile.TemporaryDirectory() as folder:
             _prepare(model, Path(folder))
-            rows += _measure(model, Path(folder), rounds)
+            floor = (Path(folder) / "checkpoint" / "model.safetensors").stat().st_size / bandwidth
+            rows += [{**row, "decode_floor": floor} for row in _measure(model, Path(folder), forms, rounds)]
     _print(rows)
-    setting = {"prompt": PROMPT, "threads": THREADS, "dtype": "float32", "batch": 1, "rounds": rounds}
+    setting: dict[str, Any] = {"prompt": PROMPT, "threads": THREADS, "dtype": "float32", "batch": 1, "rounds": rounds}
+    setting["copy_bytes_per_second"] = bandwidth
     record = {"machine": msgspec.to_builtins(this_machine()), "setting": setting, "results": rows}
     output.write_text(json.dumps(record, indent=2) + "\n")
 
@@ -64,24 +81,42 @@ def _prepare(model: str, folder: Path) -> None:
         f"{MODELS[model]}.save_pretrained(sys.argv[1])"
     )
     subprocess.run([sys.executable, "-c", program, str(folder / "checkpoint")], check=True, stderr=subprocess.DEVNULL)
-    for target in {target for _, target in BACKENDS}:
+    for target in {target for _, target, _ in FORMS}:
         options = ["--model", folder / "checkpoint", "-o", folder / target, "--target", target, "--no-verify"]
         command = [sys.executable, "-m", "seqexport.exporter.cli", "onnx", *map(str, options)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def _measure(model: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
-    taken: dict[tuple[str, str], list[dict[str, float]]] = {pair: [] for pair in BACKENDS}
+def _copy_bandwidth() -> float:
+    """Bytes a second that a copy of 512 MiB reads and writes; the best of ten."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    source = torch.ones(2**27)
+    target, taken = torch.empty_like(source), []
+    for _ in range(10):
+        start = perf_counter()
+        target.copy_(source)
+        taken.append(perf_counter() - start)
+    return 2 * source.nbytes / min(taken)
+
+
+def _measure(model: str, folder: Path, forms: list[Form], rounds: int) -> list[dict[str, Any]]:
+    taken: dict[Form, list[dict[str, float]]] = {form: [] for form in forms}
     for _ in track(range(rounds), description=f"{model} ..."):
-        for backend, target in BACKENDS:
+        for form in forms:
+            backend, target, with_library = form
             command = [sys.executable, "-m", "seqexport.exporter.benchmarks.cpu_speed", "--child", backend]
             result = subprocess.run(
-                [*command, str(folder / target)], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                [*command, str(folder / target), str(with_library)],
+                check=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
             )
-            taken[backend, target].append(json.loads(result.stdout))
+            taken[form].append(json.loads(result.stdout))
     return [
-        {"model": model, "backend": backend, "target": target, **_medians(taken[backend, target])}
-        for backend, target in BACKENDS
+        {"model": model, "backend": backend, "target": target, "library": with_library, **_medians(measured)}
+        for (backend, target, with_library), measured in taken.items()
     ]
 
 
@@ -89,13 +124,15 @@ def _medians(measured: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.median(each[name] for each in measured) for name in measured[0]}
 
 
-def _time(backend: str, bundle: str) -> dict[str, float]:
+def _time(backend: str, bundle: str, *, with_library: bool) -> dict[str, float]:
     """Seconds of a prefill, and of one decode step after it: medians after a warm-up."""
     from seqexport.runtimes.backends import open_runner
     from seqexport.runtimes.bundle import open_bundle
 
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (1, PROMPT))
-    with open_runner(backend, open_bundle(bundle, check_files=False), threads=THREADS) as runner:
+    with open_runner(
+        backend, open_bundle(bundle, check_files=False), threads=THREADS, no_plugins=not with_library
+    ) as runner:
         prefills = []
         for _ in range(3):
             session = runner.session(1, PROMPT + STEPS)
@@ -112,16 +149,18 @@ def _time(backend: str, bundle: str) -> dict[str, float]:
 
 def _print(rows: list[dict[str, Any]]) -> None:
     table = Table(title=f"{PROMPT} tokens, then one at a time; {THREADS} threads", title_justify="left")
-    for name in ("model", "runs", "prefill", "x PyTorch", "wanted", "a token", "x PyTorch", "wanted"):
+    for name in ("model", "runs", "prefill", "x PyTorch", "wanted", "a token", "x PyTorch", "wanted", "of its floor"):
         table.add_column(name, justify="left" if name in ("model", "runs") else "right")
     original = {row["model"]: row for row in rows if row["backend"] == "torch"}
     for row in rows:
         torch = original[row["model"]]
-        cells = [row["model"], "PyTorch" if row is torch else f"ONNX Runtime, {row['target']}"]
+        ours = f"ONNX Runtime, {row['target']}" + (", op library" if row["library"] else "")
+        targets = (LIBRARY if row["library"] else BODIES)[row["model"]]
+        cells = [row["model"], "PyTorch" if row is torch else ours]
         for what, shown in (("prefill", f"{row['prefill']:.2f} s"), ("decode", f"{row['decode'] * 1e3:.1f} ms")):
-            ratio, wanted = f"{torch[what] / row[what]:.2f}", f"{WANTED[row['model']][what]}"
+            ratio, wanted = f"{torch[what] / row[what]:.2f}", f"{targets[what]}"
             cells += [shown, *(["", ""] if row is torch else [ratio, wanted])]
-        table.add_row(*cells)
+        table.add_row(*cells, f"{row['decode_floor'] / row['decode']:.0%}")
     Console().print(table)
 
 

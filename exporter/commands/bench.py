@@ -12,6 +12,7 @@ from seqexport.exporter.commands.options import (
     backend_option,
     bundle_argument,
     device_option,
+    no_plugins_option,
     original_option,
     source_of,
     threads_option,
@@ -30,6 +31,7 @@ from seqexport.plugins.errors import UserError
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the numbers as JSON.")
 @device_option
 @threads_option
+@no_plugins_option
 @original_option
 def command(
     bundle: Path,
@@ -42,6 +44,7 @@ def command(
     output: Path | None,
     device: str,
     threads: int | None,
+    no_plugins: bool,
     original: str | None,
 ) -> None:
     """Time BUNDLE on one backend: prompts of several sizes, decode after each, bytes of state and memory.
@@ -66,7 +69,7 @@ def command(
     console = Console()
     with (
         console.status("") as status,
-        open_runner(backend, opened, device=device, threads=threads, source=source) as runner,
+        open_runner(backend, opened, device=device, threads=threads, source=source, no_plugins=no_plugins) as runner,
     ):
         result = bench(runner, options, lambda what: status.update(f"{what} ..."))
     print_table(result, console)

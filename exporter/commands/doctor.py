@@ -79,7 +79,7 @@ def _onnxruntime() -> list[Finding]:
     providers = ort.get_available_providers()
     gpu = "CUDAExecutionProvider" in providers
     return [
-        Finding("backend ort, CPU", True, f"onnxruntime {ort.__version__}"),
+        Finding("backend ort, CPU", True, f"onnxruntime {ort.__version__}, {_ops()}"),
         Finding(
             "backend ort, CUDA",
             gpu,
@@ -87,6 +87,16 @@ def _onnxruntime() -> list[Finding]:
             "pip uninstall onnxruntime; pip install 'seqexport[ort-gpu]'",
         ),
     ]
+
+
+def _ops() -> str:
+    """What computes our ops on the CPU."""
+    from seqexport.runtimes.ort_library import OpsLibrary
+
+    try:
+        return str(OpsLibrary.for_graph({}, "cpu", no_plugins=False))
+    except UserError as error:
+        return str(error)
 
 
 def _torch_cuda() -> Finding:

@@ -105,6 +105,7 @@ folder_type = click.Path(path_type=Path, file_okay=False)
 @click.option("--plugin-flags", default="", callback=_words, help="For `seqexport plugins build`.")
 @click.option("--sdists", type=folder_type, help="Source distributions of mamba_ssm and causal-conv1d.")
 @click.option("--jobs", default=1, show_default=True, help="Programs on the GPU at a time where nothing is timed.")
+@click.option("--timeout", default=560.0, show_default=True, help="Seconds that one program may take.")
 @click.option("--work", default=Path("build/gpu"), show_default=True, type=folder_type, help="What is made once.")
 @click.option("-o", "--output", default=Path("gpu.json"), show_default=True, type=click.Path(path_type=Path))
 def command(only: tuple[str, ...], output: Path, work: Path, **options: object) -> None:

@@ -46,6 +46,7 @@ class Setting:
         sdists: a folder with the source distributions of mamba_ssm and causal-conv1d.
         models: names of models to use, empty: all; ``bundles``: given instead of the built-in ones.
         jobs: programs that may use the GPU at the same time where nothing is timed.
+        timeout: seconds after which a program is ended, and what it was for has failed.
     """
 
     gpu: Gpu
@@ -58,6 +59,7 @@ class Setting:
     models: tuple[str, ...] = ()
     bundles: tuple[Path, ...] = ()
     jobs: int = 1
+    timeout: float = 560
 
     @property
     def peers(self) -> Path:
@@ -72,7 +74,6 @@ class Setting:
         command: Sequence[object],
         *,
         log: str,
-        timeout: float = 560,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         allowed: Sequence[int] = (0,),
@@ -93,7 +94,7 @@ class Setting:
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     text=True,
-                    timeout=timeout,
+                    timeout=self.timeout,
                     env=environment,
                     cwd=cwd,
                     check=False,
@@ -106,7 +107,7 @@ class Setting:
         with file.open("a") as whole:
             whole.write(output)
         if code not in allowed:
-            ending = f"not done after {timeout:.0f} s" if code is None else f"exit code {code}"
+            ending = f"not done after {self.timeout:.0f} s" if code is None else f"exit code {code}"
             raise StepFailed(f"{log}: {ending}: {_tail(file)} (all of it: {file})")
         return output
 

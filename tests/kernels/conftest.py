@@ -1,4 +1,4 @@
-"""The kernels through their C interface; without a GPU, one line says which tests are left out."""
+"""The kernels through their C interface."""
 
 import pytest
 import torch
@@ -7,11 +7,6 @@ from seqexport.plugins import library
 from seqexport.plugins.kernels.c_api import Kernels
 
 collect_ignore_glob = [] if torch.cuda.is_available() else ["test_causal_*.py", "test_selective_*.py"]
-
-
-def pytest_terminal_summary(terminalreporter):
-    if collect_ignore_glob:
-        terminalreporter.write_line(f"tests/kernels: {', '.join(collect_ignore_glob)} left out: no CUDA device")
 
 
 @pytest.fixture(scope="session")
