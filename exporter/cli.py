@@ -51,6 +51,7 @@ def main() -> NoReturn:
     """The console entry point: a UserError is one line and exit code 2, an interrupt 130."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(signum, _interrupt)
+    sys.unraisablehook = _unraisable
     try:
         cli(standalone_mode=False)
     except UserError as error:
@@ -73,6 +74,11 @@ def _interrupt(signum: int, frame: object) -> None:
         return
     signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
     raise KeyboardInterrupt
+
+
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    if not issubclass(lost.exc_type, KeyboardInterrupt):  # which comes again
+        sys.__unraisablehook__(lost)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -23,13 +23,24 @@ OPSET = 17
 
 def to_opset_17(model: ir.Model) -> None:
     nodes = [node for node in model.graph.all_nodes() if node.domain == ""]
-    if not all(node.op_type in LOWERINGS or _known(node.op_type) for node in nodes):
+    if not all(map(_lowerable, nodes)):
         return
     for node in nodes:
-        lower = _axes_to_attribute if node.op_type.startswith("Reduce") else LOWERINGS.get(node.op_type)
+        lower = _axes_to_attribute if _takes_axes(node) else LOWERINGS.get(node.op_type)
         if lower is not None:
             lower(node)
     model.graph.opset_imports[""] = OPSET
+
+
+def _lowerable(node: ir.Node) -> bool:
+    if _takes_axes(node):
+        return node.inputs[1] is None or node.inputs[1].const_value is not None
+    return node.op_type in LOWERINGS or _known(node.op_type)
+
+
+def _takes_axes(node: ir.Node) -> bool:
+    """As an input, which only ReduceSum's have been since opset 13."""
+    return node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.inputs) > 1
 
 
 def _known(op_type: str) -> bool:
@@ -41,12 +52,8 @@ def _known(op_type: str) -> bool:
 
 
 def _axes_to_attribute(node: ir.Node) -> None:
-    if node.op_type == "ReduceSum" or len(node.inputs) < 2:
-        return  # its axes have been an input since opset 13
     axes = node.inputs[1]
-    if axes is not None:
-        if axes.const_value is None:
-            raise NotImplementedError(f"{node.name}: {node.op_type} over axes that are not constant")
+    if axes is not None and axes.const_value is not None:
         node.attributes["axes"] = ir.AttrInt64s("axes", axes.const_value.numpy().tolist())
     node.resize_inputs(1)
     node.attributes.pop("noop_with_empty_axes", None)

@@ -23,7 +23,7 @@ MAKE = {
 }
 NAMES = sorted(MAKE)
 STREAM = 77
-needs_cuda = pytest.mark.skipif(bool(NO_CUDA), reason=NO_CUDA)
+needs_cuda = pytest.mark.skipif(bool(NO_CUDA), reason=f"tests/ops/test_cuda.py left out: {NO_CUDA}")
 
 
 class Recorder(Kernels):
