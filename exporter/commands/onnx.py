@@ -99,10 +99,6 @@ def _stage(console: Console, name: str) -> Iterator[None]:
 def _verify(console: Console, bundle: Bundle) -> None:
     from seqexport.exporter.commands.verify import run_checks
 
-    contract = bundle.contract
-    if contract.target == "tensorrt":
-        console.print("[yellow]–[/] not verified: the tensorrt target runs in TensorRT only", highlight=False)
-        return
     try:
         with _stage(console, "verify in ONNX Runtime"):
             checks = run_checks(bundle, "ort")
@@ -131,4 +127,5 @@ def _summary(console: Console, bundle: Bundle) -> None:
         f"{contract.dtype}, target {contract.target}, {size:,.1f} MB",
         highlight=False,
     )
-    console.print(f'next: [bold]seqexport generate {path} --prompt "..."[/]', highlight=False)
+    then = f"build {path}" if contract.target == "tensorrt" else f'generate {path} --prompt "..."'
+    console.print(f"next: [bold]seqexport {then}[/]", highlight=False)
