@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -45,6 +47,18 @@ def test_python(exported: Exported, native_library: Callable[[str], Path], greed
     assert done.returncode == 0, done.stderr
     text = [ord(letter) for letter in "The state of a "]
     assert done.stdout.strip() == str(text + greedy(model, text, 48 - len(text)))
+
+
+@MODELS
+def test_the_lines_of_the_readme(exported: Exported, native_library: Callable[[str], Path],
+                                 greedy: Callable[..., list[int]], model: str) -> None:  # fmt: skip
+    bundle = exported(model, target="portable", dtype="float32", logits="last")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (lines,) = [block for block in blocks if "register_custom_ops_library" in block]
+    lines = lines.replace("libseqexport_ort.so", str(native_library("onnxruntime")))
+    names: dict[str, Any] = {}
+    exec(lines.replace("my-mamba/model.onnx", str(bundle.model)), names)
+    assert [int(names["next_token"])] == greedy(model, [12, 7, 99], 1)
 
 
 @pytest.fixture(scope="module")
