@@ -13,7 +13,6 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import click
@@ -24,6 +23,7 @@ from seqexport.runtimes.backends import open_runner
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.benchmarks.sizes import CONTEXT, PROMPT, PROMPT_REPEATS, STEPS, WARM_STEPS
+from seqexport.runtimes.benchmarks.timing import seconds
 from seqexport.runtimes.bundle import open_bundle
 from seqexport.runtimes.cuda import Cuda, load_runtime
 
@@ -80,16 +80,6 @@ def _checked(returned: tuple[Any, ...]) -> Any:
     if code.name != "cudaSuccess":
         raise UserError(f"CUDA events: {code.name}")
     return values[0] if values else None
-
-
-def seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Median of a call that ends on the host."""
-    times = []
-    for _ in range(repeats):
-        start = perf_counter()
-        call()
-        times.append(perf_counter() - start)
-    return statistics.median(times)
 
 
 @click.command()

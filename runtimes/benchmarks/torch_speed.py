@@ -11,12 +11,10 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import click
@@ -30,6 +28,7 @@ from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.benchmarks.lock import alone, together
 from seqexport.runtimes.benchmarks.peers import PROJECTS
 from seqexport.runtimes.benchmarks.sizes import CONTEXT, PROMPT, PROMPT_REPEATS, STEPS, WARM_STEPS
+from seqexport.runtimes.benchmarks.timing import seconds
 
 EXTENSIONS = {"selective_scan_cuda": ("fwd",), "causal_conv1d_cuda": ("causal_conv1d_fwd", "causal_conv1d_update")}
 """Compiled modules of mamba_ssm and causal-conv1d, and those of their functions that inference calls."""
@@ -111,16 +110,6 @@ def check_peers(decoder: Decoder, tokens: Tensor) -> dict[str, int]:
     if counts != wanted:
         raise SystemExit(f"transformers does not run the peers' kernels: calls {counts}, expected {wanted}")
     return counts
-
-
-def seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Median of a call that ends on the host."""
-    times = []
-    for _ in range(repeats):
-        start = perf_counter()
-        call()
-        times.append(perf_counter() - start)
-    return statistics.median(times)
 
 
 def measure(load: Callable[[], Any], *, expect_peers: bool, lock: Path | None) -> dict[str, Any]:
