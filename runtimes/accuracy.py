@@ -18,6 +18,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, States, Tokens
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.contract import Contract, Record
+from seqexport.runtimes.reference import relative_error
 from seqexport.runtimes.text import Rows
 
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -217,7 +218,7 @@ class _Seen:
         true = self.truth.states[step]
         worst: dict[str, float] = {}
         for spec in contract.states:
-            error = relative_error(ours[spec.past_name], true[spec.past_name], spec.past_name)
+            error = state_error(ours[spec.past_name], true[spec.past_name], spec.past_name)
             worst[spec.leaf] = max(worst.get(spec.leaf, 0.0), error)
         self.state_errors += [StateError(leaf, step, _finite(error)) for leaf, error in worst.items()]
 
@@ -257,13 +258,10 @@ def true_bits_per_byte(truth: Answers) -> float:
     return total / truth.rows.bytes
 
 
-def relative_error(ours: NDArray[np.floating], true: NDArray[np.floating], name: str) -> float:
+def state_error(ours: NDArray[np.floating], true: NDArray[np.floating], name: str) -> float:
     if ours.shape != true.shape:
         raise UserError(f"state {name} has the shape {list(ours.shape)}; expected {list(true.shape)}")
-    difference = np.linalg.norm((ours.astype(np.float64) - true).ravel())
-    norm = np.linalg.norm(true.ravel())
-    error = float(difference / norm) if norm else float(difference)
-    return error if np.isfinite(error) else float("inf")
+    return relative_error(ours, true)
 
 
 def _finite(value: float) -> float | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.accuracy import AccuracyOptions, bits, checkpoints, relative_error
+from seqexport.runtimes.accuracy import AccuracyOptions, bits, checkpoints, state_error
 from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.compare import BundleResult, CompareOptions, Comparison, compare
@@ -219,12 +219,12 @@ def test_bits_of_a_uniform_guess() -> None:
     assert bits(np.array([[log(3), 0.0]]), np.array([0])) == pytest.approx(-log(0.75) / log(2))
 
 
-def test_relative_error() -> None:
+def test_state_error() -> None:
     true = np.array([3.0, 4.0])
-    assert relative_error(true * 1.5, true, "x") == pytest.approx(0.5)
-    assert relative_error(np.array([np.nan, 0]), true, "x") == float("inf")
+    assert state_error(true * 1.5, true, "x") == pytest.approx(0.5)
+    assert state_error(np.array([np.nan, 0]), true, "x") == float("inf")
     with pytest.raises(UserError, match="shape"):
-        relative_error(true[:1], true, "x")
+        state_error(true[:1], true, "x")
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(1, [0, 1]), (20, [0, 1, 10, 20]), (1000, [0, 1, 10, 100, 1000])])
