@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
+from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import CONTRACT, Bundle
-from seqexport.runtimes.contract import StateSpec
 from seqexport.runtimes.ort_library import OpsLibrary
 
 try:
@@ -22,6 +20,9 @@ except ImportError as error:
         "the backend 'ort' needs ONNX Runtime: pip install 'seqexport[ort]' (CPU) or 'seqexport[ort-gpu]' (CUDA)"
     ) from error
 
+from seqexport.runtimes import ort_cuda
+from seqexport.runtimes.ort_session import OrtSession, first_line
+
 Device = Literal["cpu", "cuda"]
 FATAL = 4
 """ONNX Runtime's log level for nothing but a crash: it raises what it logs as an error."""
@@ -29,10 +30,10 @@ FATAL = 4
 ATTENTION_SINCE = "1.32"
 """The first whose GroupQueryAttention takes ragged chunks."""
 
-CUDA_OPTIONS = {"use_tf32": "0"}
-"""float32 products keep their 24 bits; TF32 has 11."""
+BFLOAT16_SINCE = "1.20"
+"""The first that binds memory as a type that NumPy lacks."""
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": ort_cuda.PROVIDER}
 
 
 class OrtRunner(Runner):
@@ -43,9 +44,11 @@ class OrtRunner(Runner):
         device: ``cpu`` or ``cuda``.
         threads: of the CPU provider; default: all cores.
         no_plugins: run the ops' function bodies even where the compiled library could run them.
+        cuda_graphs: on CUDA, capture decode where ONNX Runtime can.
 
     Attributes:
         ops: what computes our ops.
+        no_graph: why decode runs without a CUDA graph; None where it runs as one.
 
     Raises:
         UserError: the provider is not there, the library is damaged, or ONNX Runtime refuses the graph.
@@ -54,23 +57,63 @@ class OrtRunner(Runner):
     backend: ClassVar[str] = "ort"
 
     def __init__(
-        self, bundle: Bundle, *, device: Device = "cpu", threads: int | None = None, no_plugins: bool = False
+        self,
+        bundle: Bundle,
+        *,
+        device: Device = "cpu",
+        threads: int | None = None,
+        no_plugins: bool = False,
+        cuda_graphs: bool = True,
     ) -> None:
         super().__init__(bundle)
-        self.device = device
+        self.device, self.threads = device, threads
+        if device == "cuda":
+            ort_cuda.preload()
         _check_provider(device)
         _check_dtype(bundle, device)
         self.ops = OpsLibrary.for_graph(self.contract.ops, device, no_plugins=no_plugins)
-        options = self.ops.session_options()
-        options.log_severity_level = FATAL
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-        providers: list[Any] = [(PROVIDERS["cuda"], CUDA_OPTIONS)] if device == "cuda" else []
-        try:
-            self.engine = ort.InferenceSession(str(bundle.model), options, providers=[*providers, PROVIDERS["cpu"]])
-        except Exception as error:
-            raise UserError(_why_not_loaded(bundle, str(error), self.ops)) from error
         self.caches_in_place = self.contract.caches_in_place or self.ops.writes_caches_in_place
         self.input_names = {spec.name for spec in self.contract.inputs}
+        self.graph_ids = itertools.count(1)
+        self.no_graph = self._why_no_graph(cuda_graphs)
+        if self.no_graph is None:
+            self.no_graph = self._open_with_graphs()
+        if self.no_graph is not None:
+            self._open(graphs=False)
+
+    def _why_no_graph(self, wanted: bool) -> str | None:
+        if self.device != "cuda" or not wanted:
+            return "not asked for"
+        lowered = self.contract.target == "ort" and "SelectiveScan" not in self.contract.ops
+        if self.contract.ops and not self.ops.path and not lowered:
+            return "our ops run as function bodies"
+        return None
+
+    def _open_with_graphs(self) -> str | None:
+        """Open the engine and let it capture two steps; why it cannot, in ONNX Runtime's words."""
+        try:
+            self._open(graphs=True)
+            with self.session(1, min(self.contract.capacity or 0, 2)) as session:
+                for _ in range(2):
+                    session.step(np.zeros(1, np.int64))
+        except UserError as error:
+            self.__dict__.pop("engine", None)  # and with it a stream that may still be capturing
+            return first_line(error.__cause__ or error)
+        return None
+
+    def _open(self, *, graphs: bool) -> None:
+        options = self.ops.session_options()
+        options.log_severity_level = FATAL
+        options.intra_op_num_threads = self.threads or len(os.sched_getaffinity(0))
+        try:
+            if self.device == "cuda":
+                self.engine = ort_cuda.open_session(self.bundle.model, options, graphs=graphs)
+            else:
+                self.engine = ort.InferenceSession(str(self.bundle.model), options, providers=[PROVIDERS["cpu"]])
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(_why_not_loaded(self.bundle, str(error), self.ops)) from error
         self._check_interface()
 
     def _check_interface(self) -> None:
@@ -87,112 +130,19 @@ class OrtRunner(Runner):
 
     @property
     def description(self) -> str:
-        where = f"ONNX Runtime {ort.__version__}, {PROVIDERS[self.device]}, target {self.contract.target}"
-        return f"{where}, {self.ops}" if self.contract.ops else where
+        said = f"ONNX Runtime {ort.__version__}, {PROVIDERS[self.device]}, target {self.contract.target}"
+        if self.contract.ops:
+            said += f", {self.ops}"
+        if self.device == "cpu":
+            return said
+        graph = "as a CUDA graph" if self.no_graph is None else f"without a CUDA graph ({self.no_graph})"
+        return f"{said}, decode {graph}"
 
     def session(self, batch: int = 1, capacity: int | None = None) -> OrtSession:
         return OrtSession(self, batch, capacity if capacity is not None else self.contract.capacity or 0)
 
     def close(self) -> None:
         del self.engine
-
-
-class OrtSession(Session):
-    """States live in ``OrtValue`` buffers on the device.
-
-    A state of fixed size has two buffers that swap roles at each call. A key/value cache has one, bound as past and as
-    present, if the graph updates it in place, else two. In place it may have to hold padded tokens beyond the capacity.
-    """
-
-    def __init__(self, runner: OrtRunner, batch: int, capacity: int) -> None:
-        super().__init__(runner.contract, batch, capacity)
-        self.runner = runner
-        self._room = capacity
-        self._past = {s.past_name: self._zeros(s) for s in self.contract.states}
-        self._present = {
-            s.present_name: self._past[s.past_name] if s.grows and runner.caches_in_place else self._zeros(s)
-            for s in self.contract.states
-        }
-        self._binding = runner.engine.io_binding()
-
-    def _zeros(self, spec: StateSpec) -> Any:
-        return self._value(np.zeros(spec.sizes(self.batch, self._room), ort_dtype(spec.dtype)))
-
-    def _value(self, array: NDArray[Any]) -> Any:
-        return ort.OrtValue.ortvalue_from_numpy(array, self.runner.device, 0)
-
-    def _make_room(self, length: int) -> None:
-        """GroupQueryAttention wants a row's tokens and the whole padded call to fit into its cache."""
-        needed = int(self.lengths.max()) + length
-        if not self.contract.caches_in_place or needed <= self._room:
-            return
-        self._room = needed
-        for spec in self.contract.states:
-            if spec.grows:
-                value = self._value(self._fitted(spec, self._past[spec.past_name].numpy()))
-                self._past[spec.past_name] = self._present[spec.present_name] = value
-
-    def _fitted(self, spec: StateSpec, given: NDArray[Any]) -> NDArray[Any]:
-        """A state in the shape of its buffer."""
-        array = np.zeros(spec.sizes(self.batch, self._room), ort_dtype(spec.dtype))
-        if spec.grows:
-            array[:, :, : given.shape[2]] = given
-        else:
-            array[...] = given
-        return array
-
-    def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
-        self._make_room(tokens.shape[1])
-        binding = self._binding
-        binding.clear_binding_inputs()
-        binding.clear_binding_outputs()
-        feeds = {"input_ids": tokens, "seq_lens": seq_lens, "past_lens": self.lengths}
-        for name, array in feeds.items():
-            if name in self.runner.input_names:
-                binding.bind_cpu_input(name, array)
-        for name, value in self._past.items():
-            binding.bind_ortvalue_input(name, value)
-        binding.bind_output("logits", "cpu")
-        for name, value in self._present.items():
-            binding.bind_ortvalue_output(name, value)
-        try:
-            self.runner.engine.run_with_iobinding(binding)
-        except Exception as error:
-            raise UserError(f"ONNX Runtime failed: {str(error).strip().splitlines()[0]}") from error
-        self._swap()
-        logits: Floats = binding.get_outputs()[0].numpy().astype(np.float32, copy=False)
-        return logits
-
-    def _swap(self) -> None:
-        for spec in self.contract.states:
-            past, present = spec.past_name, spec.present_name
-            self._past[past], self._present[present] = self._present[present], self._past[past]
-
-    def read_states(self) -> States:
-        longest = int(self.lengths.max())
-        states = {s: self._past[s.past_name].numpy() for s in self.contract.states}
-        return {s.past_name: (x[:, :, :longest] if s.grows else x).copy() for s, x in states.items()}
-
-    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        lengths = np.asarray(lengths, np.int32)
-        self._check_capacity(lengths - self.lengths)
-        for spec in self.contract.states:
-            if spec.grows and states[spec.past_name].shape[2] > self.capacity:
-                held = states[spec.past_name].shape[2]
-                raise UserError(f"{spec.past_name}: {held} tokens, the session holds {self.capacity}")
-        arrays = {s.past_name: self._fitted(s, states[s.past_name]) for s in self.contract.states}
-        for name, array in arrays.items():
-            self._past[name].update_inplace(array)
-        self.lengths = lengths.copy()
-
-    def close(self) -> None:
-        self._past.clear()
-        self._present.clear()
-
-
-def ort_dtype(name: str) -> np.dtype[Any]:
-    """The numpy dtype of a state; ONNX Runtime's CPU has no bfloat16, so numpy needs none."""
-    return np.dtype(name)
 
 
 def _why_not_loaded(bundle: Bundle, error: str, ops: OpsLibrary) -> str:
@@ -219,7 +169,14 @@ def _check_provider(device: str) -> None:
 
 
 def _check_dtype(bundle: Bundle, device: str) -> None:
-    if bundle.contract.dtype == "bfloat16" and device == "cpu":
+    if bundle.contract.dtype != "bfloat16":
+        return
+    if device == "cpu":
         raise UserError(
             f"{bundle.path} is bfloat16, for which ONNX Runtime's CPU has no kernels; export with --dtype fp16 or fp32"
+        )
+    if not ort_cuda.has_bfloat16():
+        raise UserError(
+            f"{bundle.path} is bfloat16, which ONNX Runtime takes from Python since {BFLOAT16_SINCE}, and this is "
+            f"{ort.__version__}; upgrade it, or export with --dtype fp16 or fp32"
         )

@@ -9,7 +9,6 @@ from pathlib import Path
 from seqexport.runtimes.benchmarks.checkpoints import CAPACITY
 from seqexport.runtimes.benchmarks.setting import Setting
 
-DTYPES = ("fp32", "fp16")
 SHIPPED = ("mamba", "transformer")
 RANDOM = ("mamba-130m", "llama-130m")
 LARGE = ("mamba-1.4b", "llama-1.4b")
@@ -24,10 +23,13 @@ class Wanted:
     model: str
     dtype: str
     given: Path | None = None
+    target: str = "tensorrt"
 
     @property
     def name(self) -> str:
-        return self.model if self.given else f"{self.model}-{self.dtype}"
+        if self.given:
+            return self.model
+        return f"{self.model}-{self.dtype}" + ("" if self.target == "tensorrt" else f"-{self.target}")
 
     @property
     def random(self) -> bool:
@@ -45,7 +47,7 @@ def for_engines(setting: Setting) -> list[Wanted]:
     if setting.bundles:
         return [Wanted(path.resolve().name, "", path.resolve()) for path in setting.bundles]
     models = [model for model in (*RANDOM, *SHIPPED) if setting.wants(model)]
-    return [Wanted(model, dtype) for model in models for dtype in DTYPES]
+    return [Wanted(model, dtype) for model in models for dtype in setting.dtypes]
 
 
 def for_speed(setting: Setting) -> list[Wanted]:
@@ -65,12 +67,12 @@ def ensure_checkpoint(setting: Setting, model: str) -> Path:
 
 
 def ensure_bundle(setting: Setting, wanted: Wanted) -> Path:
-    """The bundle's folder, exported for TensorRT if it is not there."""
+    """The bundle's folder, exported for its target if it is not there."""
     folder = wanted.folder(setting)
     if not folder.exists():
         source = ["--arch", wanted.model]
         if wanted.random:
             source = ["--model", str(ensure_checkpoint(setting, wanted.model)), "--max-len", str(CAPACITY)]
-        options = [*source, "--dtype", wanted.dtype, "--target", "tensorrt", "--no-verify", "-o", str(folder)]
+        options = [*source, "--dtype", wanted.dtype, "--target", wanted.target, "--no-verify", "-o", str(folder)]
         setting.torch("exporter.cli", "onnx", *options, log=f"export-{wanted.name}", threads=THREADS)
     return folder

@@ -31,7 +31,7 @@ from seqexport.runtimes.benchmarks.results import (
     print_table,
     write_json,
 )
-from seqexport.runtimes.benchmarks.setting import LeftOut, Setting, StepFailed, find_gpu
+from seqexport.runtimes.benchmarks.setting import DTYPES, LeftOut, Setting, StepFailed, find_gpu
 from seqexport.runtimes.machine import this_machine
 
 STEPS = {
@@ -40,6 +40,7 @@ STEPS = {
     "kernels": "kernel_tests",
     "sanitizer": "sanitizer",
     "harness": "harness",
+    "onnxruntime": "onnxruntime",
     "engines": "engines",
     "speed": "kernel_speed",
     "models": "models",
@@ -81,8 +82,9 @@ def run_step(name: str, step: Step, setting: Setting, found: Callable[[Row], Non
 
 def _names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     names = tuple(filter(None, value.split(",")))
-    if parameter.name == "only" and (unknown := [name for name in names if name not in STEPS]):
-        raise click.BadParameter(f"{unknown[0]}: expected some of {','.join(STEPS)}")
+    known = {"only": tuple(STEPS), "dtypes": DTYPES}.get(parameter.name or "", names)
+    if unknown := [name for name in names if name not in known]:
+        raise click.BadParameter(f"{unknown[0]}: expected some of {','.join(known)}")
     return names
 
 
@@ -96,6 +98,9 @@ folder_type = click.Path(path_type=Path, file_okay=False)
 @click.command()
 @click.option("--only", default="", callback=_names, help=f"Steps, separated by commas: {','.join(STEPS)}.")
 @click.option("--models", default="", callback=_names, help="Which models, separated by commas [default: all].")
+@click.option(
+    "--dtypes", default=",".join(DTYPES), show_default=True, callback=_names, help="Of the engines that are verified."
+)
 @click.option("--bundle", "bundles", multiple=True, type=folder_type, help="Engines of this one instead; repeatable.")
 @click.option("--tensorrt-python", default=sys.executable, help="An interpreter with TensorRT [default: this one].")
 @click.option("--tensorrt-path", help="Its PYTHONPATH [default: the same as here].")

@@ -15,6 +15,9 @@ from seqexport.plugins.errors import UserError
 SOURCE = Path(__file__).resolve().parents[2]
 """The checkout, if this is one; the tests are only there."""
 
+DTYPES = ("fp32", "fp16")
+"""In which engines are built and verified."""
+
 TAIL = 600
 """Characters of a program's output that an error quotes."""
 
@@ -45,6 +48,7 @@ class Setting:
         build_flags: added to every ``seqexport build``; ``plugin_flags`` to ``seqexport plugins build``.
         sdists: a folder with the source distributions of mamba_ssm and causal-conv1d.
         models: names of models to use, empty: all; ``bundles``: given instead of the built-in ones.
+        dtypes: in which engines are built and verified.
         jobs: programs that may use the GPU at the same time where nothing is timed.
         timeout: seconds after which a program is ended, and what it was for has failed.
     """
@@ -57,6 +61,7 @@ class Setting:
     plugin_flags: tuple[str, ...] = ()
     sdists: Path | None = None
     models: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = DTYPES
     bundles: tuple[Path, ...] = ()
     jobs: int = 1
     timeout: float = 560

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ ONNX_TYPE = {
     torch.float64: TensorProto.DOUBLE,
     torch.int64: TensorProto.INT64,
 }
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 Given = tuple[tuple[str, torch.dtype, int], ...]
 
 
@@ -36,11 +38,54 @@ def session_options(library: Path, threads: int = 2) -> ort.SessionOptions:
     return options
 
 
-def run(library: Path, op: Op, values: Values, attributes: Mapping[str, Any] = {}, threads: int = 2) -> list[Tensor]:
-    given = tuple((k, v.dtype, v.dim()) for k in op.input_names if (v := values.get(k)) is not None)
-    session = _session(library, op.name, given, tuple(sorted(attributes.items())), threads)
-    outputs = session.run(None, {k: _fed(values[k]) for k, _, _ in given})
-    return [torch.from_numpy(np.ascontiguousarray(each)) for each in outputs]
+@dataclass(frozen=True)
+class LibraryOps:
+    """The library's ops on ``cpu`` or ``cuda``, where a session that left a node to the CPU is not created."""
+
+    library: Path
+    device: str = "cpu"
+
+    def run(self, op: Op, values: Values, attributes: Mapping[str, Any] = {}, threads: int = 2) -> list[Tensor]:
+        session = self._session(op, values, attributes, threads)
+        outputs = session.run(None, {k: _fed(values[k]) for k, _, _ in _given(op, values)})
+        return [torch.from_numpy(np.ascontiguousarray(each)) for each in outputs]
+
+    def run_in_place(self, op: Op, values: Values, attributes: Mapping[str, Any] = {}) -> list[Tensor]:
+        """With every present bound to the memory of its past; float32 and float16 alone."""
+        session = self._session(op, values, attributes, 2)
+        binding = session.io_binding()
+        arrays = {k: _fed(values[k]).copy() for k, _, _ in _given(op, values)}
+        held = {k: ort.OrtValue.ortvalue_from_numpy(array, self.device, 0) for k, array in arrays.items()}
+        for name, value in held.items():
+            binding.bind_ortvalue_input(name, value)
+        pasts = [held.get(name.replace("present", "past")) for name in op.outputs]
+        for name, past in zip(op.outputs, pasts, strict=True):
+            if past is None:
+                binding.bind_output(name, self.device)
+            else:
+                binding.bind_ortvalue_output(name, past)
+        session.run_with_iobinding(binding)
+        outputs = binding.get_outputs()
+        for output, past in zip(outputs, pasts, strict=True):
+            assert past is None or output.data_ptr() == past.data_ptr()
+        return [torch.from_numpy(output.numpy().copy()) for output in outputs]
+
+    def check(self, op: Op, values: Values, **attributes: Any) -> None:
+        """The error is at most twice PyTorch's own; neither a second run nor, on the CPU, one thread changes a bit."""
+        dtype = next(iter(values.values())).dtype  # type: ignore[union-attr]
+        ours = self.run(op, values, attributes)
+        torchs, oracle = run_reference(op, values, attributes), run_oracle(op, values, attributes)
+        assert_as_accurate_as_torch(ours, torchs, oracle, dtype)
+        for threads in (2, 1) if self.device == "cpu" else (2,):
+            again = self.run(op, values, attributes, threads)
+            assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
+
+    def _session(self, op: Op, values: Values, attributes: Mapping[str, Any], threads: int) -> ort.InferenceSession:
+        return _session(self, op.name, _given(op, values), tuple(sorted(attributes.items())), threads)
+
+
+def _given(op: Op, values: Values) -> Given:
+    return tuple((k, v.dtype, v.dim()) for k in op.input_names if (v := values.get(k)) is not None)
 
 
 def _fed(value: Tensor | None) -> Any:
@@ -48,12 +93,17 @@ def _fed(value: Tensor | None) -> Any:
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _session(
-    library: Path, name: str, given: Given, attributes: tuple[tuple[str, Any], ...], threads: int
+    ops: LibraryOps, name: str, given: Given, attributes: tuple[tuple[str, Any], ...], threads: int
 ) -> ort.InferenceSession:
     model = one_node(name, given, dict(attributes))
-    return ort.InferenceSession(model, session_options(library, threads), providers=["CPUExecutionProvider"])
+    options = session_options(ops.library, threads)
+    if ops.device != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    session = ort.InferenceSession(model, options, providers=[PROVIDERS[ops.device]], enable_fallback=0)
+    assert session.get_providers()[0] == PROVIDERS[ops.device]
+    return session
 
 
 def one_node(name: str, given: Given, attributes: Mapping[str, Any], named: bool = False) -> bytes:
@@ -63,46 +113,33 @@ def one_node(name: str, given: Given, attributes: Mapping[str, Any], named: bool
         named: absent inputs are left out, and the attribute ``inputs`` names the others.
     """
     op = OPS[name]
-    present = {k for k, _, _ in given}
-    inputs = [f"{k}_in" for k in op.input_names if k in present] if named else [
-        f"{k}_in" if k in present else "" for k in op.input_names]  # fmt: skip
-    node = helper.make_node(name, inputs, [f"{k}_out" for k in op.outputs], domain=DOMAIN, **attributes)
+    narrow = {k for k, dtype, _ in given if dtype == torch.bfloat16}
+    present = {k: f"{k}_in" if k in narrow else k for k, _, _ in given}
+    types = {k: _type(given, k.replace("present", "past")) for k in op.outputs}
+    results = {k: f"{k}_out" if dtype == torch.bfloat16 else k for k, (dtype, _) in types.items()}
+    inputs = list(present.values()) if named else [present.get(k, "") for k in op.input_names]
+    node = helper.make_node(name, inputs, list(results.values()), domain=DOMAIN, **attributes)
     if named:
-        node.attribute.append(helper.make_attribute("inputs", ",".join(k for k in op.input_names if k in present)))
-    outputs = {k: _wide(given, k.replace("present", "past")) for k in op.outputs}
-    nodes = [_cast(k, f"{k}_in", ONNX_TYPE[dtype]) for k, dtype, _ in given]
-    nodes += [node, *(_cast(f"{k}_out", k, to) for k, (to, _) in outputs.items())]
+        node.attribute.append(helper.make_attribute("inputs", ",".join(present)))
+    nodes = [helper.make_node("Cast", [k], [present[k]], to=TensorProto.BFLOAT16) for k in present if k in narrow]
+    nodes += [node]
+    nodes += [helper.make_node("Cast", [to], [k], to=TensorProto.FLOAT) for k, to in results.items() if k != to]
     graph = helper.make_graph(
         nodes,
         op.stem,
-        [_info(k, *_wide(given, k)) for k, _, _ in given],
-        [helper.make_tensor_value_info(k, to, None) for k, (to, _) in outputs.items()],
-    )
+        [helper.make_tensor_value_info(k, _wide(dtype), [f"{k}_{axis}" for axis in range(rank)])
+         for k, dtype, rank in given],
+        [helper.make_tensor_value_info(k, _wide(dtype), None) for k, (dtype, _) in types.items()],
+    )  # fmt: skip
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
     serialized: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
     return serialized
 
 
-def _cast(source: str, to: str, dtype: int) -> Any:
-    return helper.make_node("Cast", [source], [to], to=dtype)
+def _type(given: Given, name: str) -> tuple[torch.dtype, int]:
+    """dtype and rank of an input, or of the first where there is none of the name."""
+    return next(((dtype, rank) for k, dtype, rank in given if k == name), given[0][1:])
 
 
-def _wide(given: Given, name: str) -> tuple[int, int]:
-    """Type outside of the model, and rank, of an input, or of the first where there is none of the name."""
-    dtype, rank = next(((dtype, rank) for k, dtype, rank in given if k == name), given[0][1:])
-    return TensorProto.FLOAT if dtype == torch.bfloat16 else ONNX_TYPE[dtype], rank
-
-
-def _info(name: str, dtype: int, rank: int) -> Any:
-    return helper.make_tensor_value_info(name, dtype, [f"{name}_{axis}" for axis in range(rank)])
-
-
-def check(library: Path, op: Op, values: Values, **attributes: Any) -> None:
-    """The library's error is at most twice PyTorch's own; neither a second run nor one thread changes a bit."""
-    dtype = next(iter(values.values())).dtype  # type: ignore[union-attr]
-    oracle, torchs = run_oracle(op, values, attributes), run_reference(op, values, attributes)
-    ours = run(library, op, values, attributes)
-    assert_as_accurate_as_torch(ours, torchs, oracle, dtype)
-    for threads in (2, 1):
-        again = run(library, op, values, attributes, threads)
-        assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
+def _wide(dtype: torch.dtype) -> int:
+    return TensorProto.FLOAT if dtype == torch.bfloat16 else ONNX_TYPE[dtype]

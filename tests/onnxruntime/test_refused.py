@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,11 @@ import pytest
 import torch
 
 from seqexport.plugins.ops import OPS
-from tests.onnxruntime.library_ops import one_node, run, session_options
+from tests.onnxruntime.library_ops import PROVIDERS, LibraryOps, one_node, session_options
 from tests.ops import test_causal_attention, test_causal_conv1d, test_selective_scan
 
 ATTENTION, CONV, SCAN = OPS["CausalAttention"], OPS["CausalConv1d"], OPS["SelectiveScan"]
 attention, conv, scan = test_causal_attention.make, test_causal_conv1d.make, test_selective_scan.make
-
-
-@pytest.fixture(scope="module")
-def library(native_library: Callable[[str], Path]) -> Path:
-    return native_library("onnxruntime")
 
 
 def int32(*values: int) -> torch.Tensor:
@@ -53,7 +47,7 @@ def int32(*values: int) -> torch.Tensor:
 )  # fmt: skip
 def test_inputs(library: Path, op: Any, values: Any, message: str) -> None:
     with pytest.raises(Exception, match=f"{op.name}: input {message}"):
-        run(library, op, values)
+        LibraryOps(library).run(op, values)
 
 
 @pytest.mark.parametrize(
@@ -70,11 +64,11 @@ def test_inputs(library: Path, op: Any, values: Any, message: str) -> None:
 )
 def test_attributes(library: Path, op: Any, values: Any, attributes: Any, message: str) -> None:
     with pytest.raises(Exception, match=f"{op.name}: attribute {message}"):
-        run(library, op, values, attributes)
+        LibraryOps(library).run(op, values, attributes)
 
 
 def test_lengths_out_of_range_are_clipped_where_no_memory_depends_on_them(library: Path) -> None:
-    wild, clipped = (run(library, SCAN, scan() | {"seq_lens": int32(*lens)}, {"dt_softplus": 1})
+    wild, clipped = (LibraryOps(library).run(SCAN, scan() | {"seq_lens": int32(*lens)}, {"dt_softplus": 1})
                      for lens in ((900, -3), (5, 0)))  # fmt: skip
     assert all(torch.equal(a, b) for a, b in zip(wild, clipped, strict=True))
 
@@ -84,16 +78,18 @@ def test_absent_inputs_may_be_left_out_by_name(library: Path, without: Any) -> N
     values = scan(without=without)
     given = tuple((k, v.dtype, v.dim()) for k, v in values.items() if v is not None)
     model = one_node("SelectiveScan", given, {"dt_softplus": 1}, named=True)
-    session = ort.InferenceSession(model, session_options(library))
+    session = ort.InferenceSession(model, session_options(library), providers=[PROVIDERS["cpu"]])
     outputs = session.run(None, {k: values[k].numpy() for k, _, _ in given})
-    expected = run(library, SCAN, values, {"dt_softplus": 1})
+    expected = LibraryOps(library).run(SCAN, values, {"dt_softplus": 1})
     assert all((a == b.numpy()).all() for a, b in zip(outputs, expected, strict=True))
 
 
 def test_outputs_have_their_types_and_shapes_before_anything_runs(library: Path) -> None:
     values = scan(dtype=torch.float16)
     given = tuple((k, v.dtype, v.dim()) for k, v in values.items())
-    session = ort.InferenceSession(one_node("SelectiveScan", given, {}), session_options(library))
+    session = ort.InferenceSession(
+        one_node("SelectiveScan", given, {}), session_options(library), providers=[PROVIDERS["cpu"]]
+    )
     assert [(o.type, o.shape) for o in session.get_outputs()] == [
         ("tensor(float16)", ["x_0", "x_1", "x_2"]),
         ("tensor(float)", ["past_0", "past_1", "past_2"]),

@@ -13,10 +13,11 @@ import pytest
 
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.ort import OrtRunner
+from seqexport.runtimes.ort import Device, OrtRunner
 from seqexport.runtimes.reference import read_reference
 from seqexport.runtimes.verify import verify
 from tests.conftest import Exported
+from tests.runtimes.ort_attention import runnable
 from tests.runtimes.test_verify import STEPS, Truth, truth
 
 __all__ = ["truth"]
@@ -60,10 +61,10 @@ def generated(runner: OrtRunner) -> list[np.ndarray]:
 @pytest.mark.parametrize("target", ["portable", "ort", "tensorrt"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_shipped_models_are_as_accurate_as_pytorch(
-    exported: Exported, plugins: Path, model: str, target: str, dtype: str
+    exported: Exported, plugins: Path, device: Device, model: str, target: str, dtype: str
 ) -> None:
-    bundle = exported(model, target=target, dtype=dtype, logits="all")
-    with OrtRunner(bundle, threads=2) as runner:
+    bundle = runnable(exported(model, target=target, dtype=dtype, logits="all"))
+    with OrtRunner(bundle, device=device, threads=2) as runner:
         assert f"ops by {library.FILES['onnxruntime']}" in runner.description
         worse = [check for check in verify(runner, read_reference(bundle.reference)) if not check.passed]
     assert worse == []
@@ -72,19 +73,19 @@ def test_shipped_models_are_as_accurate_as_pytorch(
 @pytest.mark.parametrize("target", ["portable", "ort"])
 @pytest.mark.parametrize("chunk", [1, 64])
 def test_2000_tokens_stay_as_accurate_as_pytorch(
-    exported: Exported, plugins: Path, truth: tuple[str, Truth], target: str, chunk: int
+    exported: Exported, plugins: Path, device: Device, truth: tuple[str, Truth], target: str, chunk: int
 ) -> None:
     name, true = truth
     sizes = [min(chunk, STEPS - start) for start in range(0, STEPS, chunk)]
-    with OrtRunner(exported(name, target=target, dtype="float32", logits="all"), threads=2) as runner:
-        ours = true.errors(runner, sizes)
-    assert {key: (error, true.own[key]) for key, error in ours.items() if error > 2 * true.own[key]} == {}
+    bundle = runnable(exported(name, target=target, dtype="float32", logits="all"))
+    with OrtRunner(bundle, device=device, threads=2) as runner:
+        true.check(runner, sizes, device)
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("target", ["portable", "ort"])
 def test_no_plugins_runs_the_bodies_which_agree(exported: Exported, plugins: Path, model: str, target: str) -> None:
-    bundle = exported(model, target=target, dtype="float32", logits="all")
+    bundle = runnable(exported(model, target=target, dtype="float32", logits="all"))
     with OrtRunner(bundle, threads=1) as ours, OrtRunner(bundle, threads=1, no_plugins=True) as bodies:
         assert "ops by function bodies (--no-plugins was given)" in bodies.description
         assert bodies.caches_in_place == bundle.contract.caches_in_place

@@ -13,12 +13,14 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
+from transformers import PreTrainedModel
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Runner, States
+from seqexport.runtimes.base import Runner, Session, States
 from seqexport.runtimes.bundle import CONTRACT, MODEL, REFERENCE, Bundle, open_bundle, sha256, write_contract
 from seqexport.runtimes.checkpoint import load_original
 from seqexport.runtimes.ort import OrtRunner
@@ -26,6 +28,7 @@ from seqexport.runtimes.reference import read_reference, relative_error
 from seqexport.runtimes.torch_ import TorchRunner
 from seqexport.runtimes.verify import CHUNKS, Check, verify
 from tests.conftest import Exported
+from tests.runtimes.ort_attention import runnable
 
 STEPS, CHECKPOINTS = 2000, (500, 1000, 2000)
 
@@ -37,7 +40,7 @@ def checks_of(bundle: Bundle) -> list[Check]:
 
 @pytest.fixture
 def copy(exported: Exported, tmp_path: Path) -> Bundle:
-    bundle = exported("llama", target="ort", logits="last")
+    bundle = runnable(exported("llama", target="ort", logits="last"))
     return open_bundle(shutil.copytree(bundle.path, tmp_path / "bundle"))
 
 
@@ -61,7 +64,7 @@ def rewrite_reference(bundle: Bundle, change: Callable[[dict[str, Any], dict[str
 @pytest.mark.parametrize("target", ["portable", "ort"])
 @pytest.mark.parametrize("name", ["mamba", "llama", "jamba", "irregular"])
 def test_exports_hold_their_bounds(exported: Exported, name: str, target: str) -> None:
-    checks = checks_of(exported(name, target=target, logits="last"))
+    checks = checks_of(runnable(exported(name, target=target, logits="last")))
     assert [check for check in checks if not check.passed] == []
     kinds = {check.name.split(",")[0] for check in checks}
     assert {"logits after prefill", "logits along decode"} < kinds
@@ -73,7 +76,7 @@ def test_longrope_writes_its_own_frequencies_back_and_is_recorded(exported: Expo
 
 
 def test_a_cache_shorter_than_the_recorded_steps_is_verified(exported: Exported) -> None:
-    bundle = exported("llama", target="ort", logits="last", max_len=4)
+    bundle = runnable(exported("llama", target="ort", logits="last", max_len=4))
     assert bundle.contract.capacity == 4
     assert all(check.passed for check in checks_of(bundle))
 
@@ -127,19 +130,43 @@ def test_a_graph_with_another_interface_is_named(copy: Bundle) -> None:
 
 
 class Truth:
-    """A shipped model's float64 answers on random tokens, and how far PyTorch's own steps are from them."""
+    """A shipped model's float64 answers on random tokens, and how far PyTorch itself is from them."""
 
     def __init__(self, bundle: Bundle) -> None:
-        model = load_original(bundle.contract.source.model.replace("preset:", PRESETS), dtype="float32")
+        self.bundle = bundle
         self.tokens = np.random.default_rng(0).integers(0, bundle.contract.vocab_size, STEPS)
-        oracle = TorchRunner(bundle, model, arithmetic="float64", logits="all")
+        oracle = TorchRunner(bundle, self._model(), arithmetic="float64", logits="all")
         self.states: dict[int, States] = {}
         for length in CHECKPOINTS:
             with oracle.session() as session:
                 self.logits = session.prefill(self.tokens[None, :length])[0]
                 self.states[length] = session.read_states()
-        native = TorchRunner(bundle, model, logits="all")
-        self.own = self.errors(native, [1] * STEPS)
+        self._own: dict[str, dict[str, float]] = {}
+
+    def _model(self) -> PreTrainedModel:
+        return load_original(self.bundle.contract.source.model.replace("preset:", PRESETS), dtype="float32")
+
+    def own(self, device: str) -> dict[str, float]:
+        """PyTorch's own errors on ``device`` in float32, without TF32: the larger of token by token and all at once.
+
+        They differ by how a matrix product adds up. One row at a time, a sum of products is many partial sums; with
+        many rows it is one long chain, as it always is in ONNX Runtime. The conv state of the first layer, before
+        which there is none of our ops, has 1.1e-7 the one way and 2.0e-7 the other, and 2.0e-7 in ONNX Runtime.
+        """
+        if device not in self._own:
+            assert torch.get_float32_matmul_precision() == "highest"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(torch.backends.cudnn, "allow_tf32", False)
+                native = TorchRunner(self.bundle, self._model(), device=device, logits="all")
+                ways = self.errors(native, [1] * STEPS), self.errors_at_once(native)
+            self._own[device] = {name: max(way[name] for way in ways) for name in ways[0]}
+        return self._own[device]
+
+    def check(self, runner: Runner, sizes: list[int], device: str) -> None:
+        """No error of the runner, on chunks of these sizes, is above twice PyTorch's own on the same device."""
+        ours, own = self.errors(runner, sizes), self.own(device)
+        assert ours.keys() == own.keys()
+        assert {name: (error, own[name]) for name, error in ours.items() if error > 2 * own[name]} == {}
 
     def errors(self, runner: Runner, sizes: list[int]) -> dict[str, float]:
         """Relative errors of all logits, and of each kind of state, root mean square over layers and checkpoints."""
@@ -149,9 +176,24 @@ class Truth:
             for part in np.split(self.tokens, np.cumsum(sizes)[:-1]):
                 rows += list(session.prefill(part[None])[0])
                 if (length := len(rows)) in CHECKPOINTS:
-                    for name, state in session.read_states().items():
-                        found[name.rsplit(".", 1)[-1]].append(relative_error(state, self.states[length][name]))
-        found["logits"] = [relative_error(np.stack(rows), self.logits)]
+                    self._compare(session, length, found)
+        return self._summed(found, np.stack(rows))
+
+    def errors_at_once(self, runner: Runner) -> dict[str, float]:
+        """The same of a runner that is given all tokens before a checkpoint in one call."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for length in CHECKPOINTS:
+            with runner.session(1, STEPS) as session:
+                logits = session.prefill(self.tokens[None, :length])[0]
+                self._compare(session, length, found)
+        return self._summed(found, logits)
+
+    def _compare(self, session: Session, length: int, found: dict[str, list[float]]) -> None:
+        for name, state in session.read_states().items():
+            found[name.rsplit(".", 1)[-1]].append(relative_error(state, self.states[length][name]))
+
+    def _summed(self, found: dict[str, list[float]], logits: NDArray[np.float32]) -> dict[str, float]:
+        found["logits"] = [relative_error(logits, self.logits)]
         return {name: float(np.sqrt(np.mean(np.square(errors)))) for name, errors in found.items()}
 
 
@@ -161,7 +203,7 @@ PRESETS = str(Path(__file__).parents[2] / "exporter" / "presets") + "/"
 @pytest.fixture(scope="module", params=["mamba", "transformer"])
 def truth(request: pytest.FixtureRequest, exported: Exported) -> tuple[str, Truth]:
     name = f"preset:{request.param}"
-    return name, Truth(exported(name, target="ort", dtype="float32", logits="all"))
+    return name, Truth(exported(name, target="portable", dtype="float32", logits="all"))
 
 
 @pytest.mark.parametrize("target", ["portable", "ort"])
@@ -171,8 +213,6 @@ def test_2000_tokens_stay_as_accurate_as_pytorch(
 ) -> None:
     name, true = truth
     sizes = [min(chunk, STEPS - start) for start in range(0, STEPS, chunk)]
-    with OrtRunner(exported(name, target=target, dtype="float32", logits="all"), threads=2) as runner:
-        ours = true.errors(runner, sizes)
-    assert ours.keys() == true.own.keys()
-    worse = {key: (error, true.own[key]) for key, error in ours.items() if error > 2 * true.own[key]}
-    assert worse == {}
+    bundle = runnable(exported(name, target=target, dtype="float32", logits="all"))
+    with OrtRunner(bundle, threads=2) as runner:
+        true.check(runner, sizes, "cpu")

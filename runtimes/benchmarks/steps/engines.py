@@ -42,7 +42,8 @@ def _engine(setting: Setting, wanted: Wanted) -> list[Row]:
         first = build(setting, wanted, ["--timingCacheFile", cache])
     except StepFailed as failure:
         return [Row(f"{wanted.name}: build", passed=False, detail={"error": str(failure)})]
-    rows = [Row(f"{wanted.name}: build", passed=True, detail={"seconds": round(first, 1), "jobs": setting.jobs})]
+    how = {"seconds": round(first, 1), "jobs": setting.jobs, "flags": setting.build_flags}
+    rows = [Row(f"{wanted.name}: build", passed=True, detail=how)]
     checks: list[tuple[str, Callable[..., Row]]] = [("verify", _verify), ("long run", _long_run), ("bench", _bench)]
     if wanted.random and wanted.dtype == "fp16":
         again = functools.partial(_build_again, first=first, cache=cache)

@@ -1,0 +1,149 @@
+"""The states of a batch in ONNX Runtime's memory, and the calls that move them on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes import ort_cuda
+from seqexport.runtimes.base import Floats, Lengths, Session, States, Tokens
+from seqexport.runtimes.contract import StateSpec
+from seqexport.runtimes.ort_tensor import Tensor, stored_zeros
+
+if TYPE_CHECKING:
+    from seqexport.runtimes.ort import OrtRunner
+
+
+class OrtSession(Session):
+    """States live in ``OrtValue`` buffers on the device.
+
+    A state of fixed size has two buffers that swap roles at each call. A key/value cache has one, bound as past and as
+    present, if the graph updates it in place, else two. In place it may have to hold padded tokens beyond the capacity.
+    """
+
+    def __init__(self, runner: OrtRunner, batch: int, capacity: int) -> None:
+        super().__init__(runner.contract, batch, capacity)
+        self.runner = runner
+        self._room = capacity
+        self._past = {s.past_name: self._zeros(s) for s in self.contract.states}
+        self._present = {
+            s.present_name: self._past[s.past_name] if s.grows and runner.caches_in_place else self._zeros(s)
+            for s in self.contract.states
+        }
+        self._in_place = list(self._past.values()) == list(self._present.values())
+        self._place = 0
+        self._binding = runner.engine.io_binding()
+        self._decoder: ort_cuda.Decoder | None = None
+
+    def _zeros(self, spec: StateSpec) -> Tensor:
+        return self._tensor(spec, stored_zeros(spec.sizes(self.batch, self._room), spec.dtype))
+
+    def _tensor(self, spec: StateSpec, stored: NDArray[Any]) -> Tensor:
+        return Tensor.of(stored, spec.dtype, self.runner.device)
+
+    def _make_room(self, length: int) -> None:
+        """GroupQueryAttention wants a row's tokens and the whole padded call to fit into its cache."""
+        needed = int(self.lengths.max()) + length
+        if not self.contract.caches_in_place or needed <= self._room:
+            return
+        self._room = needed
+        self._close_decoder()
+        for spec in self.contract.states:
+            if spec.grows:
+                tensor = self._tensor(spec, self._fitted(spec, self._past[spec.past_name].read()))
+                self._past[spec.past_name] = self._present[spec.present_name] = tensor
+
+    def _fitted(self, spec: StateSpec, given: NDArray[Any]) -> NDArray[Any]:
+        """A state as it is stored, in the shape of its buffer."""
+        return stored_zeros(spec.sizes(self.batch, self._room), spec.dtype, given)
+
+    def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
+        self._make_room(tokens.shape[1])
+        given: dict[str, NDArray[Any]] = {"input_ids": tokens, "seq_lens": seq_lens, "past_lens": self.lengths}
+        feeds = {name: array for name, array in given.items() if name in self.runner.input_names}
+        try:
+            if self.runner.no_graph is None and tokens.shape[1] == 1:
+                logits = self._open_decoder().step(self._place, feeds, self._past, self._present)
+            else:
+                logits = self._call(feeds, tokens.shape[1])
+        except Exception as error:
+            raise UserError(f"ONNX Runtime failed: {first_line(error)}") from error
+        self._swap()
+        return logits
+
+    def _open_decoder(self) -> ort_cuda.Decoder:
+        if self._decoder is None:
+            runner = self.runner
+            self._decoder = ort_cuda.Decoder(runner.engine, self.contract, self.batch, runner.graph_ids)
+        return self._decoder
+
+    def _call(self, feeds: Mapping[str, NDArray[Any]], length: int) -> Floats:
+        binding = self._binding
+        binding.clear_binding_inputs()
+        binding.clear_binding_outputs()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        for name, tensor in self._past.items():
+            tensor.bind_input(binding, name)
+        own = self._bind_logits(length)
+        for name, tensor in self._present.items():
+            tensor.bind_output(binding, name)
+        graphs = self.runner.no_graph is None
+        self.runner.engine.run_with_iobinding(binding, ort_cuda.run_options(ort_cuda.NO_GRAPH) if graphs else None)
+        if own is None:
+            logits = binding.get_outputs()[0].numpy()
+        else:
+            binding.synchronize_outputs()
+            logits = own.read()
+        return logits.astype(np.float32, copy=False)
+
+    def _bind_logits(self, length: int) -> Tensor | None:
+        """ONNX Runtime's own memory on the host, or ours for bfloat16, which it does not hand to NumPy."""
+        if self.contract.dtype != "bfloat16":
+            self._binding.bind_output("logits", "cpu")
+            return None
+        tensor = ort_cuda.logits_tensor(self.contract, self.batch, length, self.runner.device)
+        tensor.bind_output(self._binding, "logits")
+        return tensor
+
+    def _swap(self) -> None:
+        if not self._in_place:
+            self._place = 1 - self._place
+        for spec in self.contract.states:
+            past, present = spec.past_name, spec.present_name
+            self._past[past], self._present[present] = self._present[present], self._past[past]
+
+    def read_states(self) -> States:
+        longest = int(self.lengths.max())
+        states = {s: self._past[s.past_name].read() for s in self.contract.states}
+        return {s.past_name: (x[:, :, :longest] if s.grows else x).copy() for s, x in states.items()}
+
+    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        lengths = np.asarray(lengths, np.int32)
+        self._check_capacity(lengths - self.lengths)
+        for spec in self.contract.states:
+            if spec.grows and states[spec.past_name].shape[2] > self.capacity:
+                held = states[spec.past_name].shape[2]
+                raise UserError(f"{spec.past_name}: {held} tokens, the session holds {self.capacity}")
+        arrays = {s.past_name: self._fitted(s, states[s.past_name]) for s in self.contract.states}
+        for name, array in arrays.items():
+            self._past[name].write(array)
+        self.lengths = lengths.copy()
+
+    def close(self) -> None:
+        self._close_decoder()
+        self._past.clear()
+        self._present.clear()
+
+    def _close_decoder(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
