@@ -226,8 +226,8 @@ class _Build:
                 config = create(self.builder, self.network)
         except exception.PolygraphyException as error:
             raise UserError(f"TensorRT {self.tools.here.tensorrt} refuses an option: {error}") from error
-        trt_versions.share_profiles(trt, config)
-        for feature, on in trt_versions.preview_features(trt, options.preview).items():
+        features = trt_versions.default_features(trt) | trt_versions.preview_features(trt, options.preview)
+        for feature, on in features.items():
             config.set_preview_feature(feature, on)
         return config
 

@@ -13,8 +13,9 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.engine_record import version_tuple
 
 INSTALL = "install the one that fits your CUDA: pip install 'seqexport[trt]' (JetPack brings its own)"
-SHARED_PROFILES = "PROFILE_SHARING_0806"
-"""8.6's preview feature for what later versions always do: several sessions on one profile."""
+PREVIEW_8 = {"PROFILE_SHARING_0806": True, "FASTER_DYNAMIC_SHAPES_0805": False}
+"""8.6's preview features for our graphs: several sessions on one profile, as later versions always have it, and fewer
+layers for Myelin, which fails in 8.6.0 where a model has real sizes (seen with 130 M parameters on an H100)."""
 
 NUMPY_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT32": "int32", "INT64": "int64"}
 
@@ -154,10 +155,9 @@ def network_flags(trt: Any) -> int:
     return 1 << int(flags.STRONGLY_TYPED if strongly_typed(trt) else flags.EXPLICIT_BATCH)
 
 
-def share_profiles(trt: Any, config: Any) -> None:
-    """Let several execution contexts use one optimisation profile."""
-    if major(trt) < 10:
-        config.set_preview_feature(getattr(trt.PreviewFeature, SHARED_PROFILES), True)
+def default_features(trt: Any) -> dict[Any, bool]:
+    """The preview features that engines of our graphs have where nothing else is asked for."""
+    return {getattr(trt.PreviewFeature, name): on for name, on in PREVIEW_8.items()} if major(trt) < 10 else {}
 
 
 def preview_features(trt: Any, names: Sequence[str]) -> dict[Any, bool]:

@@ -59,18 +59,24 @@ void set_memory_pools(nvinfer1::IBuilderConfig& config, const std::map<std::stri
 }
 
 #if SEQEXPORT_TENSORRT_SINCE(8, 6)
-// Execution contexts may share a profile; from 10 on they always may.
-void share_profiles([[maybe_unused]] nvinfer1::IBuilderConfig& config) {
+using nvinfer1::PreviewFeature;
+
 #if NV_TENSORRT_MAJOR < 10
-  config.setPreviewFeature(nvinfer1::PreviewFeature::kPROFILE_SHARING_0806, true);
+constexpr auto kFasterDynamicShapes = PreviewFeature(0);  // by value: its name warns of deprecation
+#endif
+
+// Execution contexts may share a profile; from 10 on they always may. Fewer layers go to Myelin, which fails in 8.6.0
+// where a model has real sizes (seen with 130 M parameters on an H100).
+void set_preview_defaults([[maybe_unused]] nvinfer1::IBuilderConfig& config) {
+#if NV_TENSORRT_MAJOR < 10
+  config.setPreviewFeature(PreviewFeature::kPROFILE_SHARING_0806, true);
+  config.setPreviewFeature(kFasterDynamicShapes, false);
 #endif
 }
 
-using nvinfer1::PreviewFeature;
-
 const std::map<std::string, PreviewFeature> kPreviewFeatures = {
 #if NV_TENSORRT_MAJOR < 10
-    {"fasterDynamicShapes0805", PreviewFeature(0)},
+    {"fasterDynamicShapes0805", kFasterDynamicShapes},
     {"disableExternalTacticSourcesForCore0805", PreviewFeature::kDISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805},
     {"profileSharing0806", PreviewFeature::kPROFILE_SHARING_0806},
 #elif SEQEXPORT_TENSORRT_SINCE(10, 3)
@@ -93,7 +99,7 @@ void set_preview(nvinfer1::IBuilderConfig& config, const std::vector<std::string
 }
 
 void set_newer_options(nvinfer1::IBuilderConfig& config, const Options& options, const PluginLibrary* plugins) {
-  share_profiles(config);
+  set_preview_defaults(config);
   set_preview(config, options.preview);
   if (options.optimization_level) config.setBuilderOptimizationLevel(*options.optimization_level);
   if (options.version_compatible && kRtx)
