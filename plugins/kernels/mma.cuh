@@ -5,6 +5,8 @@
 //   C[4]: (g, i) (g, i + 1) (g + 8, i) (g + 8, i + 1).
 #pragma once
 
+#include <type_traits>
+
 #include "async_copy.cuh"
 #include "numeric.cuh"
 
@@ -44,6 +46,13 @@ __device__ __forceinline__ void mma<Bfloat16>(float (&c)[4], const uint32_t (&a)
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #endif
+}
+
+// Adds to every column of C the sums of A's rows.
+template <typename T>
+__device__ __forceinline__ void mma_row_sums(float (&c)[4], const uint32_t (&a)[4]) {
+  constexpr uint32_t kOnes = std::is_same<T, __half>::value ? 0x3c003c00u : 0x3f803f80u;
+  mma<T>(c, a, kOnes, kOnes);
 }
 
 }  // namespace seqexport

@@ -145,6 +145,79 @@ def test_never_writes_past_the_capacity(kernels, length, dtype):
     assert all((g[:2048] == 3).all() and (g[-2048:] == 3).all() for g in guard)
 
 
+HALVES = [torch.float16, torch.bfloat16]
+GAINS = {  # of a key's position, in nats; a tile is 64 keys, or 32 at 256 dimensions
+    "rises by more than 2^8 a tile": lambda position: 0.5 * position,
+    "rises by less than 2^8 a tile": lambda position: 0.05 * position,
+    "falls": lambda position: -0.5 * position,
+    "first key": lambda position: 60.0 * (position == 0),
+    "a late tile": lambda position: 60.0 * (position >= 256),
+    "one key a tile": lambda position: 0.2 * position * (position % 64 == 41),
+}
+
+
+def aim(case, gain):
+    """Adds gain(position) to the scores of each key, along a direction that all queries share."""
+    width, dtype = case.query.shape[3], case.query.dtype
+    direction = torch.nn.functional.normalize(randn(width), dim=0)
+    case.query += (width**0.5 * direction).to(dtype)
+    for b, used in enumerate(case.past_lens.tolist()):
+        position = torch.arange(used + case.key.shape[1], device=direction.device)
+        along = (gain(position)[:, None] * direction).to(dtype)
+        case.past_key[b, :, :used] += along[:used]
+        case.key[b] += along[used:, None]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dims", [(64, 64), (128, 128), (256, 256)])
+@pytest.mark.parametrize(("length", "past"), [(1, [5, 400]), (300, [0, 77])])
+@pytest.mark.parametrize("gain", GAINS.values(), ids=list(GAINS))
+def test_peaked_scores(kernels, gain, length, past, dims, dtype):
+    case = Case(length, past, dims=dims, dtype=dtype)
+    aim(case, gain)
+    case.check("peaked", [case.run(kernels)])
+    case.check("window", [case.run(kernels, window=90)], window=90)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dims", [(64, 64), (128, 128), (256, 256)])
+@pytest.mark.parametrize("options", [{}, {"window": 90}, {"softcap": 20.0}])
+@pytest.mark.parametrize("gain", GAINS.values(), ids=list(GAINS))
+def test_prefill_weights_sum_to_one_exactly(kernels, gain, options, dims, dtype):
+    case = Case(300, [0, 77], dims=dims, dtype=dtype)
+    aim(case, gain)
+    case.value.fill_(1)
+    for b, used in enumerate(case.past_lens.tolist()):
+        case.past_value[b, :, :used] = 1
+    y, _, _ = case.run(kernels, **options)
+    assert (y == 1).all(), f"from {y.min().item()} to {y.max().item()}"
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dims", [(64, 64), (128, 128), (256, 256)])
+@pytest.mark.parametrize("window", [1, 31, 32, 33, 63, 64, 65, 97, 128, 129])
+def test_windows_that_leave_tiles_to_some_warps(kernels, window, dims, dtype):
+    case = Case(300, [0, 211], dims=dims, dtype=dtype)
+    case.check(f"window {window}", [case.run(kernels, window=window)], window=window)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dims", [(64, 64), (80, 80), (96, 96), (128, 64), (256, 256)])
+@pytest.mark.parametrize("spare", [0, 6000])
+@pytest.mark.parametrize("past", [[1, 63, 40], [64, 65, 0], [127, 190, 129]])
+def test_cache_is_written_from_tiles_that_hold_old_and_new_keys(kernels, past, spare, dims, dtype):
+    case = Case(200, past, (8, 2), dims, dtype, lens=[200, 130, 1], capacity=max(past) + 200 + spare)
+    case.check(f"{past}", [case.run(kernels, in_place) for in_place in (False, True)])
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("section", [1, 4, 6])
+def test_heads_in_sections_that_fit_the_cache(kernels, section, dtype):
+    half = torch.cuda.get_device_properties(0).L2_cache_size // 2
+    case = Case(200, [0, 77], (12, 3), (128, 128), dtype, capacity=max(half // section // (2 * 2 * 128), 300))
+    case.check(f"{section} kv heads a section", [case.run(kernels, in_place=True)])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_slice_of_a_fused_projection(kernels, dtype):
     case = Case(100, [0, 30], heads=(8, 2), dtype=dtype)
