@@ -5,16 +5,19 @@
 //   y = C . h + D * x, times silu(z) if z is given
 //
 // Parallelisation: channels and states over threads (selective_scan_tile.cuh); tokens one after another while that
-// fills the device, else in chunks, three launches: every chunk's end state from zero and its sum of delta; the
-// carry over chunks, h_start[c+1] = exp(A * sum[c]) * h_start[c] + h_end[c]; every chunk again from its start state.
+// fills the device. If it does not: short rows with time over the lanes of a warp (selective_scan_lanes.cuh), others in
+// chunks, three launches: every chunk's end state from zero and its sum of delta; the carry over chunks,
+// h_start[c+1] = exp(A * sum[c]) * h_start[c] + h_end[c]; every chunk again from its start state.
 // One token: a kernel of its own, 4 states a thread.
 // Floor: N + 3 special-function operations per token and channel (N exp, softplus 1, silu 2), 16 per clock and SM;
-// with chunks 2 N + 4, as both passes need exp(delta * A). One token: reading and writing the state.
+// with chunks 2 N + 4, as both passes need exp(delta * A); over lanes N / 16 more (N / 8 for float), and a
+// prefix scan of the lanes for every 16 (8) tokens. One token: reading and writing the state.
 #include "selective_scan.h"
 
 #include <algorithm>
 
 #include "launch.cuh"
+#include "selective_scan_lanes.cuh"
 #include "selective_scan_tile.cuh"
 
 namespace seqexport {
@@ -23,6 +26,8 @@ namespace {
 constexpr int kMinChunk = 80;     // tokens; shorter chunks spend their time starting
 constexpr int kEnoughWarps = 10;  // of an SM, for a scan without chunks
 constexpr int kFullWarps = 16;    // of an SM, for a scan in chunks: more, shorter chunks measured slower
+constexpr int kMinLaneTokens = 256, kMaxLaneTokens = 4096;  // of a row, for a scan over lanes
+constexpr int kMinLaneChannels = 8;                         // of an SM, for a scan over lanes
 
 template <typename Traits, bool kLocal>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kThreadsPerSm / Traits::kThreads)
@@ -51,6 +56,14 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kThreadsPerSm / Trai
   } else if (s.chunk == chunks.count - 1) {
     block.for_states([&](float& h, int64_t i) { p.present[s.b * row_states + i] = h; });
   }
+}
+
+template <typename Traits>
+__global__ void __launch_bounds__(Traits::kThreads, 1) lane_scan_kernel(SelectiveScanParams p) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  const ScanPlace s = ScanPlace::of<Traits>(p, ScanChunks{1, p.length, nullptr, nullptr});
+  if (s.width <= 0) return;
+  LaneScanBlock<Traits>(p, s, *reinterpret_cast<typename Traits::Shared*>(shared_bytes)).run();
 }
 
 __global__ void carry_kernel(SelectiveScanParams p, ScanChunks chunks) {
@@ -136,6 +149,7 @@ __global__ void __launch_bounds__(kStepThreads) step_kernel(SelectiveScanParams 
 
 struct ScanPlan {
   int ns, split, chunk_tokens, chunks;
+  bool lanes;  // time over lanes; else states over threads
 };
 
 size_t chunk_bytes(const SelectiveScanParams& p) {
@@ -153,12 +167,34 @@ int64_t chunks_at_once(const SelectiveScanParams& p, int split) {
   return std::max<int64_t>(slots * 64 / (int64_t(p.batch) * p.channels * split), 1);
 }
 
-// States a thread (fewer cost more shared-memory reads, and give more warps), then chunks.
+template <typename Traits>
+int lane_scan_blocks(const SelectiveScanParams& p) {
+  return p.groups * ceil_div(ceil_div(p.channels, p.groups), Traits::kChannels);
+}
+
+template <typename T>
+bool lane_scan_fits(const SelectiveScanParams& p) {
+  using Traits = LaneScanTraits<T>;
+  return int64_t(p.batch) * lane_scan_blocks<Traits>(p) <= device_attribute(cudaDevAttrMultiProcessorCount) &&
+         sizeof(typename Traits::Shared) <= size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+}
+
+// Whether a scan over lanes pays: in one wave of blocks (in two it measured slower than chunks) that most SMs have a
+// part in, and for rows neither too short to fill tiles nor so long that chunks do well.
+bool lane_scan_pays(const SelectiveScanParams& p) {
+  const int64_t channels = int64_t(p.batch) * p.channels;
+  if (channels < int64_t(kMinLaneChannels) * device_attribute(cudaDevAttrMultiProcessorCount)) return false;
+  if (p.length < kMinLaneTokens || p.length > kMaxLaneTokens) return false;
+  return p.dtype == SEQEXPORT_FLOAT32 ? lane_scan_fits<float>(p) : lane_scan_fits<Bfloat16>(p);
+}
+
+// States a thread (fewer cost more shared-memory reads, and give more warps), then lanes or chunks.
 //   1. As few threads as N needs where they fill the device, else for 8 < N <= 16 more of them.
-//   2. If there are still too few, the cheapest thread shape and as many chunks as run at once.
-//   3. Chunks no shorter than kMinChunk, and no more than the workspace holds.
+//   2. If there are still too few, for 8 < N <= 16 time over lanes where that pays.
+//   3. Else the cheapest thread shape and as many chunks as run at once.
+//   4. Chunks no shorter than kMinChunk, and no more than the workspace holds.
 ScanPlan plan_scan(const SelectiveScanParams& p, size_t workspace_bytes) {
-  ScanPlan plan = {8, 1, p.length, 1};
+  ScanPlan plan = {8, 1, p.length, 1, false};
   while (plan.ns * plan.split < p.states) plan.split *= 2;
   if (plan.split == 2 && warps_per_sm(p, 2) < kFullWarps) {
     if (warps_per_sm(p, 4) >= kEnoughWarps) {
@@ -168,6 +204,10 @@ ScanPlan plan_scan(const SelectiveScanParams& p, size_t workspace_bytes) {
     }
   }
   int64_t chunks = p.chunks;
+  if (chunks == 0 && plan.split == 2 && warps_per_sm(p, 2) < kEnoughWarps) {
+    plan.lanes = lane_scan_pays(p);
+    if (plan.lanes) return plan;
+  }
   if (chunks == 0 && warps_per_sm(p, plan.split) < kEnoughWarps) {
     chunks = chunks_at_once(p, plan.split);
     if (plan.split == 2 && p.length / chunks < kMinChunk) {
@@ -204,9 +244,16 @@ cudaError_t launch_scan(const SelectiveScanParams& p, const ScanPlan& plan, cuda
   return launch_dependent(scan_kernel<Traits, false>, grid, Traits::kThreads, shared, stream, p, chunks);
 }
 
+template <typename Traits>
+cudaError_t launch_lane_scan(const SelectiveScanParams& p, cudaStream_t stream) {
+  const dim3 grid(lane_scan_blocks<Traits>(p), 1, p.batch);
+  return launch(lane_scan_kernel<Traits>, grid, Traits::kThreads, sizeof(typename Traits::Shared), stream, p);
+}
+
 template <typename T>
 cudaError_t dispatch_scan(const SelectiveScanParams& p, cudaStream_t stream) {
   const ScanPlan plan = plan_scan(p, p.workspace ? p.workspace_bytes : 0);
+  if (plan.lanes) return launch_lane_scan<LaneScanTraits<T>>(p, stream);
   if (plan.ns == 2) return launch_scan<ScanTraits<T, 2, 8>>(p, plan, stream);
   if (plan.ns == 4) return launch_scan<ScanTraits<T, 4, 4>>(p, plan, stream);
   switch (plan.split) {

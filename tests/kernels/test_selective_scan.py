@@ -105,6 +105,37 @@ def test_slices_of_fused_projections(kernels, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("length", "channels", "groups", "states"), [(600, 1537, 1, 16), (521, 1539, 3, 13)])
+def test_time_over_lanes(kernels, length, channels, groups, states, dtype):
+    torch.manual_seed(9)
+    for optional in (True, False):
+        args = make(1, length, channels, states, groups, dtype, optional)
+        check(f"D={channels} N={states}", [run(kernels, args, in_place=in_place) for in_place in (False, True)], args)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_time_over_lanes_ragged(kernels, dtype):
+    torch.manual_seed(10)
+    lens = torch.tensor([0, 1, 520, 521], dtype=torch.int32, device="cuda")
+    args = make(4, 521, 384, 16, 2, dtype)
+    for i in (0, 1, 3, 4, 6):
+        poison_padding(args[i], lens)
+    y, present = run(kernels, args, lens)
+    check("ragged", (y, present), args, lens)
+    assert torch.equal(present[0], args[8][0]), "a row without tokens must keep its state"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_time_over_lanes_of_unaligned_slices(kernels, dtype):
+    torch.manual_seed(11)
+    args = make(1, 530, 1536, 16, dtype=dtype)
+    xz, bc = randn(1, 530, 3073, dtype=dtype), randn(1, 530, 1, 33, dtype=dtype)
+    args[0], args[6] = xz[..., 1:1537], xz[..., 1537:]
+    args[3], args[4] = bc[..., 1:17], bc[..., 17:]
+    check("unaligned slices", run(kernels, args), args)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", [[1, 7, 64, 428], [1] * 2000])
 def test_chunked_prefill_and_decode(kernels, sizes, dtype):
     torch.manual_seed(5)

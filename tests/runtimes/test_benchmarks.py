@@ -8,7 +8,7 @@ import json
 import stat
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -462,6 +462,19 @@ def test_counts_of_a_test_run(tmp_path: Path) -> None:
     assert (first.passed, first.detail) == (False, {"passed": 1, "failure": 1, "failed": ["y"]})
     assert (second.passed, second.detail) == (True, {"skipped": 1, "failed": []})
     assert (third.passed, third.detail) == (True, {"passed": 1, "sets": "avx2", "failed": []})
+
+
+def test_selected_tests_say_what_was_selected(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pytest_run(self: Setting, command: Sequence[object], **options: object) -> str:
+        results = self.work / "chosen.xml"
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text('<testsuites><testcase classname="tests.ops.test_a" name="x[cuda]"/></testsuites>')
+        assert command[command.index("-k") + 1] == "cuda"
+        return ""
+
+    monkeypatch.setattr(Setting, "run", pytest_run)
+    (row,) = kernel_tests.run_tests(setting, ("tests/ops",), log="chosen", select="cuda")
+    assert row.detail == {"passed": 1, "failed": [], "selected": "cuda"}
 
 
 def test_the_harness_must_launch() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import msgspec
 
 from seqexport.plugins import library
 from seqexport.runtimes.benchmarks.results import Row
@@ -52,7 +53,7 @@ def run_tests(
     if not results.exists():
         raise StepFailed("pytest wrote no results")
     for row in rows(results):
-        yield dataclasses.replace(row, detail={**row.detail, "selected": select}) if select else row
+        yield msgspec.structs.replace(row, detail={**row.detail, "selected": select}) if select else row
 
 
 def rows(results: Path) -> Iterator[Row]:
