@@ -66,7 +66,9 @@ SHAPING = {
     "--tactic-sources", metavar="NAMES", help="Only these, as in CUBLAS,CUDNN, or none [default: TensorRT's own]."
 )
 @click.option(
-    "--preview", metavar="NAMES", help="Preview features to turn on or off, as in -fasterDynamicShapes0805,+other."
+    "--preview",
+    metavar="NAMES",
+    help="Preview features to turn on or off, as in +fasterDynamicShapes0805,-other; 8.6 has that one off.",
 )
 def command(bundle: Path, timing_cache: Path | None, **given: object) -> None:
     """Build BUNDLE's TensorRT engine for this machine's GPU, as BUNDLE/engines/GPU-trtVERSION.plan.

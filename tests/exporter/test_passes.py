@@ -20,6 +20,7 @@ from seqexport.exporter.passes.drop_bodies import drop_bodies
 from seqexport.exporter.passes.fold_parameters import fold_parameters
 from seqexport.exporter.passes.name_inputs import name_inputs
 from seqexport.exporter.passes.opset_17 import to_opset_17
+from seqexport.exporter.passes.reduce_angles import reduce_angles
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
 from seqexport.exporter.trace import discover_states
 from seqexport.plugins.ops import DOMAIN
@@ -211,6 +212,48 @@ def test_shape_without_start_and_end_gives_the_same(start: int | None, end: int 
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
     (sizes,) = session.run(None, {"x": np.zeros((5, 3, 7), np.float32)})
     assert sizes.tolist() == [5, 3, 7][start:end]
+
+
+def waves(dtype: ir.DataType) -> ir.Model:
+    """Cosine and sine of x."""
+    x = ir.Value(name="x", shape=ir.Shape(["n"]), type=ir.TensorType(dtype))
+    nodes = [ir.node(kind, [x]) for kind in ("Cos", "Sin")]
+    for node in nodes:
+        node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = node.op_type, x.type, x.shape
+    outputs = [node.outputs[0] for node in nodes]
+    return ir.Model(ir.Graph([x], outputs, nodes=nodes, opset_imports={"": 17}, name="g"), ir_version=10)
+
+
+@pytest.mark.parametrize("largest", [0.1, 4.0, 1e3, 5e4])
+def test_angles_are_reduced_exactly(largest: float) -> None:
+    model = waves(ir.DataType.FLOAT)
+    reduce_angles(model)
+    (cosine,) = (node for node in model.graph if node.op_type == "Cos")
+    model.graph.outputs.append(cosine.inputs[0])
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).uniform(-largest, largest, 10_000).astype(np.float32)
+    cos, sin, angle = session.run(None, {"x": x})
+    wide = x.astype(np.float64)
+    assert np.abs(angle).max() <= np.pi * (1 + 1e-6) + 1e-7 * largest
+    assert np.abs(np.remainder(wide - angle + 1, 2 * np.pi) - 1).max() < 3e-7
+    np.testing.assert_allclose([cos, sin], [np.cos(wide), np.sin(wide)], rtol=0, atol=4e-7)
+
+
+def test_one_reduction_serves_cosine_and_sine_and_float32_alone() -> None:
+    model = waves(ir.DataType.FLOAT)
+    reduce_angles(model)
+    assert Counter(node.op_type for node in model.graph) == {
+        "Mul": 4,
+        "Sub": 3,
+        "Add": 1,
+        "Floor": 1,
+        "Cos": 1,
+        "Sin": 1,
+    }
+    half = waves(ir.DataType.FLOAT16)
+    reduce_angles(half)
+    assert len(half.graph) == 2 and not half.graph.initializers
 
 
 @pytest.mark.parametrize("name", ["mamba", "llama"])
