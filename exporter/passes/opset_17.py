@@ -18,6 +18,8 @@ import onnx.defs
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from seqexport.exporter.passes.scalar import float_scalar
+
 OPSET = 17
 
 
@@ -70,14 +72,7 @@ def _spell_out_gelu(node: ir.Node) -> None:
     assert x is not None and x.dtype is not None and graph is not None
 
     def scalar(value: float, name: str) -> ir.Value:
-        constant = ir.Value(
-            name=f"{node.outputs[0].name}_{name}",
-            const_value=ir.tensor(value, dtype=ir.DataType.FLOAT),
-            shape=ir.Shape([]),
-            type=ir.TensorType(ir.DataType.FLOAT),
-        )
-        graph.register_initializer(constant)
-        return constant
+        return float_scalar(graph, f"{node.outputs[0].name}_{name}", value)
 
     def op(kind: str, *inputs: ir.Value) -> ir.Value:
         return tape.op(kind, inputs)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from seqexport.exporter.passes.scalar import float_scalar
+
 C1 = 6.28125
 C2 = 1.93500518798828125e-3
 C3 = (math.tau - C1) - C2
@@ -24,7 +26,9 @@ CONSTANTS = {"per_turn": 1 / math.tau, "half": 0.5, "c1": C1, "c2": C2, "c3": C3
 def reduce_angles(model: ir.Model) -> None:
     nodes = [node for node in model.graph if node.domain == "" and node.op_type in ("Cos", "Sin")]
     wide = [node for node in nodes if node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.FLOAT]
-    constants = {name: _constant(model.graph, name, value) for name, value in CONSTANTS.items()} if wide else {}
+    if not wide:
+        return
+    constants = {name: float_scalar(model.graph, f"angle_{name}", value) for name, value in CONSTANTS.items()}
     reduced: dict[ir.Value, ir.Value] = {}
     for node in wide:
         angle = node.inputs[0]
@@ -44,14 +48,3 @@ def _reduce(angle: ir.Value, op: Callable[..., ir.Value], constants: dict[str, i
     for name in ("c1", "c2", "c3"):
         angle = op("Sub", angle, op("Mul", turns, constants[name]))
     return angle
-
-
-def _constant(graph: ir.Graph, name: str, value: float) -> ir.Value:
-    made = ir.Value(
-        name=f"angle_{name}",
-        const_value=ir.tensor(value, dtype=ir.DataType.FLOAT),
-        shape=ir.Shape([]),
-        type=ir.TensorType(ir.DataType.FLOAT),
-    )
-    graph.register_initializer(made)
-    return made

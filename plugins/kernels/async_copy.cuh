@@ -1,4 +1,4 @@
-// 16-byte copies from global to shared memory past the registers (sm_80 and later; a plain copy before).
+// Copies from global to shared memory past the registers (sm_80 and later; a plain copy before).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -19,6 +19,23 @@ __device__ __forceinline__ void copy_async_16(void* shared, const void* global, 
                : "memory");
 #else
   *static_cast<uint4*>(shared) = valid ? *static_cast<const uint4*>(global) : make_uint4(0, 0, 0, 0);
+#endif
+}
+
+// 8 or 16 bytes, likewise.
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
+  static_assert(kBytes == 8 || kBytes == 16);
+  if (kBytes == 16) {
+    copy_async_16(shared, global, valid);
+    return;
+  }
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(valid ? 8 : 0)
+               : "memory");
+#else
+  *static_cast<uint2*>(shared) = valid ? *static_cast<const uint2*>(global) : make_uint2(0, 0);
 #endif
 }
 

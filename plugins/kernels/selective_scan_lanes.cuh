@@ -54,22 +54,6 @@ struct LaneScanTraits {
   };
 };
 
-// `kBytes` (8 or 16) from global to shared memory, zeros where not valid.
-template <int kBytes>
-__device__ __forceinline__ void copy_async_piece(void* shared, const void* global, bool valid) {
-  if (kBytes == 16) {
-    copy_async_16(shared, global, valid);
-    return;
-  }
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global),
-               "r"(valid ? 8 : 0)
-               : "memory");
-#else
-  *static_cast<uint2*>(shared) = valid ? *static_cast<const uint2*>(global) : make_uint2(0, 0);
-#endif
-}
-
 // The elements of one 16-byte word as floats.
 __device__ __forceinline__ void load_word(const float* p, float (&v)[4]) {
   const float4 q = load_quad(p);
@@ -132,7 +116,7 @@ struct LaneScanBlock {
 #pragma unroll
       for (int t = t_first; t < t_first + Traits::kTokens; t += kStep, source += kStep * stride) {
         if (Traits::kTokens % kStep != 0 && t >= Traits::kTokens) break;
-        copy_async_piece<kCopy * sizeof(T)>(tile.at(t, c), source, t < rows && c < width);
+        copy_async<kCopy * sizeof(T)>(tile.at(t, c), source, t < rows && c < width);
       }
     } else {
 #pragma unroll 1
