@@ -69,7 +69,7 @@ class OrtRunner(Runner):
         self.device, self.threads = device, threads
         if device == "cuda":
             ort_cuda.preload()
-        _check_provider(device)
+        check_provider(device)
         _check_dtype(bundle, device)
         self.ops = OpsLibrary.for_graph(self.contract.ops, device, no_plugins=no_plugins)
         self.caches_in_place = self.contract.caches_in_place or self.ops.writes_caches_in_place
@@ -159,7 +159,8 @@ def _why_not_loaded(bundle: Bundle, error: str, ops: OpsLibrary) -> str:
     return f"ONNX Runtime {ort.__version__} cannot load {bundle.model}: {error.strip().splitlines()[0]}"
 
 
-def _check_provider(device: str) -> None:
+def check_provider(device: str) -> None:
+    """Raises UserError: this ONNX Runtime has no provider for the device."""
     if PROVIDERS[device] not in ort.get_available_providers():
         raise UserError(
             f"ONNX Runtime {ort.__version__} has no {PROVIDERS[device]} here (it has "

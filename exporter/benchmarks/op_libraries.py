@@ -47,7 +47,9 @@ from seqexport.exporter.benchmarks.op_models import (
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.ort import lower_for_ort
 from seqexport.plugins import library
+from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import OPS
+from seqexport.runtimes.benchmarks.cli import run as run_command
 from seqexport.runtimes.benchmarks.lock import alone
 
 THREADS = 2
@@ -64,11 +66,15 @@ Run = Callable[[], Any]
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("op_libraries.json"), show_default=True)
 def main(device: str, rounds: int, lock: Path | None, output: Path) -> None:
     from seqexport.runtimes.machine import this_machine
+    from seqexport.runtimes.ort import check_provider
     from seqexport.runtimes.ort_cuda import preload
 
     torch.set_num_threads(THREADS)
     if device == "cuda":
         preload()
+        if not torch.cuda.is_available():
+            raise UserError(f"--device cuda: PyTorch {torch.__version__} finds no GPU; use --device cpu")
+    check_provider(device)
     setting = {"device": device, "batch": 1, "threads": THREADS, "D": D, "N": N, "K": K, "heads": HEADS,
                "head_dim": HEAD_DIM, "cached tokens at decode": PROMPT, "rounds": rounds}  # fmt: skip
     rows: list[dict[str, Any]] = []
@@ -182,4 +188,4 @@ def _print(rows: list[dict[str, Any]], device: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
