@@ -39,8 +39,9 @@ def test_list_says_what_each_was_built_for(
             assert value.replace(";", " ") in line
     name, built = next(iter(library.built().items()))
     built.path.write_bytes(built.path.read_bytes()[:-1])
-    line = next(line for line in run("plugins", "list").out.splitlines() if library.FILES[name] in line)
-    assert "✗" in line and "damaged" in line
+    out = run("plugins", "list").out
+    line = next(line for line in out.splitlines() if library.FILES[name] in line)
+    assert "✗" in line and "damaged" in out
 
 
 def test_build_puts_the_libraries_where_they_are_found(
