@@ -19,7 +19,7 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from seqexport.exporter.benchmarks.op_models import INPUTS, PARAMETERS, Values, model_of, truth_of
+from seqexport.exporter.benchmarks.op_models import INPUTS, PARAMETERS, THREADS, Values, model_of, truth_of
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.ort import lower_for_ort
 from seqexport.plugins import library
@@ -71,14 +71,15 @@ def times(
     for form, (new, lengths, repeats) in forms.items():
         make = functools.cache(new)
         try:
-            _check(make(1), truth, BOUND[dtype])
+            check(make(1), truth, BOUND[dtype])
             found[form] = round(_slope(make, lengths, repeats) * 1e3, 5)
         except Exception as error:  # the other forms are timed all the same
             failed[form] = " ".join(f"{type(error).__name__}: {error}".split())
     return found, failed
 
 
-def _check(chain: Chain, truth: NDArray[Any], bound: float) -> None:
+def check(chain: Chain, truth: NDArray[Any], bound: float) -> None:
+    """Raises ValueError: its answer is further than ``bound`` from the truth."""
     chain.run()
     error = np.linalg.norm(chain.y().astype(np.float64) - truth) / np.linalg.norm(truth)
     if not error < bound:
@@ -118,7 +119,7 @@ def in_session(
 ) -> Chain:
     """All inputs and outputs stay on the device; attention's caches are updated in place where the form does that."""
     options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level, options.intra_op_num_threads = 4, THREADS
     options.enable_mem_pattern = not captured  # the run that captures asks for the very memory that the one before had
     if with_library:
         options.register_custom_ops_library(str(library.require("onnxruntime").path))

@@ -12,9 +12,10 @@ The file is written anew after each op. With --lock, each op waits until nobody 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
@@ -22,11 +23,8 @@ from typing import Any
 
 import click
 import msgspec
-import numpy as np
-import onnx_ir as ir
 import onnxruntime as ort
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -35,13 +33,12 @@ from seqexport.exporter.benchmarks.op_models import (
     HEAD_DIM,
     HEADS,
     INPUTS,
-    PARAMETERS,
     PROMPT,
+    THREADS,
     D,
     K,
     N,
     Values,
-    model_of,
     truth_of,
 )
 from seqexport.exporter.passes.add_bodies import add_bodies
@@ -49,10 +46,9 @@ from seqexport.exporter.passes.ort import lower_for_ort
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import OPS
-from seqexport.runtimes.benchmarks.cli import run as run_command
+from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.benchmarks.lock import alone
 
-THREADS = 2
 WANTED = {"SelectiveScan": {"function body": 8.0, "transformers, eager": 25.0}, "CausalAttention": {"target ort": 1.0}}
 """How many times faster than another form the library shall be at a prompt."""
 
@@ -75,6 +71,8 @@ def main(device: str, rounds: int, lock: Path | None, output: Path) -> None:
         if not torch.cuda.is_available():
             raise UserError(f"--device cuda: PyTorch {torch.__version__} finds no GPU; use --device cpu")
     check_provider(device)
+    for needed in ("onnxruntime", "kernels") if device == "cuda" else ("onnxruntime",):
+        library.require(needed)
     setting = {"device": device, "batch": 1, "threads": THREADS, "D": D, "N": N, "K": K, "heads": HEADS,
                "head_dim": HEAD_DIM, "cached tokens at decode": PROMPT, "rounds": rounds}  # fmt: skip
     rows: list[dict[str, Any]] = []
@@ -100,58 +98,24 @@ def _times(name: str, length: int, dtype: torch.dtype, rounds: int) -> dict[str,
     """The least milliseconds of each form that there is."""
     values, attributes = INPUTS[name](length, dtype)
     truth = truth_of(name, values, attributes)
-    forms: dict[str, Run] = {
-        "library": _session(name, values, attributes, add_bodies, with_library=True),
-        "function body": _session(name, values, attributes, add_bodies),
-        "target ort": _session(name, values, attributes, lower_for_ort),
+    session = functools.partial(op_chains.in_session, name, values, attributes, repeats=1, device="cpu")
+    chains = {
+        "library": session(finish=add_bodies, with_library=True),
+        "function body": session(finish=add_bodies),
+        "target ort": session(finish=lower_for_ort),
     }
-    bound = op_chains.BOUND[dtype]
-    for form, run in forms.items():
-        error = np.linalg.norm(run()[0].astype(np.float64) - truth) / np.linalg.norm(truth)
-        assert error < bound, f"{name}, {form}: error {error:.1e} against float64"
+    for chain in chains.values():
+        op_chains.check(chain, truth, op_chains.BOUND[dtype])
+    forms: dict[str, Run] = {form: chain.run for form, chain in chains.items()}
     if name == "SelectiveScan" and (length, dtype) == (PROMPT, torch.float32):
         forms["transformers, eager"] = _eager_scan(values)
     least = dict.fromkeys(forms, float("inf"))
     for _ in range(rounds):
-        for form, run in forms.items():
+        for form, once in forms.items():
             start = perf_counter()
-            run()
+            once()
             least[form] = min(least[form], (perf_counter() - start) * 1e3)
     return {form: round(ms, 3) for form, ms in least.items()}
-
-
-def _session(
-    name: str,
-    values: Values,
-    attributes: Mapping[str, Any],
-    finish: Callable[[ir.Model], None],
-    *,
-    with_library: bool = False,
-) -> Run:
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, THREADS
-    if with_library:
-        options.register_custom_ops_library(str(library.require("onnxruntime").path))
-    model = model_of(name, values, attributes, finish)
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    for key, value in values.items():
-        if key not in PARAMETERS:
-            binding.bind_ortvalue_input(key, ort.OrtValue.ortvalue_from_numpy(value.numpy()))
-    for output in session.get_outputs():
-        binding.bind_output(output.name)
-    caches = {"present_key": "past_key", "present_value": "past_value"} if name == "CausalAttention" else {}
-    if with_library or finish is lower_for_ort:  # these update a cache in place
-        for present, past in caches.items():
-            cache = ort.OrtValue.ortvalue_from_numpy(values[past].numpy())
-            binding.bind_ortvalue_input(past, cache)
-            binding.bind_ortvalue_output(present, cache)
-
-    def run() -> list[NDArray[Any]]:
-        session.run_with_iobinding(binding)
-        return [binding.get_outputs()[0].numpy()]
-
-    return run
 
 
 def _eager_scan(v: Values) -> Run:
@@ -188,4 +152,4 @@ def _print(rows: list[dict[str, Any]], device: str) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run(main)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seqexport.plugins.ops import DOMAIN, OPS, VERSION
 
-OPSET, PROMPT = 20, 1024
+OPSET, PROMPT, THREADS = 20, 1024, 2
 D, N, K, HEADS, HEAD_DIM = 1536, 16, 4, 12, 64
 PARAMETERS = ("A", "D", "dt_bias", "weight", "bias")
 TYPES = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.int32: TensorProto.INT32}
