@@ -60,17 +60,18 @@ def main() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        signal.setitimer(signal.ITIMER_REAL, 0)
         _fail("interrupted; nothing was left half written", 130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     sys.exit(0)
 
 
 def _interrupt(signum: int, frame: object) -> None:
     """Raise KeyboardInterrupt, again and again until it is heard: one that lands in a destructor is lost."""
-    if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+    if isinstance(sys.exc_info()[1], (KeyboardInterrupt, click.Abort)):
         return
     signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
     raise KeyboardInterrupt

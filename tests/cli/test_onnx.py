@@ -274,10 +274,15 @@ def assert_interrupted(result: Result) -> None:
 
 
 STALLED = """
-import sys, time
+import atexit, time
 from seqexport.exporter import cli, pipeline
 real = pipeline.write_reference
-pipeline.write_reference = lambda *args: (real(*args), print("writing", flush=True), time.sleep(60))
+def stall():
+    print("writing", flush=True)
+    for _ in range(600):  # a signal that lands just before a sleep does not end it
+        time.sleep(0.1)
+pipeline.write_reference = lambda *args: (real(*args), stall())
+atexit.register(time.sleep, 1)
 cli.main()
 """
 
@@ -292,4 +297,17 @@ def test_ctrl_c_leaves_nothing(seen: str, delay: float, llama: Path, work: Path)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert_interrupted(Result(process.returncode, out, err))
+    assert contents(work) == {}
+
+
+def test_ctrl_c_with_nobody_left_to_read(llama: Path, work: Path) -> None:
+    command = [sys.executable, "-c", STALLED, "onnx", "--model", str(llama), "-o", "new/out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert any("writing" in line for line in process.stdout)
+        process.stdout.close()
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 1
     assert contents(work) == {}
