@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from seqexport.runtimes.benchmarks.bundles import Wanted, ensure_bundle, for_speed
-from seqexport.runtimes.benchmarks.lock import alone
+from seqexport.runtimes.benchmarks.lock import alone, together
 from seqexport.runtimes.benchmarks.peers import build_peers
 from seqexport.runtimes.benchmarks.results import Row
 from seqexport.runtimes.benchmarks.setting import LeftOut, Setting, StepFailed
@@ -33,9 +33,10 @@ def run(setting: Setting) -> Iterator[Row]:
         yield Row("mamba_ssm and causal-conv1d", detail={"left out": str(reason)})
         peers = False
     lock = setting.work / "gpu.lock"
-    with ThreadPoolExecutor(3 * len(every)) as pool:
+    with ThreadPoolExecutor(setting.jobs) as builders, ThreadPoolExecutor(3 * len(every)) as pool:
+        plans = {wanted: builders.submit(_ensure_engine, setting, wanted, lock) for wanted in every}
         original = {w: [pool.submit(_torch, setting, w, p, lock) for p in _ways(w, peers)] for w in every}
-        engines = {wanted: pool.submit(_engine, setting, wanted, lock) for wanted in every}
+        engines = {wanted: pool.submit(_engine, setting, wanted, plans[wanted], lock) for wanted in every}
         for wanted in every:
             try:
                 runs = [run.result() for run in original[wanted]]
@@ -57,15 +58,20 @@ def _torch(setting: Setting, wanted: Wanted, peers: bool, lock: Path) -> dict[st
     return {"peers": peers, **json.loads(output.splitlines()[-1])}
 
 
-def _engine(setting: Setting, wanted: Wanted, lock: Path) -> dict[str, Any]:
-    """Built alone on the GPU, since TensorRT chooses by timing, and then timed."""
-    with alone(lock):
+def _ensure_engine(setting: Setting, wanted: Wanted, lock: Path) -> None:
+    """Built alone on the GPU, since TensorRT chooses by timing, unless --jobs lets several be built at a time."""
+    with alone(lock) if setting.jobs == 1 else together(lock):
         if not list((wanted.folder(setting) / "engines").glob("*.plan")):
             build(setting, wanted, ["--timingCacheFile", setting.work / f"{wanted.name}.timing"])
+
+
+def _engine(setting: Setting, wanted: Wanted, plan: Future[None], lock: Path) -> dict[str, Any]:
+    plan.result()
+    with alone(lock):
         module = "runtimes.benchmarks.engine_speed"
         output = setting.tensorrt(module, wanted.folder(setting), log=f"engine-speed-{wanted.name}")
     found: dict[str, Any] = json.loads(output.splitlines()[-1])
-    return found
+    return {**found, "build_flags": setting.build_flags}
 
 
 def rows(wanted: Wanted, original: list[dict[str, Any]], engine: dict[str, Any]) -> Iterator[Row]:

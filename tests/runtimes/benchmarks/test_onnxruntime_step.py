@@ -15,9 +15,6 @@ from seqexport.runtimes.benchmarks import ort_speed
 from seqexport.runtimes.benchmarks.bundles import Wanted
 from seqexport.runtimes.benchmarks.setting import LeftOut, Setting, StepFailed
 from seqexport.runtimes.benchmarks.steps import onnxruntime as onnxruntime_step
-from tests.runtimes.test_benchmarks import setting
-
-__all__ = ["setting"]
 
 
 def test_kernels_in_a_trace_are_summed() -> None:
