@@ -39,7 +39,7 @@ from seqexport.runtimes.bundle import (
     write_contract,
     writing,
 )
-from seqexport.runtimes.checkpoint import load_original, local_folder
+from seqexport.runtimes.comparison.reference import record, write_reference
 from seqexport.runtimes.contract import (
     FORMAT_VERSION,
     Axis,
@@ -52,8 +52,8 @@ from seqexport.runtimes.contract import (
     TensorSpec,
     dtype_name,
 )
-from seqexport.runtimes.reference import record, write_reference
-from seqexport.runtimes.torch_ import TorchRunner
+from seqexport.runtimes.pytorch.checkpoint import load_original, local_folder
+from seqexport.runtimes.pytorch.runner import TorchRunner
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -33,16 +33,16 @@ def open_runner(
         UserError: the backend is unknown, or not to be had here.
     """
     if backend == "ort":
-        from seqexport.runtimes.ort import Device, OrtRunner
+        from seqexport.runtimes.ort.runner import Device, OrtRunner
 
         return OrtRunner(bundle, device=cast(Device, device), threads=threads, no_plugins=no_plugins)
     if backend == "trt":
-        from seqexport.runtimes.trt import open_trt
+        from seqexport.runtimes.trt.runner import open_trt
 
         return open_trt(bundle)
     if backend == "torch":
         try:
-            from seqexport.runtimes.torch_ import TorchRunner
+            from seqexport.runtimes.pytorch.runner import TorchRunner
         except ImportError as error:
             raise UserError(f"the backend 'torch' needs {error.name}: pip install 'seqexport[export]'") from error
         return TorchRunner(bundle, device=device, threads=threads, source=source, trust_remote_code=trust_remote_code)

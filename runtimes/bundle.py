@@ -3,7 +3,7 @@
 model.onnx, model.onnx.data   the graph and its weights
 seqexport.json                the contract (contract.py)
 tokenizer.json, ...           the checkpoint's tokenizer, if it has one
-reference.safetensors         recorded inputs, and what the PyTorch original made of them (reference.py)
+reference.safetensors         recorded inputs, and what the PyTorch original made of them (comparison/reference.py)
 engines/                      TensorRT engines built from it
 """
 

@@ -25,7 +25,7 @@ from seqexport.exporter.passes.ort import lower_for_ort
 from seqexport.plugins import library
 from seqexport.plugins.kernels.c_api import Kernels
 from seqexport.plugins.ops import OPS
-from seqexport.runtimes import ort_cuda
+from seqexport.runtimes.ort import cuda
 
 KERNELS, STEPS, BODIES = (8, 40), (2, 10), (1, 3)
 """Nodes in the short and in the long chain: of one kernel each, of a body at one token, of a body at a prompt."""
@@ -127,7 +127,7 @@ def in_session(
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     provider, given = "CPUExecutionProvider", dict[str, str]()
     if device == "cuda":
-        provider, given = ort_cuda.PROVIDER, ort_cuda.OPTIONS | {"enable_cuda_graph": str(int(captured))}
+        provider, given = cuda.PROVIDER, cuda.OPTIONS | {"enable_cuda_graph": str(int(captured))}
     model = model_of(name, values, attributes, finish, repeats)
     session = ort.InferenceSession(model, options, providers=[(provider, given)], enable_fallback=0)
     if provider not in session.get_providers():

@@ -62,8 +62,8 @@ Run = Callable[[], Any]
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("op_libraries.json"), show_default=True)
 def main(device: str, rounds: int, lock: Path | None, output: Path) -> None:
     from seqexport.runtimes.machine import this_machine
-    from seqexport.runtimes.ort import check_provider
-    from seqexport.runtimes.ort_cuda import preload
+    from seqexport.runtimes.ort.cuda import preload
+    from seqexport.runtimes.ort.runner import check_provider
 
     torch.set_num_threads(THREADS)
     if device == "cuda":

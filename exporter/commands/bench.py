@@ -57,9 +57,9 @@ def command(
       seqexport bench my-model --backend ort --device cuda -o bench.json
     """
     from seqexport.runtimes.backends import open_runner
-    from seqexport.runtimes.bench import bench, print_table, write_json
     from seqexport.runtimes.bundle import open_bundle
-    from seqexport.runtimes.measure import SpeedOptions
+    from seqexport.runtimes.comparison.bench import bench, print_table, write_json
+    from seqexport.runtimes.comparison.measure import SpeedOptions
 
     options = SpeedOptions(_numbers("--lengths", lengths), _numbers("--batches", batches), steps, repeats, budget)
     if output is not None and not output.resolve().parent.is_dir():

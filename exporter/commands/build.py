@@ -17,7 +17,7 @@ from seqexport.plugins.errors import UserError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from seqexport.runtimes.engine import BuildOptions
+    from seqexport.runtimes.trt.engine import BuildOptions
 
 SHAPING = {
     "min_shapes": "--minShapes",
@@ -84,7 +84,7 @@ def command(bundle: Path, timing_cache: Path | None, **given: object) -> None:
       seqexport build my-portable-model --no-plugins
     """
     from seqexport.runtimes.bundle import CONTRACT, MODEL, open_bundle
-    from seqexport.runtimes.engine import build, build_plain
+    from seqexport.runtimes.trt.engine import build, build_plain
 
     options = _options(timing_cache, given)
     console = Console(stderr=True)
@@ -102,8 +102,8 @@ def command(bundle: Path, timing_cache: Path | None, **given: object) -> None:
 
 
 def _options(timing_cache: Path | None, given: dict[str, object]) -> BuildOptions:
-    from seqexport.runtimes.engine import BuildOptions, parse_pools
-    from seqexport.runtimes.engine_profiles import GivenShapes, parse_shapes
+    from seqexport.runtimes.trt.engine import BuildOptions, parse_pools
+    from seqexport.runtimes.trt.profiles import GivenShapes, parse_shapes
 
     def text(name: str) -> str | None:
         value = given[name]

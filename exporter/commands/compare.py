@@ -22,9 +22,9 @@ from seqexport.exporter.commands.options import (
 from seqexport.plugins.errors import UserError
 
 if TYPE_CHECKING:
-    from seqexport.runtimes.accuracy import Original
     from seqexport.runtimes.base import Runner
     from seqexport.runtimes.bundle import Bundle
+    from seqexport.runtimes.comparison.accuracy import Original
 
 HELD_OUT = Path(__file__).parent.parent / "presets" / "heldout.txt"
 
@@ -72,9 +72,9 @@ def command(
       seqexport compare my-model --backends ort --device cuda
     """
     from seqexport.runtimes.bundle import open_bundle
-    from seqexport.runtimes.compare import FULL, QUICK, compare
+    from seqexport.runtimes.comparison.compare import FULL, QUICK, compare
+    from seqexport.runtimes.comparison.report import print_table, write_html, write_json
     from seqexport.runtimes.quiet import quiet
-    from seqexport.runtimes.report import print_table, write_html, write_json
 
     console = Console()
     opened = [open_bundle(bundle) for bundle in bundles]
@@ -123,7 +123,8 @@ def _openers(
         for name in names
     }
     try:
-        from seqexport.runtimes import torch_
+        from seqexport.runtimes.comparison.original import fastest_threads, reference_runners
+        from seqexport.runtimes.pytorch.runner import TorchRunner
     except ImportError:
         return openers, None
     load = _loader(original)
@@ -131,16 +132,16 @@ def _openers(
 
         def open_torch(bundle: Bundle) -> Runner:
             model = load(bundle)
-            best = threads or (torch_.fastest_threads(bundle, model) if device == "cpu" else None)
-            return torch_.TorchRunner(bundle, model, device=device, threads=best)
+            best = threads or (fastest_threads(bundle, model) if device == "cpu" else None)
+            return TorchRunner(bundle, model, device=device, threads=best)
 
         openers["torch"] = open_torch
-    return openers, torch_.original(load)
+    return openers, reference_runners(load)
 
 
 def _loader(original: str | None) -> Callable[[Bundle], Any]:
     """Loads a bundle's original in the bundle's dtype, once."""
-    from seqexport.runtimes.checkpoint import load_original
+    from seqexport.runtimes.pytorch.checkpoint import load_original
 
     @functools.cache
     def load(recorded: str, dtype: str) -> Any:

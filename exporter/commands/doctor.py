@@ -91,7 +91,7 @@ def _onnxruntime() -> list[Finding]:
 
 def _ops() -> str:
     """What computes our ops on the CPU."""
-    from seqexport.runtimes.ort_library import OpsLibrary
+    from seqexport.runtimes.ort.library import OpsLibrary
 
     try:
         return str(OpsLibrary.for_graph({}, "cpu", no_plugins=False))

@@ -40,7 +40,7 @@ def command(bundle: Path, as_json: bool) -> None:
 
 
 def _facts(bundle: Bundle) -> Table:
-    from seqexport.runtimes.engine_record import engines_of
+    from seqexport.runtimes.trt.record import engines_of
 
     c = bundle.contract
     engines = "; ".join(f"{record.platform}, {record.date}" for record in engines_of(bundle))

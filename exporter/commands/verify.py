@@ -16,7 +16,7 @@ from seqexport.exporter.commands.options import bundle_argument, device_option, 
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle
-    from seqexport.runtimes.verify import Check
+    from seqexport.runtimes.comparison.verify import Check
 
 
 @click.command("verify", short_help="Check a bundle's accuracy; exit 1 if out of bounds.")
@@ -52,8 +52,8 @@ def run_checks(
 ) -> list[Check]:
     """Every check of ``bundle`` on a backend."""
     from seqexport.runtimes.backends import open_runner
-    from seqexport.runtimes.reference import read_reference
-    from seqexport.runtimes.verify import verify
+    from seqexport.runtimes.comparison.reference import read_reference
+    from seqexport.runtimes.comparison.verify import verify
 
     reference = read_reference(bundle.reference)
     with open_runner(backend, bundle, device=device, threads=threads, no_plugins=no_plugins) as runner:

@@ -25,7 +25,7 @@ from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.benchmarks.sizes import CONTEXT, PROMPT, PROMPT_REPEATS, STEPS, WARM_STEPS
 from seqexport.runtimes.benchmarks.timing import seconds
 from seqexport.runtimes.bundle import open_bundle
-from seqexport.runtimes.cuda import Cuda, load_runtime
+from seqexport.runtimes.trt.cuda import Cuda, load_runtime
 
 
 def measure(runner: Runner) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.accuracy import (
+from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.bundle import Bundle, open_bundle
+from seqexport.runtimes.comparison.accuracy import (
     Accuracy,
     Answers,
     accuracy,
@@ -27,8 +29,6 @@ from seqexport.runtimes.accuracy import (
     pass_accuracy,
     worse_of,
 )
-from seqexport.runtimes.benchmarks.cli import run
-from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.text import Rows
 
 PROMPT, STEPS = 128, 2000
@@ -53,7 +53,7 @@ def answer(bundle: Bundle, file: Path, *, steps: int, device: str, source: str |
     """Write the float64 original's answers, and give PyTorch's own errors in the bundle's dtype, without TF32."""
     import torch
 
-    from seqexport.runtimes.torch_ import TorchRunner
+    from seqexport.runtimes.pytorch.runner import TorchRunner
 
     torch.backends.cudnn.allow_tf32 = False
     rows = random_rows(bundle, steps)

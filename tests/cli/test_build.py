@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from seqexport.runtimes import cuda, trt_versions
+from seqexport.runtimes.trt import cuda, versions
 from tests.cli.conftest import Run
 from tests.conftest import Exported
 
@@ -22,9 +22,9 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A ``tensorrt`` package that can be imported and no more."""
     package = SimpleNamespace(__version__="8.6.0")
     monkeypatch.setitem(sys.modules, "tensorrt", package)
-    trt_versions.load_tensorrt.cache_clear()
+    versions.load_tensorrt.cache_clear()
     yield package
-    trt_versions.load_tensorrt.cache_clear()
+    versions.load_tensorrt.cache_clear()
 
 
 @pytest.fixture

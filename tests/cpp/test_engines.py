@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from seqexport.plugins import library
 from seqexport.runtimes.bundle import MODEL, Bundle
-from seqexport.runtimes.engine_profiles import GivenShapes, bundle_profiles, parse_shapes
-from seqexport.runtimes.engine_record import EngineRecord, PluginsUsed, read_record, weights_hash
+from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles, parse_shapes
+from seqexport.runtimes.trt.record import EngineRecord, PluginsUsed, read_record, weights_hash
 from tests.conftest import Exported
 from tests.cpp.conftest import Build
 

@@ -19,9 +19,9 @@ from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.states import GraphStates
 from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.checkpoint import load_original
 from seqexport.runtimes.contract import StateSpec
-from seqexport.runtimes.oracle import float64_arithmetic
+from seqexport.runtimes.pytorch.checkpoint import load_original
+from seqexport.runtimes.pytorch.oracle import float64_arithmetic
 from seqexport.runtimes.quiet import quiet
 from tests.exporter.families import EXPORTED, REFUSED, VOCAB, build, save
 from tests.ops.conformance import assert_as_accurate_as_torch

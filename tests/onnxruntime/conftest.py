@@ -11,7 +11,7 @@ import pytest
 
 from seqexport.plugins import library as built_libraries
 from seqexport.plugins import toolchain
-from seqexport.runtimes.ort_cuda import preload
+from seqexport.runtimes.ort.cuda import preload
 from tests.conftest import leave_out
 from tests.onnxruntime.library_ops import PROVIDERS, LibraryOps
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from seqexport.runtimes.ort import OrtRunner
+from seqexport.runtimes.ort.runner import OrtRunner
 from tests.conftest import Exported, leave_out
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,9 @@ import pytest
 
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.ort import Device, OrtRunner
-from seqexport.runtimes.reference import read_reference
-from seqexport.runtimes.verify import verify
+from seqexport.runtimes.comparison.reference import read_reference
+from seqexport.runtimes.comparison.verify import verify
+from seqexport.runtimes.ort.runner import Device, OrtRunner
 from tests.conftest import Exported
 from tests.runtimes.ort_attention import runnable
 from tests.runtimes.test_verify import STEPS, Truth, truth

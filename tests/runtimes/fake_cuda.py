@@ -11,7 +11,7 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
-from seqexport.runtimes.ort_library import OpsLibrary
+from seqexport.runtimes.ort.library import OpsLibrary
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 REFUSED = "[ONNXRuntimeError] : 1 : FAIL : This session cannot use the graph capture feature"
@@ -139,14 +139,13 @@ class FakeOrt:
 
 @pytest.fixture
 def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeOrt:
-    from seqexport.runtimes import ort as runner
-    from seqexport.runtimes import ort_cuda, ort_tensor
+    from seqexport.runtimes.ort import cuda, runner, tensor
 
     fake = FakeOrt()
-    for module in (runner, ort_cuda, ort_tensor):
+    for module in (runner, cuda, tensor):
         monkeypatch.setattr(module, "ort", fake)
     found = OpsLibrary.for_graph
     monkeypatch.setattr(OpsLibrary, "for_graph", lambda ops, device, **given: found(ops, "cpu", **given))
-    ort_cuda.preload.cache_clear()
+    cuda.preload.cache_clear()
     monkeypatch.setattr(DeviceValue, "uploads", 0)
     return fake

@@ -20,10 +20,10 @@ import onnxruntime as ort
 
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.contract import TensorSpec
-from seqexport.runtimes.cuda import Cuda
-from seqexport.runtimes.engine_profiles import GivenShapes, bundle_profiles
-from seqexport.runtimes.engine_record import EngineRecord, PluginsUsed
-from seqexport.runtimes.trt import Engine, TrtRunner
+from seqexport.runtimes.trt.cuda import Cuda
+from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles
+from seqexport.runtimes.trt.record import EngineRecord, PluginsUsed
+from seqexport.runtimes.trt.runner import Engine, TrtRunner
 
 TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int64": "INT32"}
 """As TensorRT 8 has it: token ids become int32."""

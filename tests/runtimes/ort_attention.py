@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnxruntime as ort
 
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.ort import ATTENTION_SINCE
+from seqexport.runtimes.ort.runner import ATTENTION_SINCE
 from tests.conftest import leave_out
 
 

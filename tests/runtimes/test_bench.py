@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.bench import Bench, bench, print_table, write_json
-from seqexport.runtimes.measure import SpeedOptions
-from seqexport.runtimes.ort import OrtRunner
+from seqexport.runtimes.comparison.bench import Bench, bench, print_table, write_json
+from seqexport.runtimes.comparison.measure import SpeedOptions
+from seqexport.runtimes.ort.runner import OrtRunner
 from tests.conftest import Exported
 from tests.runtimes.fake_gpu import open_fake
 

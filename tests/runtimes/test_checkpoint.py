@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM, T5Config
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.checkpoint import load_original, read_config
+from seqexport.runtimes.pytorch.checkpoint import load_original, read_config
 from seqexport.runtimes.quiet import quiet
 
 SIZES: dict[str, Any] = {

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.accuracy import AccuracyOptions, bits, checkpoints, state_error
 from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.compare import BundleResult, CompareOptions, Comparison, compare
-from seqexport.runtimes.measure import SpeedOptions, measure
+from seqexport.runtimes.comparison.accuracy import AccuracyOptions, bits, checkpoints, state_error
+from seqexport.runtimes.comparison.compare import BundleResult, CompareOptions, Comparison, compare
+from seqexport.runtimes.comparison.measure import SpeedOptions, measure
+from seqexport.runtimes.comparison.original import reference_runners
+from seqexport.runtimes.pytorch.runner import TorchRunner
 from seqexport.runtimes.text import read_rows
-from seqexport.runtimes.torch_ import TorchRunner, original
 from tests.runtimes.tiny import bundle_of, make
 
 SMALL = CompareOptions(
@@ -89,7 +90,7 @@ def run(model: PreTrainedModel, text: Path, error: float, **changes: Any) -> tup
         backends,
         text=text,
         options=SMALL,
-        **{"original": original(lambda bundle: model)} | changes,
+        **{"original": reference_runners(lambda bundle: model)} | changes,
     )
     return comparison, comparison.bundles[0]
 
@@ -143,7 +144,7 @@ def test_a_backend_that_fails_is_a_result(model: PreTrainedModel, text: Path) ->
         [bundle_of(model)],
         {"trt": fail},
         text=text,
-        original=original(lambda bundle: model),
+        original=reference_runners(lambda bundle: model),
         options=SMALL,
     )
     assert comparison.bundles[0].results[0].error == "no such device; plug one in"
@@ -190,7 +191,7 @@ def test_rows_are_cut_to_the_capacity(text: Path) -> None:
         [bundle_of(model, capacity=12)],
         {"torch": lambda bundle: TorchRunner(bundle, model)},
         text=text,
-        original=original(lambda bundle: model),
+        original=reference_runners(lambda bundle: model),
         options=SMALL,
     )
     assert (comparison.bundles[0].prompt, comparison.bundles[0].steps) == (5, 7)

@@ -15,14 +15,14 @@ import pytest
 
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes import engine, trt_versions
 from seqexport.runtimes.bundle import Bundle, open_bundle
-from seqexport.runtimes.cuda import Cuda
-from seqexport.runtimes.engine import BuildOptions, parse_pools
-from seqexport.runtimes.engine_graph import graph_bytes
-from seqexport.runtimes.engine_profiles import GivenShapes, bundle_profiles
-from seqexport.runtimes.engine_record import Platform, PluginsUsed, find_engine
-from seqexport.runtimes.engine_types import pin_types
+from seqexport.runtimes.trt import engine, versions
+from seqexport.runtimes.trt.cuda import Cuda
+from seqexport.runtimes.trt.engine import BuildOptions, parse_pools
+from seqexport.runtimes.trt.graph import graph_bytes
+from seqexport.runtimes.trt.precision import pin_types
+from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles
+from seqexport.runtimes.trt.record import Platform, PluginsUsed, find_engine
 from tests.conftest import Exported
 from tests.runtimes.fake_gpu import FakeRuntime
 
@@ -120,7 +120,7 @@ class FakeTrt:
         ERROR, INTERNAL_ERROR = 1, 0
 
     def __init__(self, parse_errors: list[ParserError], says: list[str]) -> None:
-        self.logger, self.log = trt_versions.logger(type(self))
+        self.logger, self.log = versions.logger(type(self))
         self.log.clear()
         self.parse_errors, self.says = parse_errors, says
 
@@ -221,7 +221,7 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes | None], None]:
         built = library.Built("tensorrt", Path("lib.so"), "1" * 64, "0.1.0", {"tensorrt": "8.6.0"})
         monkeypatch.setattr(engine._Tools, "here_and_now", lambda: here)
         monkeypatch.setattr(engine._Build, "_config", lambda *args, **kwargs: SimpleNamespace())
-        monkeypatch.setattr(trt_versions, "load_plugins", lambda trt: built)
+        monkeypatch.setattr(versions, "load_plugins", lambda trt: built)
 
     return give
 
@@ -291,7 +291,7 @@ def test_a_library_for_another_tensorrt_is_refused(made_for: dict[str, str], mon
     with pytest.raises(
         UserError, match=r"built for TensorRT .*and this is 8.6.0; build it again: seqexport plugins build"
     ):
-        trt_versions.load_plugins(FakeTrt)
+        versions.load_plugins(FakeTrt)
 
 
 def test_tensorrts_names_are_checked() -> None:
@@ -301,16 +301,16 @@ def test_tensorrts_names_are_checked() -> None:
         MemoryPoolType=SimpleNamespace(__members__={"WORKSPACE": 0}),
         PreviewFeature=SimpleNamespace(__members__={"FASTER_DYNAMIC_SHAPES_0805": 0, "PROFILE_SHARING_0806": 2}),
     )
-    features = trt_versions.preview_features(trt, ["-fasterDynamicShapes0805", "+profileSharing0806"])
+    features = versions.preview_features(trt, ["-fasterDynamicShapes0805", "+profileSharing0806"])
     assert features == {0: False, 2: True}
     for wrong in ("fasterDynamicShapes0805", "+faster", ""):
         with pytest.raises(
             UserError, match=f"--preview '{re.escape(wrong)}': expected . or - and a feature of TensorRT 8.6.0"
         ):
-            trt_versions.preview_features(trt, [wrong])
-    assert trt_versions.tactic_sources(trt, ["CUDNN"]) == [2]
-    assert trt_versions.memory_pool(trt, "workspace") == 0
+            versions.preview_features(trt, [wrong])
+    assert versions.tactic_sources(trt, ["CUDNN"]) == [2]
+    assert versions.memory_pool(trt, "workspace") == 0
     with pytest.raises(UserError, match=r"--tactic-sources 'X': TensorRT 8.6.0 has CUBLAS, CUDNN, or none"):
-        trt_versions.tactic_sources(trt, ["X"])
+        versions.tactic_sources(trt, ["X"])
     with pytest.raises(UserError, match=r"--memPoolSize tacticSharedMem: the pools of TensorRT 8.6.0 are workspace"):
-        trt_versions.memory_pool(trt, "tacticSharedMem")
+        versions.memory_pool(trt, "tacticSharedMem")

@@ -10,7 +10,7 @@ import pytest
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.engine_graph import drops_bodies, graph_bytes
+from seqexport.runtimes.trt.graph import drops_bodies, graph_bytes
 from tests.conftest import Exported
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.engine_profiles import GivenShapes, bundle_profiles, parse_shapes, plain_profile
+from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles, parse_shapes, plain_profile
 from tests.conftest import Exported
 
 

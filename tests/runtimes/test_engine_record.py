@@ -13,8 +13,8 @@ import pytest
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import MODEL, Bundle, open_bundle
-from seqexport.runtimes.engine_profiles import bundle_profiles
-from seqexport.runtimes.engine_record import (
+from seqexport.runtimes.trt.profiles import bundle_profiles
+from seqexport.runtimes.trt.record import (
     EngineRecord,
     Platform,
     PluginsUsed,

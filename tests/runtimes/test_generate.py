@@ -12,9 +12,9 @@ import torch
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.checkpoint import load_original
 from seqexport.runtimes.generate import Sampling, generate
-from seqexport.runtimes.ort import OrtRunner
+from seqexport.runtimes.ort.runner import OrtRunner
+from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.quiet import quiet
 from tests.conftest import Exported
 from tests.exporter.families import VOCAB

@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import causal_attention, causal_conv1d, selective_scan
-from seqexport.runtimes.oracle import float64_arithmetic
+from seqexport.runtimes.pytorch.oracle import float64_arithmetic
 from tests.runtimes.tiny import NAMES, VOCAB, make
 
 Weights = dict[str, Tensor]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Lengths, States, Tokens
-from seqexport.runtimes.ort import OrtRunner
-from seqexport.runtimes.torch_ import TorchRunner
+from seqexport.runtimes.ort.runner import OrtRunner
+from seqexport.runtimes.pytorch.runner import TorchRunner
 from tests.conftest import Exported
 from tests.exporter.families import VOCAB
 

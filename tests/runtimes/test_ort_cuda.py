@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes import ort_cuda
 from seqexport.runtimes.base import Lengths, Tokens
-from seqexport.runtimes.ort import OrtRunner
-from seqexport.runtimes.ort_tensor import Tensor, stored_zeros
-from seqexport.runtimes.reference import read_reference
-from seqexport.runtimes.verify import verify
+from seqexport.runtimes.comparison.reference import read_reference
+from seqexport.runtimes.comparison.verify import verify
+from seqexport.runtimes.ort import cuda
+from seqexport.runtimes.ort.runner import OrtRunner
+from seqexport.runtimes.ort.tensor import Tensor, stored_zeros
 from tests.conftest import Exported, leave_out
 from tests.exporter.families import VOCAB
 from tests.runtimes.fake_cuda import DeviceValue, FakeOrt, fake_cuda
@@ -200,7 +200,7 @@ def test_a_bfloat16_state_is_bound_read_and_written() -> None:
 def test_an_onnx_runtime_without_bfloat16_says_so(
     exported: Exported, fake_cuda: FakeOrt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ort_cuda, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(cuda, "has_bfloat16", lambda: False)
     with pytest.raises(UserError, match=r"is bfloat16, which ONNX Runtime takes from Python since 1\.20"):
         OrtRunner(exported("mamba", target="portable", dtype="bfloat16", logits="last"), device="cuda")
 
@@ -209,7 +209,7 @@ def test_an_onnx_runtime_without_bfloat16_says_so(
 def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime's CUDA provider and the library of our ops, compiled for it."""
     what = "tests of ONNX Runtime on CUDA left out:"
-    if ort_cuda.PROVIDER not in ort.get_available_providers() or not torch.cuda.is_available():
+    if cuda.PROVIDER not in ort.get_available_providers() or not torch.cuda.is_available():
         leave_out(f"{what} no CUDA device, or no onnxruntime-gpu")
     if library.find("onnxruntime") is None:
         native = request.getfixturevalue("native_library")("onnxruntime")

@@ -13,12 +13,13 @@ import pytest
 from rich.console import Console
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes import report, units
-from seqexport.runtimes.accuracy import Accuracy, StateError, StepError, checks
-from seqexport.runtimes.compare import BackendResult, BundleResult, CompareOptions, Comparison, StateSize
+from seqexport.runtimes import units
+from seqexport.runtimes.comparison import report
+from seqexport.runtimes.comparison.accuracy import Accuracy, StateError, StepError, checks
+from seqexport.runtimes.comparison.compare import BackendResult, BundleResult, CompareOptions, Comparison, StateSize
+from seqexport.runtimes.comparison.measure import Point
+from seqexport.runtimes.comparison.verdict import crossings, sentence, verdicts
 from seqexport.runtimes.machine import this_machine
-from seqexport.runtimes.measure import Point
-from seqexport.runtimes.verdict import crossings, sentence, verdicts
 
 LENGTHS = (64, 256, 1024, 4096)
 VOID = {"meta", "br", "path", "use"}

@@ -16,18 +16,18 @@ import pytest
 
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes import trt_versions
 from seqexport.runtimes.backends import open_runner
 from seqexport.runtimes.base import Lengths, Tokens
 from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.chunks import merge, split
-from seqexport.runtimes.engine_profiles import GivenShapes
-from seqexport.runtimes.engine_record import write_engine
-from seqexport.runtimes.ort import OrtRunner
-from seqexport.runtimes.reference import read_reference
-from seqexport.runtimes.trt import TrtRunner
-from seqexport.runtimes.trt_staging import from_float32, to_float32
-from seqexport.runtimes.verify import verify
+from seqexport.runtimes.comparison.reference import read_reference
+from seqexport.runtimes.comparison.verify import verify
+from seqexport.runtimes.ort.runner import OrtRunner
+from seqexport.runtimes.storage import from_float32, to_float32
+from seqexport.runtimes.trt import versions
+from seqexport.runtimes.trt.profiles import GivenShapes
+from seqexport.runtimes.trt.record import write_engine
+from seqexport.runtimes.trt.runner import TrtRunner
 from tests.conftest import Exported
 from tests.exporter.families import VOCAB
 from tests.runtimes.fake_gpu import FakeEngine, FakeRuntime, FakeTrt, open_fake, record_of
@@ -83,9 +83,9 @@ def machine(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> tuple[Machin
     def built(trt: Any) -> library.Built:
         return library.Built("tensorrt", Path("lib.so"), "0", here.plugins, {"tensorrt": "8.6.0"})
 
-    monkeypatch.setattr(trt_versions, "load_tensorrt", lambda: Trt)
-    monkeypatch.setattr(trt_versions, "load_plugins", built)
-    monkeypatch.setattr("seqexport.runtimes.trt.load_runtime", lambda: runtime)
+    monkeypatch.setattr(versions, "load_tensorrt", lambda: Trt)
+    monkeypatch.setattr(versions, "load_plugins", built)
+    monkeypatch.setattr("seqexport.runtimes.trt.runner.load_runtime", lambda: runtime)
     return here, bundle
 
 

@@ -22,11 +22,11 @@ from transformers import PreTrainedModel
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, Session, States
 from seqexport.runtimes.bundle import CONTRACT, MODEL, REFERENCE, Bundle, open_bundle, sha256, write_contract
-from seqexport.runtimes.checkpoint import load_original
-from seqexport.runtimes.ort import OrtRunner
-from seqexport.runtimes.reference import read_reference, relative_error
-from seqexport.runtimes.torch_ import TorchRunner
-from seqexport.runtimes.verify import CHUNKS, Check, verify
+from seqexport.runtimes.comparison.reference import read_reference, relative_error
+from seqexport.runtimes.comparison.verify import CHUNKS, Check, verify
+from seqexport.runtimes.ort.runner import OrtRunner
+from seqexport.runtimes.pytorch.checkpoint import load_original
+from seqexport.runtimes.pytorch.runner import TorchRunner
 from tests.conftest import Exported
 from tests.runtimes.ort_attention import runnable
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, States, Tokens
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.comparison.reference import relative_error
 from seqexport.runtimes.contract import Contract, Record
-from seqexport.runtimes.reference import relative_error
 from seqexport.runtimes.text import Rows
 
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}

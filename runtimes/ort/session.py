@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes import ort_cuda
 from seqexport.runtimes.base import Floats, Lengths, Session, States, Tokens
 from seqexport.runtimes.contract import StateSpec
-from seqexport.runtimes.ort_tensor import Tensor, stored_zeros
+from seqexport.runtimes.ort import cuda
+from seqexport.runtimes.ort.tensor import Tensor, stored_zeros
 
 if TYPE_CHECKING:
-    from seqexport.runtimes.ort import OrtRunner
+    from seqexport.runtimes.ort.runner import OrtRunner
 
 
 class OrtSession(Session):
@@ -37,7 +37,7 @@ class OrtSession(Session):
         self._in_place = list(self._past.values()) == list(self._present.values())
         self._place = 0
         self._binding = runner.engine.io_binding()
-        self._decoder: ort_cuda.Decoder | None = None
+        self._decoder: cuda.Decoder | None = None
 
     def _zeros(self, spec: StateSpec) -> Tensor:
         return self._tensor(spec, stored_zeros(spec.sizes(self.batch, self._room), spec.dtype))
@@ -75,10 +75,10 @@ class OrtSession(Session):
         self._swap()
         return logits
 
-    def _open_decoder(self) -> ort_cuda.Decoder:
+    def _open_decoder(self) -> cuda.Decoder:
         if self._decoder is None:
             runner = self.runner
-            self._decoder = ort_cuda.Decoder(runner.engine, self.contract, self.batch, runner.graph_ids)
+            self._decoder = cuda.Decoder(runner.engine, self.contract, self.batch, runner.graph_ids)
         return self._decoder
 
     def _call(self, feeds: Mapping[str, NDArray[Any]], length: int) -> Floats:
@@ -93,7 +93,7 @@ class OrtSession(Session):
         for name, tensor in self._present.items():
             tensor.bind_output(binding, name)
         graphs = self.runner.no_graph is None
-        self.runner.engine.run_with_iobinding(binding, ort_cuda.run_options(ort_cuda.NO_GRAPH) if graphs else None)
+        self.runner.engine.run_with_iobinding(binding, cuda.run_options(cuda.NO_GRAPH) if graphs else None)
         if own is None:
             logits = binding.get_outputs()[0].numpy()
         else:
@@ -106,7 +106,7 @@ class OrtSession(Session):
         if self.contract.dtype != "bfloat16":
             self._binding.bind_output("logits", "cpu")
             return None
-        tensor = ort_cuda.logits_tensor(self.contract, self.batch, length, self.runner.device)
+        tensor = cuda.logits_tensor(self.contract, self.batch, length, self.runner.device)
         tensor.bind_output(self._binding, "logits")
         return tensor
 

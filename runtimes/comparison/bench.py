@@ -12,9 +12,9 @@ from rich.table import Table
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
 from seqexport.runtimes.base import Runner
+from seqexport.runtimes.comparison.measure import Point, SpeedOptions, measure
 from seqexport.runtimes.contract import Record
 from seqexport.runtimes.machine import Machine, this_machine
-from seqexport.runtimes.measure import Point, SpeedOptions, measure
 
 FORMAT_VERSION = 1
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.accuracy import ALLOWED, ROUNDING
 from seqexport.runtimes.base import Runner
-from seqexport.runtimes.reference import Reference, relative_error, replay
+from seqexport.runtimes.comparison.accuracy import ALLOWED, ROUNDING
+from seqexport.runtimes.comparison.reference import Reference, relative_error, replay
 
 CHUNKS = (None, 1, 7)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.contract import Contract, TensorSpec
-from seqexport.runtimes.engine_record import Profile, Shape
+from seqexport.runtimes.trt.record import Profile, Shape
 
 LONGEST_CHUNK, BEST_CHUNK, LARGEST_BATCH = 2048, 512, 4
 KINDS = ("min", "opt", "max")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.engine_record import version_tuple
+from seqexport.runtimes.trt.record import version_tuple
 
 INSTALL = "install the one that fits your CUDA: pip install 'seqexport[trt]' (JetPack brings its own)"
 PREVIEW_8 = {"PROFILE_SHARING_0806": True, "FASTER_DYNAMIC_SHAPES_0805": False}

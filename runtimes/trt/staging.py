@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from seqexport.runtimes.base import Floats, Lengths
 from seqexport.runtimes.chunks import Chunk
+from seqexport.runtimes.storage import storage, to_float32
 
 if TYPE_CHECKING:
-    from seqexport.runtimes.trt import TrtRunner
+    from seqexport.runtimes.trt.runner import TrtRunner
 
 ALIGNMENT = 256
 """Of the addresses that TensorRT takes."""
@@ -21,27 +22,6 @@ FEEDS = ("seq_lens", "past_lens", "input_ids")
 """In the order in which they lie in memory: the one whose size a call chooses is the last."""
 
 Array = NDArray[Any]
-
-
-def storage(dtype: str) -> np.dtype[Any]:
-    """The numpy dtype that holds elements of a dtype; numpy has no bfloat16, so its bits."""
-    return np.dtype("uint16" if dtype == "bfloat16" else dtype)
-
-
-def to_float32(array: Array, dtype: str) -> NDArray[np.float32]:
-    """A new float32 array of values that are stored as ``storage(dtype)``."""
-    if dtype != "bfloat16":
-        return array.astype(np.float32)
-    return (array.astype(np.uint32) << 16).view(np.float32)
-
-
-def from_float32(array: Array, dtype: str) -> Array:
-    """Values as ``storage(dtype)``, rounded to the nearest, ties to even."""
-    if dtype != "bfloat16":
-        return array.astype(dtype)
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
 
 
 class Staging:

@@ -11,9 +11,8 @@ Two things that transformers does not do are made up for by how it is called:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from time import perf_counter
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -25,19 +24,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.accuracy import Original
 from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.checkpoint import load_original
 from seqexport.runtimes.contract import Logits
-from seqexport.runtimes.oracle import float64_arithmetic
-from seqexport.runtimes.torch_cache import new_cache, read, tensor_dtype, write
-
-SMALL = 10_000_000
-"""Parameters below which a second thread waits more than it works."""
-
-PROBE, CLEARLY = 64, 1.3
-"""Tokens of a trial prompt, and how much slower all threads must be before one is taken."""
+from seqexport.runtimes.pytorch.cache import new_cache, read, tensor_dtype, write
+from seqexport.runtimes.pytorch.checkpoint import load_original
+from seqexport.runtimes.pytorch.oracle import float64_arithmetic
 
 Arithmetic = Literal["native", "float64"]
 
@@ -125,42 +117,6 @@ class TorchRunner(Runner):
     def close(self) -> None:
         torch.set_num_threads(self._threads_before)
         del self.model
-
-
-def fastest_threads(bundle: Bundle, model: PreTrainedModel) -> int:
-    """One thread or all of them: what suits a model best, so that PyTorch is timed at its best."""
-    most = torch.get_num_threads()
-    taken = {threads: _probe(bundle, model, threads) for threads in (1, most)}
-    return most if taken[most] < CLEARLY * taken[1] else 1
-
-
-def _probe(bundle: Bundle, model: PreTrainedModel, threads: int) -> float:
-    """Seconds of a short prompt and two steps."""
-    times = []
-    with TorchRunner(bundle, model, threads=threads) as runner:
-        for _ in range(2):
-            with runner.session(capacity=PROBE + 2) as session:
-                start = perf_counter()
-                session.prefill(np.zeros((1, PROBE), np.int64))
-                session.step(np.zeros(1, np.int64))
-                session.step(np.zeros(1, np.int64))
-                times.append(perf_counter() - start)
-    return min(times)
-
-
-def original(load: Callable[[Bundle], PreTrainedModel]) -> Original:
-    """The original as the reference of accuracy; ``load`` is called for each of the two runners."""
-
-    def threads(bundle: Bundle) -> int | None:
-        return 1 if bundle.contract.source.parameters < SMALL else None
-
-    return Original(
-        native=lambda bundle: TorchRunner(bundle, load(bundle), threads=threads(bundle)),
-        whole=lambda bundle: TorchRunner(bundle, load(bundle), threads=threads(bundle), logits="all"),
-        oracle=lambda bundle: TorchRunner(
-            bundle, load(bundle), threads=threads(bundle), arithmetic="float64", logits="all"
-        ),
-    )
 
 
 def _load(bundle: Bundle, source: str | None, trust_remote_code: bool) -> PreTrainedModel:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.accuracy import (
+from seqexport.runtimes.base import Runner
+from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.comparison.accuracy import (
     Accuracy,
     AccuracyOptions,
     Answers,
@@ -19,11 +21,9 @@ from seqexport.runtimes.accuracy import (
     true_bits_per_byte,
     worse_of,
 )
-from seqexport.runtimes.base import Runner
-from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.comparison.measure import Point, SpeedOptions, measure
 from seqexport.runtimes.contract import Contract, Record
 from seqexport.runtimes.machine import Machine, this_machine
-from seqexport.runtimes.measure import Point, SpeedOptions, measure
 from seqexport.runtimes.text import Rows, read_rows
 
 FORMAT_VERSION = 1

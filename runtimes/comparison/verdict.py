@@ -8,8 +8,8 @@ from math import exp, log
 from typing import Literal
 
 from seqexport.runtimes import units
-from seqexport.runtimes.compare import TORCH, BackendResult, BundleResult, Comparison
-from seqexport.runtimes.measure import Point
+from seqexport.runtimes.comparison.compare import TORCH, BackendResult, BundleResult, Comparison
+from seqexport.runtimes.comparison.measure import Point
 
 BACKENDS = {"torch": "PyTorch", "ort": "ONNX Runtime", "trt": "TensorRT"}
 LEVEL = 0.05

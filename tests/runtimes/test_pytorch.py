@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.torch_ import TorchRunner
+from seqexport.runtimes.pytorch.runner import TorchRunner
 from tests.runtimes.tiny import NAMES, VOCAB, bundle_of, make
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -14,12 +14,13 @@ from typing import Any
 
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes import trt_versions
 from seqexport.runtimes.bundle import MODEL, Bundle
-from seqexport.runtimes.cuda import Cuda, load_runtime
-from seqexport.runtimes.engine_graph import drops_bodies, graph_bytes, node_at
-from seqexport.runtimes.engine_profiles import GivenShapes, bundle_profiles, plain_profile
-from seqexport.runtimes.engine_record import (
+from seqexport.runtimes.trt import versions
+from seqexport.runtimes.trt.cuda import Cuda, load_runtime
+from seqexport.runtimes.trt.graph import drops_bodies, graph_bytes, node_at
+from seqexport.runtimes.trt.precision import pin_types
+from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles, plain_profile
+from seqexport.runtimes.trt.record import (
     FOLDER,
     FORMAT_VERSION,
     EngineRecord,
@@ -30,8 +31,7 @@ from seqexport.runtimes.engine_record import (
     write_engine,
     write_whole,
 )
-from seqexport.runtimes.engine_types import pin_types
-from seqexport.runtimes.trt_versions import Log, Progress
+from seqexport.runtimes.trt.versions import Log, Progress
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,15 @@ class _Tools:
 
     @classmethod
     def here_and_now(cls) -> _Tools:
-        trt, runtime = trt_versions.load_tensorrt(), load_runtime()
+        trt, runtime = versions.load_tensorrt(), load_runtime()
         try:
             import polygraphy.backend.trt  # noqa: F401
         except ImportError as error:
             raise UserError(f"building engines needs Polygraphy ({error}): pip install polygraphy") from error
-        logger, log = trt_versions.logger(trt)
+        logger, log = versions.logger(trt)
         cuda = Cuda(runtime)
         gpu = cuda.gpu()
-        return cls(trt, logger, log, cuda, Platform(gpu.name, gpu.compute_capability, trt_versions.version(trt)))
+        return cls(trt, logger, log, cuda, Platform(gpu.name, gpu.compute_capability, versions.version(trt)))
 
 
 def build(bundle: Bundle, options: BuildOptions, progress: Progress) -> Path:
@@ -94,9 +94,9 @@ def build(bundle: Bundle, options: BuildOptions, progress: Progress) -> Path:
     """
     tools = _Tools.here_and_now()
     with tools.cuda:
-        drop = drops_bodies(bundle, plugins=options.plugins, major=trt_versions.major(tools.trt))
+        drop = drops_bodies(bundle, plugins=options.plugins, major=versions.major(tools.trt))
         profiles = bundle_profiles(bundle.contract, options.shapes)
-        ours = trt_versions.load_plugins(tools.trt) if options.plugins and bundle.contract.ops else None
+        ours = versions.load_plugins(tools.trt) if options.plugins and bundle.contract.ops else None
         tools.log.clear()
         build = _Build(tools, options, bundle.model, graph_bytes(bundle.model, drop=drop))
         if not options.plugins:
@@ -174,7 +174,7 @@ class _Build:
         self.tools, self.options, self.model = tools, options, model
         trt = tools.trt
         self.builder = trt.Builder(tools.logger)
-        self.network = self.builder.create_network(trt_versions.network_flags(trt))
+        self.network = self.builder.create_network(versions.network_flags(trt))
         self.parser = trt.OnnxParser(self.network, tools.logger)
         if not self.parser.parse(graph, str(model.resolve())):
             raise UserError(f"TensorRT {tools.here.tensorrt} cannot read {model}: {self._parse_error(graph)}")
@@ -185,8 +185,8 @@ class _Build:
 
     def plan(self, profiles: Mapping[str, Profile], ours: library.Built | None, progress: Progress) -> memoryview:
         trt = self.tools.trt
-        pinned = not trt_versions.strongly_typed(trt) and pin_types(trt, self.network)
-        monitor = trt_versions.progress_monitor(trt, progress)
+        pinned = not versions.strongly_typed(trt) and pin_types(trt, self.network)
+        monitor = versions.progress_monitor(trt, progress)
         config = self._config(profiles, monitor, half=pinned)
         if ours and self.options.serialize_plugins:
             config.plugins_to_serialize = [str(ours.path)]
@@ -218,7 +218,7 @@ class _Build:
             memory_pool_limits=self._pools(),
             builder_optimization_level=options.optimization_level,
             version_compatible=options.version_compatible or None,
-            tactic_sources=None if sources is None else trt_versions.tactic_sources(trt, sources),
+            tactic_sources=None if sources is None else versions.tactic_sources(trt, sources),
             progress_monitor=monitor,
         )
         try:
@@ -226,7 +226,7 @@ class _Build:
                 config = create(self.builder, self.network)
         except exception.PolygraphyException as error:
             raise UserError(f"TensorRT {self.tools.here.tensorrt} refuses an option: {error}") from error
-        features = trt_versions.default_features(trt) | trt_versions.preview_features(trt, options.preview)
+        features = versions.default_features(trt) | versions.preview_features(trt, options.preview)
         for feature, on in features.items():
             config.set_preview_feature(feature, on)
         return config
@@ -234,7 +234,7 @@ class _Build:
     def _pools(self) -> dict[Any, int] | None:
         trt, pools = self.tools.trt, dict[Any, int]()
         for name, size in self.options.memory_pools.items():
-            pool = trt_versions.memory_pool(trt, name)
+            pool = versions.memory_pool(trt, name)
             pools[pool] = size
         return pools or None
 
@@ -272,7 +272,7 @@ class _Build:
         if not errors:
             return self.tools.log.cause() or "it is no ONNX model"
         error = errors[0]
-        where = trt_versions.node_of(error) or node_at(graph, error.node())
+        where = versions.node_of(error) or node_at(graph, error.node())
         ours = [line.partition("seqexport: ")[2] for line in self.tools.log.errors if "seqexport: " in line]
         return f"node {where or error.node()}: {ours[0] if ours else ' '.join(error.desc().split())}"
 

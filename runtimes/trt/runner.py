@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes import trt_versions
 from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.chunks import Chunk, merge, split
 from seqexport.runtimes.contract import StateSpec
-from seqexport.runtimes.cuda import CaptureFailed, Cuda, Memory, load_runtime
-from seqexport.runtimes.engine_record import SERIALIZED_PLUGINS, EngineRecord, Platform, PluginsUsed, find_engine
-from seqexport.runtimes.trt_staging import Staging, from_float32, storage, to_float32
+from seqexport.runtimes.storage import from_float32, storage, to_float32
+from seqexport.runtimes.trt import versions
+from seqexport.runtimes.trt.cuda import CaptureFailed, Cuda, Memory, load_runtime
+from seqexport.runtimes.trt.record import SERIALIZED_PLUGINS, EngineRecord, Platform, PluginsUsed, find_engine
+from seqexport.runtimes.trt.staging import Staging
 
 PREFILL, DECODE = "prefill", "decode"
 
@@ -49,7 +50,7 @@ class Engine:
         return list(self.record.profiles).index(profile)
 
     def dtype(self, name: str) -> str:
-        return trt_versions.dtype_name(self.cuda_engine.get_tensor_dtype(name))
+        return versions.dtype_name(self.cuda_engine.get_tensor_dtype(name))
 
 
 def open_trt(bundle: Bundle) -> TrtRunner:
@@ -58,11 +59,11 @@ def open_trt(bundle: Bundle) -> TrtRunner:
     Raises:
         UserError: TensorRT, a GPU, the engine or its plugin library is missing, damaged, or of another version.
     """
-    trt, runtime = trt_versions.load_tensorrt(), load_runtime()
+    trt, runtime = versions.load_tensorrt(), load_runtime()
     with ExitStack() as stack:
         cuda = stack.enter_context(Cuda(runtime))
         gpu = cuda.gpu()
-        here = Platform(gpu.name, gpu.compute_capability, trt_versions.version(trt))
+        here = Platform(gpu.name, gpu.compute_capability, versions.version(trt))
         plan, record = find_engine(bundle, here)
         if record.plugins is not None and SERIALIZED_PLUGINS not in record.flags:
             _load_plugins(trt, bundle, record.plugins)
@@ -72,7 +73,7 @@ def open_trt(bundle: Bundle) -> TrtRunner:
 
 
 def _load_plugins(trt: Any, bundle: Bundle, used: PluginsUsed) -> None:
-    built = trt_versions.load_plugins(trt)
+    built = versions.load_plugins(trt)
     if built.seqexport != used.version:
         raise UserError(
             f"{bundle.path}: its engine was built with the plugins of seqexport {used.version}, and these are of "
@@ -81,7 +82,7 @@ def _load_plugins(trt: Any, bundle: Bundle, used: PluginsUsed) -> None:
 
 
 def _deserialized(trt: Any, plan: bytes, record: EngineRecord, cuda: Cuda, bundle: Bundle) -> Engine:
-    logger, log = trt_versions.logger(trt)
+    logger, log = versions.logger(trt)
     log.clear()
     runtime, before = trt.Runtime(logger), cuda.free_bytes()
     with suppress(AttributeError):
@@ -125,7 +126,7 @@ class TrtRunner(Runner):
         self._closed = False
         self._prefill: Any = None
         self._staging: Staging | None = None
-        self._scratch = cuda.allocate(trt_versions.scratch_bytes(engine.cuda_engine))
+        self._scratch = cuda.allocate(versions.scratch_bytes(engine.cuda_engine))
 
     def _check_interface(self) -> None:
         engine = self.engine.cuda_engine
@@ -154,7 +155,7 @@ class TrtRunner(Runner):
     def create_context(self, profile: str) -> Any:
         """An execution context with a profile chosen, in the activations' shared memory."""
         engine, scratch = self.engine, self._scratch
-        context = trt_versions.create_context(engine.trt, engine.cuda_engine, scratch.address, scratch.bytes)
+        context = versions.create_context(engine.trt, engine.cuda_engine, scratch.address, scratch.bytes)
         if context is None or not context.set_optimization_profile_async(
             engine.index(profile), self.cuda.stream_handle
         ):
@@ -179,7 +180,7 @@ class TrtRunner(Runner):
 
     def failure(self, what: str) -> UserError:
         """An error that ends with what TensorRT said last."""
-        _, log = trt_versions.logger(self.engine.trt)
+        _, log = versions.logger(self.engine.trt)
         cause = log.cause()
         log.clear()
         return UserError(f"TensorRT {self.engine.record.tensorrt} {what}{f': {cause}' if cause else ''}")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
-from seqexport.runtimes.accuracy import ALLOWED, ROUNDING, Accuracy
-from seqexport.runtimes.compare import TORCH, BackendResult, BundleResult, Comparison
-from seqexport.runtimes.measure import Point
-from seqexport.runtimes.verdict import backend_name, crossings, measured
+from seqexport.runtimes.comparison.accuracy import ALLOWED, ROUNDING, Accuracy
+from seqexport.runtimes.comparison.compare import TORCH, BackendResult, BundleResult, Comparison
+from seqexport.runtimes.comparison.measure import Point
+from seqexport.runtimes.comparison.verdict import backend_name, crossings, measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
-from seqexport.runtimes.compare import FORMAT_VERSION, TORCH, BackendResult, BundleResult, Comparison
-from seqexport.runtimes.measure import Point
-from seqexport.runtimes.verdict import backend_name, measured, ratio_to_own, verdicts
+from seqexport.runtimes.comparison.compare import FORMAT_VERSION, TORCH, BackendResult, BundleResult, Comparison
+from seqexport.runtimes.comparison.measure import Point
+from seqexport.runtimes.comparison.verdict import backend_name, measured, ratio_to_own, verdicts
 
 TEMPLATE = "report.html.j2"
 
@@ -108,7 +108,7 @@ def render(comparison: Comparison) -> str:
         import jinja2
     except ImportError as error:
         raise UserError("the report needs jinja2: pip install 'seqexport[report]'") from error
-    from seqexport.runtimes import plots
+    from seqexport.runtimes.comparison import plots
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),

@@ -11,7 +11,7 @@ import numpy as np
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import CONTRACT, Bundle
-from seqexport.runtimes.ort_library import OpsLibrary
+from seqexport.runtimes.ort.library import OpsLibrary
 
 try:
     import onnxruntime as ort
@@ -20,8 +20,8 @@ except ImportError as error:
         "the backend 'ort' needs ONNX Runtime: pip install 'seqexport[ort]' (CPU) or 'seqexport[ort-gpu]' (CUDA)"
     ) from error
 
-from seqexport.runtimes import ort_cuda
-from seqexport.runtimes.ort_session import OrtSession, first_line
+from seqexport.runtimes.ort import cuda
+from seqexport.runtimes.ort.session import OrtSession, first_line
 
 Device = Literal["cpu", "cuda"]
 FATAL = 4
@@ -33,7 +33,7 @@ ATTENTION_SINCE = "1.32"
 BFLOAT16_SINCE = "1.20"
 """The first that binds memory as a type that NumPy lacks."""
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": ort_cuda.PROVIDER}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": cuda.PROVIDER}
 
 
 class OrtRunner(Runner):
@@ -68,7 +68,7 @@ class OrtRunner(Runner):
         super().__init__(bundle)
         self.device, self.threads = device, threads
         if device == "cuda":
-            ort_cuda.preload()
+            cuda.preload()
         check_provider(device)
         _check_dtype(bundle, device)
         self.ops = OpsLibrary.for_graph(self.contract.ops, device, no_plugins=no_plugins)
@@ -107,7 +107,7 @@ class OrtRunner(Runner):
         options.intra_op_num_threads = self.threads or len(os.sched_getaffinity(0))
         try:
             if self.device == "cuda":
-                self.engine = ort_cuda.open_session(self.bundle.model, options, graphs=graphs)
+                self.engine = cuda.open_session(self.bundle.model, options, graphs=graphs)
             else:
                 self.engine = ort.InferenceSession(str(self.bundle.model), options, providers=[PROVIDERS["cpu"]])
         except UserError:
@@ -176,7 +176,7 @@ def _check_dtype(bundle: Bundle, device: str) -> None:
         raise UserError(
             f"{bundle.path} is bfloat16, for which ONNX Runtime's CPU has no kernels; export with --dtype fp16 or fp32"
         )
-    if not ort_cuda.has_bfloat16():
+    if not cuda.has_bfloat16():
         raise UserError(
             f"{bundle.path} is bfloat16, which ONNX Runtime takes from Python since {BFLOAT16_SINCE}, and this is "
             f"{ort.__version__}; upgrade it, or export with --dtype fp16 or fp32"

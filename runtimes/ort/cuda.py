@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats
 from seqexport.runtimes.contract import Contract
-from seqexport.runtimes.ort_tensor import BFLOAT16, Tensor
+from seqexport.runtimes.ort.tensor import BFLOAT16, Tensor
 
 PROVIDER = "CUDAExecutionProvider"
 OPTIONS = {"use_tf32": "0"}

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seqexport.runtimes.trt_staging import from_float32, storage, to_float32
+from seqexport.runtimes.storage import from_float32, storage, to_float32
 
 BFLOAT16 = 16
 """ONNX's number of the type, for a binding of memory that holds it."""

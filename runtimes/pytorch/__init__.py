@@ -1,0 +1,1 @@
+"""The PyTorch original, in its own dtype and in float64."""
