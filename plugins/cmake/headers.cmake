@@ -1,5 +1,6 @@
 # Finds the headers of TensorRT and of ONNX Runtime, in this order:
-#   1. TENSORRT_INCLUDE_DIR, ORT_INCLUDE_DIR: CMake variables, or environment variables
+#   1. TENSORRT_INCLUDE_DIR, ORT_INCLUDE_DIR: CMake variables, or environment variables; or the folder include of
+#      TENSORRT_ROOT, ORT_ROOT, where a tar file was unpacked
 #   2. the folders of the system's packages and tar installs
 #   3. the user's cache: ~/.cache/seqexport/headers/<package>-<version>/include
 #   4. the projects' GitHub tags: the files of headers.txt, downloaded into that cache, each held to its sha256
@@ -150,6 +151,9 @@ endfunction()
 macro(seqexport_find_headers package prefix)
   set(${prefix}_HEADERS_FROM "")
   set(${prefix}_HEADERS_MISSING "")
+  if(NOT ${prefix}_INCLUDE_DIR AND ${prefix}_ROOT)
+    set(${prefix}_INCLUDE_DIR "${${prefix}_ROOT}/include")
+  endif()
   if(NOT ${prefix}_INCLUDE_DIR)
     set(${prefix}_INCLUDE_DIR "$ENV{${prefix}_INCLUDE_DIR}")
   endif()

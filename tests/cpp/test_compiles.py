@@ -13,7 +13,7 @@ from tests.conftest import leave_out
 from tests.cpp.conftest import RTX_HEADERS, WORK, headers
 
 
-@pytest.mark.parametrize("version", ["8.6.1"])
+@pytest.mark.parametrize("version", ["8.5.2", "8.6.1"])
 def test_compiles_without_a_warning(version: str, executable: Path) -> None:
     folder = headers(version)
     if folder is None:

@@ -97,6 +97,16 @@ def test_a_folder_that_is_named_comes_first(machine: Machine, tmp_path: Path) ->
     assert (found["TENSORRT_INCLUDE_DIR"], found["TENSORRT_HEADERS_VERSION"]) == (str(own), "8.6.1")
 
 
+def test_a_tar_file_that_was_unpacked_is_named_by_its_folder(machine: Machine, tmp_path: Path) -> None:
+    tensorrt(machine.root / "system", "10.3.0")
+    tensorrt(tmp_path / "TensorRT" / "include", "8.5.2")
+    found = machine.find(TENSORRT_ROOT=tmp_path / "TensorRT")
+    assert (found["TENSORRT_INCLUDE_DIR"], found["TENSORRT_HEADERS_VERSION"]) == (
+        str(tmp_path / "TensorRT/include"),
+        "8.5.2",
+    )
+
+
 def test_a_folder_that_is_named_and_has_none_is_refused(machine: Machine, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"no NvInferVersion\.h that says its version; give the folder"):
         machine.find(TENSORRT_INCLUDE_DIR=tmp_path)
@@ -120,10 +130,18 @@ def test_headers_of_another_major_version_are_left_alone(machine: Machine) -> No
 
 @pytest.mark.parametrize(
     ("runtime", "expected"),
-    [("", "11.1.0"), ("8.5.2", "8.6.1"), ("10.0.1", "10.3.0"), ("10.9.0", "10.3.0"), ("10.16.1", "10.13.0")],
+    [
+        ("", "11.1.0"),
+        ("8.4.3", "8.5.2"),
+        ("8.5.3", "8.5.2"),
+        ("8.6.2", "8.6.1"),
+        ("10.0.1", "10.3.0"),
+        ("10.9.0", "10.3.0"),
+        ("10.16.1", "10.13.0"),
+    ],
 )
 def test_the_cached_version_that_fits_tensorrt(machine: Machine, runtime: str, expected: str) -> None:
-    for version in ("8.6.1", "10.3.0", "10.13.0", "11.1.0"):
+    for version in ("8.5.2", "8.6.1", "10.3.0", "10.13.0", "11.1.0"):
         tensorrt(machine.cache / f"tensorrt-{version}/include", version)
     assert machine.find(TENSORRT_VERSION=runtime)["TENSORRT_HEADERS_VERSION"] == expected
 

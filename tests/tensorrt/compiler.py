@@ -10,7 +10,7 @@ from seqexport.plugins import toolchain
 from tests.conftest import leave_out
 
 ROOT = Path(__file__).parent.parent.parent
-VERSIONS = ("8.6.1", "10.3.0", "10.13.0", "11.1.0")
+VERSIONS = ("8.5.2", "8.6.1", "10.3.0", "10.13.0", "11.1.0")
 
 
 def headers(version: str) -> Path | None:
