@@ -21,9 +21,10 @@ import onnxruntime as ort
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.contract import TensorSpec
 from seqexport.runtimes.trt.cuda import Cuda
+from seqexport.runtimes.trt.plan import Engine
 from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles
 from seqexport.runtimes.trt.record import EngineRecord, PluginsUsed
-from seqexport.runtimes.trt.runner import Engine, TrtRunner
+from seqexport.runtimes.trt.runner import TrtRunner
 
 TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int64": "INT32"}
 """As TensorRT 8 has it: token ids become int32."""

@@ -1,0 +1,202 @@
+"""A session in TensorRT: its states on the device, and its steps as CUDA graphs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.base import Floats, Lengths, Session, States, Tokens
+from seqexport.runtimes.chunks import Chunk, merge, split
+from seqexport.runtimes.contract import StateSpec
+from seqexport.runtimes.storage import from_float32, storage, to_float32
+from seqexport.runtimes.trt.cuda import CaptureFailed, Memory
+from seqexport.runtimes.trt.plan import DECODE
+from seqexport.runtimes.trt.staging import Staging
+
+if TYPE_CHECKING:
+    from seqexport.runtimes.trt.runner import TrtRunner
+
+
+@dataclass
+class Decoder:
+    """What a session steps with: its own context, shapes set, and a CUDA graph for each of the states' two places."""
+
+    context: Any
+    staging: Staging
+    graphs: dict[int, Any] = field(default_factory=dict)
+    warm: bool = False
+
+
+class TrtSession(Session):
+    """States live on the device.
+
+    A state of fixed size has two places and swaps them at each call. A key/value cache has one, which the plugins
+    read and write, or two where function bodies were built. One token a row runs as a CUDA graph, of which there are
+    two, captured after a first step without.
+    """
+
+    def __init__(self, runner: TrtRunner, batch: int, capacity: int) -> None:
+        super().__init__(runner.contract, batch, capacity)
+        self.runner, self.cuda = runner, runner.cuda
+        self._check_limits()
+        self._room = max(capacity, runner.rooms[0])
+        self._place = 0
+        self._decoder: Decoder | None = None
+        self._resources = ExitStack()
+        self._closing = weakref.finalize(self, self._resources.close)
+        self._closing.atexit = False
+        try:
+            self._states = {spec.past_name: self._allocate(spec) for spec in self.contract.states}
+        except UserError:
+            self.close()
+            raise
+
+    def _check_limits(self) -> None:
+        (low, high), rooms = self.runner.batches, self.runner.rooms
+        option = "--minShapes" if self.batch < low else "--maxShapes"
+        rebuild = f"build another with: seqexport build {self.runner.bundle.path}"
+        if not low <= self.batch <= high:
+            raise UserError(
+                f"batch of {self.batch}: the engine takes {low} to {high} rows; {rebuild} {option} "
+                f"input_ids:{self.batch}x{self.runner.widths[option == '--maxShapes']}"
+            )
+        if self.capacity > rooms[1] and rooms[1]:
+            raise UserError(
+                f"capacity of {self.capacity} tokens: the engine's caches hold {rooms[1]}; {rebuild} --maxShapes with "
+                "a cache's shape"
+            )
+
+    def _allocate(self, spec: StateSpec) -> tuple[Memory, Memory]:
+        size = (
+            int(np.prod(spec.sizes(self.batch, self._room)))
+            * storage(self.runner.engine.dtype(spec.past_name)).itemsize
+        )
+        first = self._taken(size)
+        return first, first if spec.grows and self.runner.caches_in_place else self._taken(size)
+
+    def _taken(self, size: int) -> Memory:
+        memory = self.cuda.allocate(size)
+        self._resources.callback(self.cuda.free, memory)
+        return memory
+
+    def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
+        if not self._closing.alive:
+            raise UserError("this session is closed; start a new one")
+        whole = self.contract.logits == "all"
+        chunks = split(tokens, seq_lens, self.runner.widths[1], whole=whole)
+        lengths, logits = self.lengths, list[Floats]()
+        for chunk in chunks:
+            try:
+                logits.append(self._feed(chunk, lengths))
+            except UserError:
+                if logits:  # the states have moved on, and their lengths have not
+                    self.close()
+                raise
+            lengths = lengths + chunk.seq_lens
+        return merge(chunks, logits, whole=whole)
+
+    def _feed(self, chunk: Chunk, lengths: Lengths) -> Floats:
+        staging = self._step(chunk, lengths) if chunk.tokens.shape[1] == 1 else self._prefill(chunk, lengths)
+        self.cuda.synchronize()
+        self._place = 1 - self._place
+        return staging.logits(chunk.tokens.shape[1])
+
+    def _prefill(self, chunk: Chunk, lengths: Lengths) -> Staging:
+        width = max(chunk.tokens.shape[1], self.runner.widths[0])
+        staging, context = self.runner.staging(self.batch, width), self.runner.prefill_context
+        staging.fill(chunk, lengths, width)
+        self._set_shapes(context, width)
+        self._bind(context, staging)
+        self._enqueue(context, staging)
+        return staging
+
+    def _step(self, chunk: Chunk, lengths: Lengths) -> Staging:
+        decoder = self._decoder or self._open_decoder()
+        decoder.staging.fill(chunk, lengths, 1)
+        if self._place not in decoder.graphs and decoder.warm and self.runner.no_graph is None:
+            self._capture(decoder)
+        if self._place in decoder.graphs:
+            self.cuda.launch(decoder.graphs[self._place])
+        else:
+            self._bind(decoder.context, decoder.staging)
+            self._enqueue(decoder.context, decoder.staging)
+            decoder.warm = True
+        return decoder.staging
+
+    def _open_decoder(self) -> Decoder:
+        decoder = Decoder(self.runner.create_context(DECODE), Staging(self.runner, self.batch, 1))
+        self._resources.callback(decoder.staging.close)
+        self._set_shapes(decoder.context, 1)
+        self._decoder = decoder
+        return decoder
+
+    def _capture(self, decoder: Decoder) -> None:
+        self._bind(decoder.context, decoder.staging)
+        try:
+            graph = self.cuda.capture(lambda: self._enqueue(decoder.context, decoder.staging))
+        except CaptureFailed as error:
+            self.runner.no_graph = str(error)
+            return
+        decoder.graphs[self._place] = graph
+        self._resources.callback(self.cuda.destroy, graph)
+
+    def _set_shapes(self, context: Any, width: int) -> None:
+        named = {"batch": self.batch, "seq": width, "max_len": self._room}
+        for spec in self.contract.inputs:
+            shape = tuple(named[axis] if isinstance(axis, str) else axis for axis in spec.shape)
+            if not context.set_input_shape(spec.name, shape):
+                raise self.runner.failure(f"refuses {spec.name} of shape {shape}")
+
+    def _bind(self, context: Any, staging: Staging) -> None:
+        addresses = staging.addresses()
+        for spec in self.contract.states:
+            places = self._states[spec.past_name]
+            addresses[spec.past_name] = places[self._place].address
+            addresses[spec.present_name] = places[1 - self._place].address
+        for name, address in addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise self.runner.failure(f"refuses the memory of {name}")
+
+    def _enqueue(self, context: Any, staging: Staging) -> None:
+        staging.upload()
+        if not context.execute_async_v3(self.cuda.stream_handle):
+            raise self.runner.failure("failed")
+        staging.download()
+
+    def read_states(self) -> States:
+        longest = int(self.lengths.max())
+        states: States = {}
+        for spec in self.contract.states:
+            dtype = self.runner.engine.dtype(spec.past_name)
+            array = np.empty(spec.sizes(self.batch, self._room), storage(dtype))
+            self.cuda.read(self._states[spec.past_name][self._place], array)
+            states[spec.past_name] = to_float32(array, dtype) if dtype == "bfloat16" else array
+            if spec.grows:
+                states[spec.past_name] = states[spec.past_name][:, :, :longest].copy()
+        return states
+
+    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        lengths = np.asarray(lengths, np.int32)
+        self._check_capacity(lengths - self.lengths)
+        for spec in self.contract.states:
+            held = states[spec.past_name].shape[2] if spec.grows else 0
+            if held > self.capacity:
+                raise UserError(f"{spec.past_name}: {held} tokens, the session holds {self.capacity}")
+        for spec in self.contract.states:
+            given, dtype = states[spec.past_name], self.runner.engine.dtype(spec.past_name)
+            array = np.zeros(spec.sizes(self.batch, self._room), storage(dtype))
+            part = array[:, :, : given.shape[2]] if spec.grows else array
+            part[...] = from_float32(given, dtype)
+            self.cuda.write(self._states[spec.past_name][self._place], array)
+        self.lengths = lengths.copy()
+
+    def close(self) -> None:
+        self._decoder = None
+        self._closing()
