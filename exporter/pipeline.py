@@ -27,6 +27,7 @@ from seqexport.exporter.passes.opset_17 import to_opset_17
 from seqexport.exporter.passes.ort import lower_for_ort
 from seqexport.exporter.passes.reduce_angles import reduce_angles
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
+from seqexport.exporter.passes.store_transposed import store_transposed
 from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN
@@ -66,7 +67,7 @@ OPSETS = range(18, 24)
 PASSES: dict[Target, Sequence[Callable[[ir.Model], None]]] = {
     "portable": (add_bodies,),
     "ort": (lower_for_ort, add_bodies),
-    "tensorrt": (drop_bodies, name_inputs, spell_out_shape, reduce_angles, to_opset_17),
+    "tensorrt": (drop_bodies, name_inputs, spell_out_shape, store_transposed, reduce_angles, to_opset_17),
 }
 
 Stage = Callable[[str], AbstractContextManager[object]]

@@ -19,19 +19,20 @@ Array = NDArray[np.generic]
 
 def fold_parameters(model: ir.Model) -> None:
     for node in list(model.graph):
-        evaluate = EVALUATE.get(node.op_type)
-        if evaluate is None or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
+        if node.op_type not in EVALUATE or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
             continue
         sources = [value for value in node.inputs if value is not None]
         if not sources or not all(value.is_initializer() for value in sources):
             continue
         if node.op_type == "Transpose" and len(sources[0].uses()) > 1:  # 2
             continue
-        _fold(model.graph, node, sources, evaluate)
+        fold(model.graph, node)
     RemoveUnusedNodesPass()(model)
 
 
-def _fold(graph: ir.Graph, node: ir.Node, sources: list[ir.Value], evaluate: Callable[..., Array]) -> None:
+def fold(graph: ir.Graph, node: ir.Node) -> None:
+    """Put a new initializer in the place of a node of one output, whose inputs are initializers."""
+    evaluate, sources = EVALUATE[node.op_type], [value for value in node.inputs if value is not None]
     tensors = [value.const_value for value in sources if value.const_value is not None]
     output = node.outputs[0]
     shape, dtype = _result_type(node, tensors[0])

@@ -98,7 +98,8 @@ def test_weights_are_stored_once(bundle: Bundle) -> None:
 def test_shipped_models_take_the_size_of_their_parameters(exported: Exported, target: str, name: str) -> None:
     bundle = exported(f"preset:{name}", target=target, dtype="float32", logits="all")
     size = (bundle.path / f"{MODEL}.data").stat().st_size
-    assert size < 1.02 * 4 * bundle.contract.source.parameters
+    tied = 256 * 128 if target == "tensorrt" else 0  # which it stores transposed as well
+    assert size < 1.02 * 4 * (bundle.contract.source.parameters + tied)
     assert bundle.contract.source.model == f"preset:{name}"
     assert bundle.contract.outputs[0].shape == ("batch", "seq", 256)
 
