@@ -87,8 +87,9 @@ def find_nvcc() -> Tool:
 
 
 def nvcc_architectures(nvcc: Path) -> list[str]:
-    """The architectures that a CUDA compiler can compile for, such as ``90``; empty if it does not say."""
-    return re.findall(r"^compute_(\w+)$", _output(nvcc, "--list-gpu-arch"), re.MULTILINE)
+    """The architectures that a CUDA compiler can compile for, such as ``90``, in order; empty if it does not say."""
+    known = re.findall(r"^compute_(\w+)$", _output(nvcc, "--list-gpu-arch"), re.MULTILINE)
+    return sorted(known, key=lambda name: (len(name), name))
 
 
 def gpu_architectures() -> list[str]:
