@@ -45,7 +45,7 @@ def _probe(bundle: Bundle, model: PreTrainedModel, threads: int) -> float:
 
 
 def reference_runners(load: Callable[[Bundle], PreTrainedModel]) -> Original:
-    """The original as the reference of accuracy; ``load`` is called for each of the two runners."""
+    """The original as the reference of accuracy; ``load`` is called for each of its runners."""
 
     def threads(bundle: Bundle) -> int | None:
         return 1 if bundle.contract.source.parameters < SMALL else None

@@ -1,4 +1,4 @@
-// The file beside a plan that says what it is: runtimes/trt/engine.py reads it before it loads the plan.
+// The file beside a plan that says what it is: runtimes/trt/record.py reads it before the plan is loaded.
 #pragma once
 
 #include <filesystem>
