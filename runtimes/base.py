@@ -95,6 +95,20 @@ class Session(Closing):
                 "shorten the prompt, or give the session a larger capacity"
             )
 
+    def _check_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> Lengths:
+        """The lengths as int32[batch].
+
+        Raises:
+            UserError: the lengths, or the caches themselves, are beyond the capacity.
+        """
+        lengths = np.asarray(lengths, np.int32)
+        self._check_capacity(lengths - self.lengths)
+        for spec in self.contract.states:
+            held = states[spec.past_name].shape[2] if spec.grows else 0
+            if held > self.capacity:
+                raise UserError(f"{spec.past_name}: {held} tokens, the session holds {self.capacity}")
+        return lengths
+
     @abstractmethod
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
         """Run checked inputs and keep the new states."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,3 +30,17 @@ def from_float32(array: Array, dtype: str) -> Array:
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     return np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
+
+
+def readable(stored: Array, dtype: str) -> Array:
+    """Values that are stored as ``storage(dtype)``; bfloat16 as a new float32 array."""
+    return to_float32(stored, dtype) if dtype == "bfloat16" else stored
+
+
+def stored_zeros(shape: Sequence[int], dtype: str, given: Array | None = None) -> Array:
+    """Zeros as ``storage(dtype)``; the first rows along axis 2, the tokens of a cache, are those of ``given``."""
+    array = np.zeros(shape, storage(dtype))
+    if given is not None:
+        part = array[:, :, : given.shape[2]] if given.shape != array.shape else array
+        part[...] = from_float32(given, dtype)
+    return array

@@ -23,7 +23,7 @@ from seqexport.runtimes.backends import open_runner
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.benchmarks.sizes import CONTEXT, PROMPT, PROMPT_REPEATS, STEPS, WARM_STEPS
-from seqexport.runtimes.benchmarks.timing import seconds
+from seqexport.runtimes.benchmarks.timing import prefill_seconds, seconds
 from seqexport.runtimes.bundle import open_bundle
 from seqexport.runtimes.trt.cuda import Cuda, load_runtime
 
@@ -39,19 +39,8 @@ def measure(runner: Runner) -> dict[str, Any]:
         with graph_events() as events:
             seconds(lambda: session.step(tokens[:, 0]), STEPS // 2)
         found["graph"] = statistics.median(elapsed() for elapsed in events) if events else None
-    found["prefill"] = statistics.median(prefill_seconds(runner, tokens))
+    found["prefill"] = prefill_seconds(runner, tokens, PROMPT_REPEATS)
     return found
-
-
-def prefill_seconds(runner: Runner, tokens: Any) -> list[float]:
-    """Of a prompt into empty states, each time in the same session."""
-    none = np.zeros(1, np.int32)
-    with runner.session(1, PROMPT) as session:
-        empty, times = session.read_states(), []
-        for _ in range(PROMPT_REPEATS + 1):
-            session.write_states(empty, none)
-            times.append(seconds(lambda: session.prefill(tokens), 1))
-    return times[1:]
 
 
 @contextmanager

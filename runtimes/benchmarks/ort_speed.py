@@ -9,30 +9,28 @@ it waits until nobody else is timed on the GPU.
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from seqexport.runtimes.backends import open_runner
-from seqexport.runtimes.base import Runner
 from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.benchmarks.lock import alone, together
 from seqexport.runtimes.benchmarks.sizes import CONTEXT, STEPS, WARM_STEPS
-from seqexport.runtimes.benchmarks.timing import seconds
+from seqexport.runtimes.benchmarks.timing import prefill_seconds, seconds
 from seqexport.runtimes.bundle import open_bundle
 
+if TYPE_CHECKING:
+    from seqexport.runtimes.ort.runner import Device, OrtRunner
+
 PROMPT, PROFILED_STEPS = 1024, 20
-CAPTURED = "decode as a CUDA graph"
-"""What a runner's description says where it replays its steps."""
 
 
-def measure(runner: Runner, repeats: int, *, profiled: bool) -> dict[str, Any]:
+def measure(runner: OrtRunner, repeats: int, *, profiled: bool) -> dict[str, Any]:
     """Seconds of a prompt, of a step, and of the GPU's kernels in a step, None where they cannot be told or are not
     asked for."""
     tokens = np.random.default_rng(0).integers(0, runner.contract.vocab_size, (1, max(PROMPT, CONTEXT)))
@@ -43,16 +41,11 @@ def measure(runner: Runner, repeats: int, *, profiled: bool) -> dict[str, Any]:
         seconds(step, WARM_STEPS)
         found["step"] = seconds(step, STEPS)
         found["kernels"] = kernel_seconds(step, PROFILED_STEPS) if profiled else None
-    with runner.session(1, PROMPT) as session:
-        empty, times = session.read_states(), []
-        for _ in range(repeats + 1):
-            session.write_states(empty, np.zeros(1, np.int32))
-            times.append(seconds(lambda: session.prefill(tokens[:, :PROMPT]), 1))
-    found["prefill"] = statistics.median(times[1:])
-    return found | {"runner": runner.description, "captured": CAPTURED in runner.description}
+    found["prefill"] = prefill_seconds(runner, tokens[:, :PROMPT], repeats)
+    return found | {"runner": runner.description, "captured": runner.no_graph is None}
 
 
-def layers(runner: Runner) -> int:
+def layers(runner: OrtRunner) -> int:
     """Layers that have states."""
     return len({spec.past_name.split(".")[1] for spec in runner.contract.states})
 
@@ -83,9 +76,11 @@ def sum_of_kernels(trace: dict[str, Any]) -> float | None:
 @click.option("--no-plugins", is_flag=True, help="Time the function bodies.")
 @click.option("--repeats", default=10, show_default=True, help="Of the prompt, after one that is not counted.")
 @click.option("--lock", type=click.Path(path_type=Path))
-def main(bundle: Path, device: str, no_plugins: bool, repeats: int, lock: Path | None) -> None:
+def main(bundle: Path, device: Device, no_plugins: bool, repeats: int, lock: Path | None) -> None:
+    from seqexport.runtimes.ort.runner import OrtRunner
+
     with together(lock) if lock else nullcontext():
-        runner = open_runner("ort", open_bundle(bundle), device=device, no_plugins=no_plugins)
+        runner = OrtRunner(open_bundle(bundle), device=device, no_plugins=no_plugins)
     with runner, alone(lock) if lock else nullcontext():
         click.echo(json.dumps(measure(runner, repeats, profiled=device == "cuda" and not no_plugins)))
 

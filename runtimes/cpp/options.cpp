@@ -104,7 +104,8 @@ const std::vector<Flag>& flags() {
        [](Options& o, const std::string& v) {
          o.tactic_sources = v.empty() || v == "none" ? std::vector<std::string>() : split(v, ',');
        }},
-      {"--preview", "NAMES", true, "Preview features to turn on or off, as in +fasterDynamicShapes0805,-other; 8.6 has that one off.",
+      {"--preview", "NAMES", true,
+       "Preview features to turn on or off, as in +fasterDynamicShapes0805,-other; 8.6 has that one off.",
        [](Options& o, const std::string& v) { o.preview = split(v, ','); }},
       {"--verbose", nullptr, false, "All that TensorRT says.",
        [](Options& o, const std::string&) { o.verbose = true; }},

@@ -12,7 +12,8 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Session, States, Tokens
 from seqexport.runtimes.contract import StateSpec
 from seqexport.runtimes.ort import cuda
-from seqexport.runtimes.ort.tensor import Tensor, stored_zeros
+from seqexport.runtimes.ort.tensor import Tensor
+from seqexport.runtimes.storage import stored_zeros
 
 if TYPE_CHECKING:
     from seqexport.runtimes.ort.runner import OrtRunner
@@ -123,12 +124,7 @@ class OrtSession(Session):
         return {s.past_name: (x[:, :, :longest] if s.grows else x).copy() for s, x in states.items()}
 
     def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        lengths = np.asarray(lengths, np.int32)
-        self._check_capacity(lengths - self.lengths)
-        for spec in self.contract.states:
-            if spec.grows and states[spec.past_name].shape[2] > self.capacity:
-                held = states[spec.past_name].shape[2]
-                raise UserError(f"{spec.past_name}: {held} tokens, the session holds {self.capacity}")
+        lengths = self._check_states(states, lengths)
         arrays = {s.past_name: self._fitted(s, states[s.past_name]) for s in self.contract.states}
         for name, array in arrays.items():
             self._past[name].write(array)

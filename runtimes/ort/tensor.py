@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seqexport.runtimes.storage import from_float32, storage, to_float32
+from seqexport.runtimes.storage import readable, storage
 
 BFLOAT16 = 16
 """ONNX's number of the type, for a binding of memory that holds it."""
@@ -49,18 +48,8 @@ class Tensor:
 
     def read(self) -> NDArray[Any]:
         """The values; bfloat16 as float32."""
-        stored = self.value.numpy()
-        return to_float32(stored, self.dtype) if self.dtype == "bfloat16" else stored
+        return readable(self.value.numpy(), self.dtype)
 
     def write(self, stored: NDArray[Any]) -> None:
         """Values as ``storage(dtype)``, to the same address."""
         self.value.update_inplace(stored)
-
-
-def stored_zeros(shape: Sequence[int], dtype: str, given: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Zeros as ``storage(dtype)``; the first rows along axis 2, the tokens of a cache, are those of ``given``."""
-    array = np.zeros(shape, storage(dtype))
-    if given is not None:
-        part = array[:, :, : given.shape[2]] if given.shape != array.shape else array
-        part[...] = from_float32(given, dtype)
-    return array

@@ -15,7 +15,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Session, States, Tokens
 from seqexport.runtimes.chunks import Chunk, merge, split
 from seqexport.runtimes.contract import StateSpec
-from seqexport.runtimes.storage import from_float32, storage, to_float32
+from seqexport.runtimes.storage import readable, storage, stored_zeros
 from seqexport.runtimes.trt.cuda import CaptureFailed, Memory
 from seqexport.runtimes.trt.plan import DECODE
 from seqexport.runtimes.trt.staging import Staging
@@ -177,23 +177,16 @@ class TrtSession(Session):
             dtype = self.runner.engine.dtype(spec.past_name)
             array = np.empty(spec.sizes(self.batch, self._room), storage(dtype))
             self.cuda.read(self._states[spec.past_name][self._place], array)
-            states[spec.past_name] = to_float32(array, dtype) if dtype == "bfloat16" else array
+            states[spec.past_name] = readable(array, dtype)
             if spec.grows:
                 states[spec.past_name] = states[spec.past_name][:, :, :longest].copy()
         return states
 
     def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        lengths = np.asarray(lengths, np.int32)
-        self._check_capacity(lengths - self.lengths)
+        lengths = self._check_states(states, lengths)
         for spec in self.contract.states:
-            held = states[spec.past_name].shape[2] if spec.grows else 0
-            if held > self.capacity:
-                raise UserError(f"{spec.past_name}: {held} tokens, the session holds {self.capacity}")
-        for spec in self.contract.states:
-            given, dtype = states[spec.past_name], self.runner.engine.dtype(spec.past_name)
-            array = np.zeros(spec.sizes(self.batch, self._room), storage(dtype))
-            part = array[:, :, : given.shape[2]] if spec.grows else array
-            part[...] = from_float32(given, dtype)
+            dtype, sizes = self.runner.engine.dtype(spec.past_name), spec.sizes(self.batch, self._room)
+            array = stored_zeros(sizes, dtype, states[spec.past_name])
             self.cuda.write(self._states[spec.past_name][self._place], array)
         self.lengths = lengths.copy()
 

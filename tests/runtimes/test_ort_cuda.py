@@ -19,7 +19,8 @@ from seqexport.runtimes.comparison.reference import read_reference
 from seqexport.runtimes.comparison.verify import verify
 from seqexport.runtimes.ort import cuda
 from seqexport.runtimes.ort.runner import OrtRunner
-from seqexport.runtimes.ort.tensor import Tensor, stored_zeros
+from seqexport.runtimes.ort.tensor import Tensor
+from seqexport.runtimes.storage import stored_zeros
 from tests.conftest import Exported, leave_out
 from tests.exporter.families import VOCAB
 from tests.runtimes.fake_cuda import DeviceValue, FakeOrt, fake_cuda

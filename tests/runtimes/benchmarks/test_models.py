@@ -19,6 +19,7 @@ from seqexport.runtimes.benchmarks.bundles import Wanted, for_engines, for_speed
 from seqexport.runtimes.benchmarks.setting import Setting
 from seqexport.runtimes.benchmarks.steps import engines, models
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.quiet import quiet
 from tests.runtimes.tiny import make
 
@@ -90,7 +91,7 @@ def test_an_engine_is_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_model_in_onnx_runtime_is_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PROMPT": 48, "CONTEXT": 16, "STEPS": 4, "WARM_STEPS": 2}.items():
         monkeypatch.setattr(ort_speed, name, value)
-    with open_runner("ort", bundle, no_plugins=True) as runner:
+    with OrtRunner(bundle, no_plugins=True) as runner:
         found = ort_speed.measure(runner, 1, profiled=False)
     assert found["step"] > 0 and found["prefill"] > 0 and found["layers"] == 2
     assert found["kernels"] is None and not found["captured"] and "--no-plugins" in found["runner"]
