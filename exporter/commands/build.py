@@ -152,6 +152,9 @@ class _Bars:
         if task is not None:
             self._bars.remove_task(task)
 
+    def warn(self, message: str) -> None:
+        self._bars.console.print(f"warning: {escape(message)}", highlight=False, soft_wrap=True)
+
 
 @contextmanager
 def _shown(console: Console) -> Iterator[_Bars]:

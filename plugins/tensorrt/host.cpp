@@ -62,6 +62,10 @@ std::optional<Library> library() {
 
 }  // namespace
 
+bool has_tensorrt() { return library().has_value(); }
+
+bool load_tensorrt() { return dlopen(kLibraries[0], RTLD_LAZY) && has_tensorrt(); }
+
 nvinfer1::IPluginRegistry* find_registry() {
   const auto found = library();
   if (!found || !has_our_registry(found->version)) return nullptr;

@@ -5,6 +5,10 @@
 
 namespace seqexport::tensorrt {
 
+// Whether a TensorRT with the interfaces of our headers is loaded.
+bool has_tensorrt();
+// Loads it from the library path: some programs load plugin libraries first, Polygraphy among them.
+bool load_tensorrt();
 // Null where no TensorRT is loaded whose registry is laid out as in our headers.
 nvinfer1::IPluginRegistry* find_registry();
 // Null where none was set, or where its TensorRT has other interfaces.

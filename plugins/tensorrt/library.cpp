@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <initializer_list>
 #include <string>
 
@@ -42,6 +43,10 @@ std::string dotted(std::initializer_list<int> numbers) {
 class Registration {
  public:
   Registration() {
+    if (!has_tensorrt() && !load_tensorrt()) {
+      std::fprintf(stderr, "seqexport: no TensorRT %d is loaded or on the library path, and these plugins need it\n",
+                   NV_TENSORRT_MAJOR);
+    }
     nvinfer1::IPluginRegistry* registry = find_registry();
     if (!registry) return;
     for (CreatorInterface* creator : creators()) {

@@ -1,6 +1,7 @@
 #include "config.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <iterator>
 
 #include "error.h"
@@ -118,6 +119,11 @@ void set_newer_options(nvinfer1::IBuilderConfig&, const Options& options, const 
 }
 #endif
 
+// Whether a timing cache is refused for Myelin's part, which versions before 10 write and then cannot read.
+bool loses_timings(const std::string& cause) {
+  return NV_TENSORRT_MAJOR < 10 && cause.find("Myelin") != std::string::npos;
+}
+
 }  // namespace
 
 void configure(nvinfer1::IBuilderConfig& config, const Options& options, const PluginLibrary* plugins) {
@@ -127,10 +133,17 @@ void configure(nvinfer1::IBuilderConfig& config, const Options& options, const P
   set_newer_options(config, options, plugins);
 }
 
-TimingCache::TimingCache(nvinfer1::IBuilderConfig& config, std::filesystem::path file) : file_(std::move(file)) {
+TimingCache::TimingCache(nvinfer1::IBuilderConfig& config, std::filesystem::path file, Logger& logger)
+    : file_(std::move(file)) {
   if (file_.empty()) return;
   if (std::filesystem::exists(file_)) before_ = read_file(file_);
   cache_.reset(config.createTimingCache(before_.empty() ? nullptr : before_.data(), before_.size()));
+  if (!cache_ && loses_timings(logger.cause())) {
+    std::fprintf(stderr, "warning: %s cannot read the timings it wrote to %s: it measures again\n",
+                 tensorrt_title().c_str(), file_.c_str());
+    logger.forget();
+    cache_.reset(config.createTimingCache(nullptr, 0));
+  }
   if (!cache_ || !config.setTimingCache(*cache_, false))
     throw UserError(file_.string() + ": not a timing cache of this GPU and " + tensorrt_title() +
                     "; delete it or give another --timingCacheFile");

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "logger.h"
 #include "options.h"
 #include "plugin_library.h"
 
@@ -18,7 +19,7 @@ void configure(nvinfer1::IBuilderConfig& config, const Options& options, const P
 class TimingCache {
  public:
   // Throws UserError if the file is of another TensorRT or damaged.
-  TimingCache(nvinfer1::IBuilderConfig& config, std::filesystem::path file);
+  TimingCache(nvinfer1::IBuilderConfig& config, std::filesystem::path file, Logger& logger);
   void save() const;
 
  private:

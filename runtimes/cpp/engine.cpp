@@ -110,7 +110,7 @@ Engine build_engine(const Options& options, const Bundle* bundle, PluginLibrary*
   for (const Profile& profile : engine.profiles) add_profile(*builder, *config, profile, logger);
   configure(*config, options, plugins);
   keep_precisions(*network, *config);
-  const TimingCache timings(*config, options.timing_cache);
+  const TimingCache timings(*config, options.timing_cache, logger);
   engine.plan.reset(builder->buildSerializedNetwork(*network, *config));
   if (!engine.plan) fail("cannot build an engine of " + model.string(), build_cause(logger));
   timings.save();

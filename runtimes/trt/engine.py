@@ -190,7 +190,7 @@ class _Build:
         config = self._config(profiles, monitor, half=pinned)
         if ours and self.options.serialize_plugins:
             config.plugins_to_serialize = [str(ours.path)]
-        timings = self._read_timing_cache(config)
+        timings = self._read_timing_cache(config, progress)
         plan = self.builder.build_serialized_network(self.network, config)
         if self.tools.log.interrupted or (monitor is not None and monitor.interrupted):
             raise KeyboardInterrupt
@@ -238,9 +238,9 @@ class _Build:
             pools[pool] = size
         return pools or None
 
-    def _read_timing_cache(self, config: Any) -> bytes:
+    def _read_timing_cache(self, config: Any, progress: Progress) -> bytes:
         """What the timing cache's file holds, given to the build too; without a file, the build has an empty cache."""
-        file = self.options.timing_cache
+        file, here, log = self.options.timing_cache, self.tools.here, self.tools.log
         try:
             data = file.read_bytes() if file and file.exists() else b""
         except OSError as error:
@@ -249,10 +249,12 @@ class _Build:
             return data
         cache = config.create_timing_cache(data)
         if cache is None or not config.set_timing_cache(cache, False):
-            raise UserError(
-                f"--timingCacheFile {file}: not a timing cache of {self.tools.here} ({self.tools.log.cause()}); "
-                "give another file"
-            )
+            if not versions.loses_timings(self.tools.trt, log.cause()):
+                raise UserError(
+                    f"--timingCacheFile {file}: not a timing cache of {here} ({log.cause()}); give another file"
+                )
+            log.clear()
+            progress.warn(f"TensorRT {here.tensorrt} cannot read the timings it wrote to {file}: it measures again")
         return data
 
     def _write_timing_cache(self, config: Any, before: bytes) -> None:

@@ -29,6 +29,8 @@ class Progress(Protocol):
 
     def phase_finish(self, name: str) -> None: ...
 
+    def warn(self, message: str) -> None: ...
+
 
 @functools.cache
 def load_tensorrt() -> Any:
@@ -158,6 +160,11 @@ def network_flags(trt: Any) -> int:
 def default_features(trt: Any) -> dict[Any, bool]:
     """The preview features that engines of our graphs have where nothing else is asked for."""
     return {getattr(trt.PreviewFeature, name): on for name, on in PREVIEW_8.items()} if major(trt) < 10 else {}
+
+
+def loses_timings(trt: Any, cause: str) -> bool:
+    """Whether a timing cache is refused for Myelin's part, which versions before 10 write and then cannot read."""
+    return major(trt) < 10 and "Myelin" in cause
 
 
 def preview_features(trt: Any, names: Sequence[str]) -> dict[Any, bool]:

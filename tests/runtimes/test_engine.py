@@ -270,18 +270,47 @@ class TimingCacheConfig:
         return SimpleNamespace(serialize=lambda: self.after)
 
 
+class Warnings:
+    """A build's progress, of which only warnings are expected."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.said.append(message)
+
+
 def test_a_timing_cache_is_read_and_written_whole(bundle: Bundle, tmp_path: Path) -> None:
-    file = tmp_path / "timings"
+    file, progress = tmp_path / "timings", Warnings()
     build = FakeTrt([], []).build(bundle, BuildOptions(timing_cache=file))
     config = TimingCacheConfig(b"good and new")
-    assert build._read_timing_cache(config) == b""
+    assert build._read_timing_cache(config, progress) == b""  # type: ignore[arg-type]
     build._write_timing_cache(config, b"")
     assert file.read_bytes() == b"good and new"
-    assert build._read_timing_cache(config) == b"good and new"
+    assert build._read_timing_cache(config, progress) == b"good and new"  # type: ignore[arg-type]
     file.write_bytes(b"nonsense")
     with pytest.raises(UserError, match=f"--timingCacheFile {file}: not a timing cache of {HERE}"):
-        build._read_timing_cache(config)
+        build._read_timing_cache(config, progress)  # type: ignore[arg-type]
     assert file.read_bytes() == b"nonsense"
+    assert progress.said == []
+
+
+@pytest.mark.parametrize("version", ["8.6.0", "10.3.0"])
+def test_timings_that_tensorrt_cannot_read_back(version: str, bundle: Bundle, tmp_path: Path) -> None:
+    """8.6 refuses what it wrote of Myelin's layers itself; the build goes on without."""
+    file, progress = tmp_path / "timings", Warnings()
+    file.write_bytes(b"of Myelin")
+    fake = FakeTrt([], [])
+    build = fake.build(bundle, BuildOptions(timing_cache=file))
+    fake.__version__ = version
+    build.tools.log.add("1: [myelinCache.h] Error Code 1: Myelin (Myelin error from unknown graph)")
+    if version == "10.3.0":
+        with pytest.raises(UserError, match=r"not a timing cache of .* Myelin error"):
+            build._read_timing_cache(TimingCacheConfig(b""), progress)  # type: ignore[arg-type]
+        return
+    assert build._read_timing_cache(TimingCacheConfig(b""), progress) == b"of Myelin"  # type: ignore[arg-type]
+    assert progress.said == [f"TensorRT 8.6.0 cannot read the timings it wrote to {file}: it measures again"]
+    assert build.tools.log.cause() == ""
 
 
 @pytest.mark.parametrize("made_for", [{"tensorrt": "10.3.0"}, {}])

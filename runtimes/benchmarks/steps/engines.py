@@ -38,6 +38,7 @@ def _engine(setting: Setting, wanted: Wanted) -> list[Row]:
     """A row for each thing tried; what fails does not keep the rest from being tried."""
     cache = setting.work / f"{wanted.name}.timing"
     cache.unlink(missing_ok=True)
+    shutil.rmtree(wanted.folder(setting) / "engines", ignore_errors=True)
     try:
         first = build(setting, wanted, ["--timingCacheFile", cache])
     except StepFailed as failure:
@@ -57,11 +58,9 @@ def _engine(setting: Setting, wanted: Wanted) -> list[Row]:
 
 
 def build(setting: Setting, wanted: Wanted, options: Sequence[object], suffix: str = "") -> float:
-    """Build the engine anew; gives the seconds that it took."""
-    folder = wanted.folder(setting)
-    shutil.rmtree(folder / "engines", ignore_errors=True)
+    """Build the engine, in the place of one that is there; gives the seconds that it took."""
     start = perf_counter()
-    command = ["build", folder, *setting.build_flags, *options]
+    command = ["build", wanted.folder(setting), *setting.build_flags, *options]
     setting.tensorrt("exporter.cli", *command, log=f"build-{wanted.name}{suffix}")
     return perf_counter() - start
 
