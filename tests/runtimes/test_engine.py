@@ -305,7 +305,7 @@ def test_timings_that_tensorrt_cannot_read_back(version: str, bundle: Bundle, tm
     fake.__version__ = version
     build.tools.log.add("1: [myelinCache.h] Error Code 1: Myelin (Myelin error from unknown graph)")
     if version == "10.3.0":
-        with pytest.raises(UserError, match=r"not a timing cache of .* Myelin error"):
+        with pytest.raises(UserError, match=r"not a timing cache of .*Myelin error"):
             build._read_timing_cache(TimingCacheConfig(b""), progress)  # type: ignore[arg-type]
         return
     assert build._read_timing_cache(TimingCacheConfig(b""), progress) == b"of Myelin"  # type: ignore[arg-type]
