@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from seqexport.exporter import models
 from seqexport.exporter.passes.add_bodies import add_bodies
+from seqexport.exporter.passes.divide_by_roots import divide_by_roots
 from seqexport.exporter.passes.drop_bodies import drop_bodies
 from seqexport.exporter.passes.name_inputs import name_inputs
 from seqexport.exporter.passes.opset_17 import to_opset_17
@@ -65,8 +66,8 @@ TOKENIZER_FILES = (
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
 PASSES: dict[Target, Sequence[Callable[[ir.Model], None]]] = {
-    "portable": (add_bodies,),
-    "ort": (lower_for_ort, add_bodies),
+    "portable": (divide_by_roots, add_bodies),
+    "ort": (divide_by_roots, lower_for_ort, add_bodies),
     "tensorrt": (drop_bodies, name_inputs, spell_out_shape, store_transposed, reduce_angles, to_opset_17),
 }
 

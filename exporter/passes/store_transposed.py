@@ -1,7 +1,7 @@
 """Target ``tensorrt``: a weight that is used both as it is and transposed (tied embeddings) is stored in both forms.
 
-TensorRT would transpose it at every build, and an engine holds both forms anyway. In 8.6.0 with fasterDynamicShapes, the
-region of that product was where the build of a model with a table of [50280, 768] failed (H100).
+TensorRT would transpose it at every build, and an engine holds both forms anyway. In 8.6.0 with fasterDynamicShapes,
+the region of that product was where the build of a model with a table of [50280, 768] failed (H100).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from seqexport.exporter import pipeline, trace
 from seqexport.exporter.layers import layer_stack
 from seqexport.exporter.passes.add_bodies import add_bodies
+from seqexport.exporter.passes.divide_by_roots import divide_by_roots
 from seqexport.exporter.passes.drop_bodies import drop_bodies
 from seqexport.exporter.passes.fold_parameters import fold_parameters
 from seqexport.exporter.passes.name_inputs import name_inputs
@@ -152,6 +154,19 @@ def test_folding_computes_nothing_before_it_is_written() -> None:
     assert folded is not None
     assert folded.const_value is not None
     np.testing.assert_array_equal(folded.const_value.numpy(), -array.T)
+
+
+@pytest.mark.parametrize(("name", "norms"), [("mamba", 3), ("qwen3", 13), ("gemma2", 13)])
+def test_onnx_runtime_runs_an_rms_norm_as_one_kernel(name: str, norms: int, traced: Traced, tmp_path: Path) -> None:
+    model = traced(name)
+    divide_by_roots(model)
+    add_bodies(model)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    kernels = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert kernels["SimplifiedLayerNormalization"] == norms
+    assert kernels["ReduceMean"] == kernels["Reciprocal"] == 0
 
 
 def test_an_op_used_in_one_way_has_one_body_without_a_name(traced: Traced) -> None:
