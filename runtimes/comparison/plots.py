@@ -146,18 +146,22 @@ def _curve(accuracy: Accuracy) -> tuple[list[int], list[float]]:
 
 
 def _mark(axes: Axes, tokens: float, seconds: float, backend: str) -> None:
-    """A ring where two curves cross, and a line down to how many tokens that is."""
+    """A ring where two curves cross, and a line down to how many tokens that is.
+
+    That is said to the right of the line, below the rising curves, where it fits there.
+    """
     bottom = axes.get_ylim()[0]
     axes.plot([tokens, tokens], [bottom, seconds], color=INK, lw=0.8, dashes=(1, 2), zorder=1)
     axes.plot(tokens, seconds, "o", ms=11, mfc="none", mec=INK, mew=1.2, zorder=5)
     axes.set_ylim(bottom=bottom)
+    early = _fractions(axes, tokens, seconds)[0] < EARLY
     axes.annotate(
         f"{backend} crosses\nat {units.about(tokens)} tokens",
         (tokens, 0.02),
-        (-5, 0),
+        (5 if early else -5, 0),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
-        ha="right",
+        ha="left" if early else "right",
         va="bottom",
         fontsize=9,
         fontweight="bold",
@@ -215,11 +219,10 @@ def _tick(text: str) -> str:
 def _place(axes: Axes, labels: Sequence[Label]) -> None:
     """Name each line where it ends early, or in the right margin, where names are kept apart."""
     limits = axes.get_ylim()
-    transform = axes.transData + axes.transAxes.inverted()
     lowest = float("-inf")
     margin = []
     for x, y, text, color in sorted(labels, key=lambda label: label[1]):
-        across, height = (float(part) for part in transform.transform((x, y)))
+        across, height = _fractions(axes, x, y)
         if across < EARLY:
             _name(axes, text, (x, y), "data", color)
             continue
@@ -229,6 +232,12 @@ def _place(axes: Axes, labels: Sequence[Label]) -> None:
     for height, text, color in margin:
         _name(axes, text, (1.0, height - overflow), "axes fraction", color)
     axes.set_ylim(*limits)
+
+
+def _fractions(axes: Axes, x: float, y: float) -> tuple[float, float]:
+    """Where a point of the data is, as shares of the axes' width and height."""
+    across, height = (axes.transData + axes.transAxes.inverted()).transform((x, y))
+    return float(across), float(height)
 
 
 def _name(axes: Axes, text: str, at: tuple[float, float], coordinates: str, color: str) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
-from seqexport.runtimes.comparison import report
+from seqexport.runtimes.comparison import plots, report
 from seqexport.runtimes.comparison.accuracy import Accuracy, StateError, StepError, checks
 from seqexport.runtimes.comparison.compare import BackendResult, BundleResult, CompareOptions, Comparison, StateSize
 from seqexport.runtimes.comparison.measure import Point
@@ -169,6 +170,18 @@ def test_the_page_needs_nothing_else(scale: float | None) -> None:
         assert verdict.text in page.text
     assert ("✗" in page.text) == (scale != 0.8)
     assert "ONNX Runtime crosses" in page.text
+
+
+@pytest.mark.parametrize(("linear", "tokens", "side"), [(4e-3, "260", "left"), (48e-3, "3,100", "right")])
+def test_a_crossing_is_named_to_its_right_where_it_fits(
+    linear: float, tokens: str, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = Figure(figsize=plots.SIZE).add_subplot()
+    monkeypatch.setattr(plots, "_svg", lambda label, draw: draw(axes))
+    plots.prefill(both(linear, 1e-3))
+    label = next(text for text in axes.texts if text.get_text().startswith("ONNX Runtime crosses"))
+    assert tokens in label.get_text()
+    assert label.get_horizontalalignment() == side
 
 
 def test_the_page_without_accuracy_or_speed() -> None:
