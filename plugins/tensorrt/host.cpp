@@ -64,7 +64,12 @@ std::optional<Library> library() {
 
 bool has_tensorrt() { return library().has_value(); }
 
-bool load_tensorrt() { return dlopen(kLibraries[0], RTLD_LAZY) && has_tensorrt(); }
+bool load_tensorrt() {
+  for (const char* name : kLibraries) {
+    if (dlopen(name, RTLD_LAZY) && has_tensorrt()) return true;
+  }
+  return false;
+}
 
 nvinfer1::IPluginRegistry* find_registry() {
   const auto found = library();
