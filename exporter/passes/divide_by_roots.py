@@ -1,4 +1,4 @@
-"""x * (1 / sqrt(v)), as PyTorch's rsqrt is traced, becomes x / sqrt(v).
+"""Targets ``portable`` and ``ort``: x * (1 / sqrt(v)), as PyTorch's rsqrt is traced, becomes x / sqrt(v).
 
 ONNX Runtime then runs an RMS norm as one kernel (its SimplifiedLayerNormFusion) instead of six.
 """

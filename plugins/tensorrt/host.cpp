@@ -62,11 +62,10 @@ std::optional<Library> library() {
 
 }  // namespace
 
-bool has_tensorrt() { return library().has_value(); }
-
 bool load_tensorrt() {
+  if (library()) return true;
   for (const char* name : kLibraries) {
-    if (dlopen(name, RTLD_LAZY) && has_tensorrt()) return true;
+    if (dlopen(name, RTLD_LAZY) && library()) return true;
   }
   return false;
 }

@@ -5,9 +5,8 @@
 
 namespace seqexport::tensorrt {
 
-// Whether a TensorRT with the interfaces of our headers is loaded.
-bool has_tensorrt();
-// Loads it from the library path: some programs load plugin libraries first, Polygraphy among them.
+// Whether a TensorRT with the interfaces of our headers is loaded; if none is, one is looked for on the library path,
+// since some programs load plugin libraries first, Polygraphy among them.
 bool load_tensorrt();
 // Null where no TensorRT is loaded whose registry is laid out as in our headers.
 nvinfer1::IPluginRegistry* find_registry();

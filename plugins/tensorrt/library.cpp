@@ -43,7 +43,7 @@ std::string dotted(std::initializer_list<int> numbers) {
 class Registration {
  public:
   Registration() {
-    if (!has_tensorrt() && !load_tensorrt()) {
+    if (!load_tensorrt()) {
       std::fprintf(stderr, "seqexport: no TensorRT %d is loaded or on the library path, and these plugins need it\n",
                    NV_TENSORRT_MAJOR);
     }

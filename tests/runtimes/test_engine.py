@@ -281,36 +281,48 @@ class Warnings:
 
 
 def test_a_timing_cache_is_read_and_written_whole(bundle: Bundle, tmp_path: Path) -> None:
-    file, progress = tmp_path / "timings", Warnings()
+    file = tmp_path / "timings"
+    progress: Any = Warnings()
     build = FakeTrt([], []).build(bundle, BuildOptions(timing_cache=file))
     config = TimingCacheConfig(b"good and new")
-    assert build._read_timing_cache(config, progress) == b""  # type: ignore[arg-type]
+    assert build._read_timing_cache(config, progress) == b""
     build._write_timing_cache(config, b"")
     assert file.read_bytes() == b"good and new"
-    assert build._read_timing_cache(config, progress) == b"good and new"  # type: ignore[arg-type]
+    assert build._read_timing_cache(config, progress) == b"good and new"
     file.write_bytes(b"nonsense")
     with pytest.raises(UserError, match=f"--timingCacheFile {file}: not a timing cache of {HERE}"):
-        build._read_timing_cache(config, progress)  # type: ignore[arg-type]
+        build._read_timing_cache(config, progress)
     assert file.read_bytes() == b"nonsense"
     assert progress.said == []
 
 
-@pytest.mark.parametrize("version", ["8.6.0", "10.3.0"])
-def test_timings_that_tensorrt_cannot_read_back(version: str, bundle: Bundle, tmp_path: Path) -> None:
-    """8.6 refuses what it wrote of Myelin's layers itself; the build goes on without."""
-    file, progress = tmp_path / "timings", Warnings()
+def build_after_myelin(version: str, bundle: Bundle, file: Path) -> engine._Build:
+    """A build by a TensorRT that has just refused Myelin's part of the timings in ``file``."""
     file.write_bytes(b"of Myelin")
     fake = FakeTrt([], [])
     build = fake.build(bundle, BuildOptions(timing_cache=file))
     fake.__version__ = version
-    build.tools.log.add("1: [myelinCache.h] Error Code 1: Myelin (Myelin error from unknown graph)")
-    if version == "10.3.0":
-        with pytest.raises(UserError, match=r"not a timing cache of .*Myelin error"):
-            build._read_timing_cache(TimingCacheConfig(b""), progress)  # type: ignore[arg-type]
-        return
-    assert build._read_timing_cache(TimingCacheConfig(b""), progress) == b"of Myelin"  # type: ignore[arg-type]
+    fake.log.add("1: [myelinCache.h] Error Code 1: Myelin (Myelin error from unknown graph)")
+    return build
+
+
+def test_a_build_goes_on_without_timings_that_old_tensorrt_wrote_and_cannot_read(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    file = tmp_path / "timings"
+    progress: Any = Warnings()
+    build = build_after_myelin("8.6.0", bundle, file)
+    assert build._read_timing_cache(TimingCacheConfig(b""), progress) == b"of Myelin"
     assert progress.said == [f"TensorRT 8.6.0 cannot read the timings it wrote to {file}: it measures again"]
     assert build.tools.log.cause() == ""
+
+
+def test_from_10_on_refused_timings_of_myelin_are_an_error(bundle: Bundle, tmp_path: Path) -> None:
+    progress: Any = Warnings()
+    build = build_after_myelin("10.3.0", bundle, tmp_path / "timings")
+    with pytest.raises(UserError, match=r"not a timing cache of .*Myelin error"):
+        build._read_timing_cache(TimingCacheConfig(b""), progress)
+    assert progress.said == []
 
 
 @pytest.mark.parametrize("made_for", [{"tensorrt": "10.3.0"}, {}])
