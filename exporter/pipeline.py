@@ -23,12 +23,16 @@ from seqexport.exporter import models
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.divide_by_roots import divide_by_roots
 from seqexport.exporter.passes.drop_bodies import drop_bodies
+from seqexport.exporter.passes.fuse_embedding import fuse_embedding
+from seqexport.exporter.passes.fuse_linear import fuse_linear
+from seqexport.exporter.passes.fuse_rms_norm import fuse_rms_norm
+from seqexport.exporter.passes.fuse_rotary_embedding import fuse_rotary_embedding
 from seqexport.exporter.passes.name_inputs import name_inputs
 from seqexport.exporter.passes.opset_17 import to_opset_17
 from seqexport.exporter.passes.ort import lower_for_ort
 from seqexport.exporter.passes.reduce_angles import reduce_angles
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
-from seqexport.exporter.passes.store_transposed import store_transposed
+from seqexport.exporter.passes.unflatten_products import unflatten_products
 from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN
@@ -65,10 +69,18 @@ TOKENIZER_FILES = (
 )
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
+FUSIONS = (fuse_embedding, fuse_rms_norm, unflatten_products, fuse_linear, fuse_rotary_embedding)
 PASSES: dict[Target, Sequence[Callable[[ir.Model], None]]] = {
     "portable": (divide_by_roots, add_bodies),
     "ort": (divide_by_roots, lower_for_ort, add_bodies),
-    "tensorrt": (drop_bodies, name_inputs, spell_out_shape, store_transposed, reduce_angles, to_opset_17),
+    "tensorrt": (
+        drop_bodies,
+        *FUSIONS,
+        name_inputs,
+        spell_out_shape,
+        reduce_angles,
+        to_opset_17,
+    ),
 }
 
 Stage = Callable[[str], AbstractContextManager[object]]
@@ -114,6 +126,7 @@ def export(options: ExportOptions, output: Path, stage: Stage) -> Bundle:
         ops = _our_ops(graph)
         for each in PASSES[options.target]:
             each(graph)
+        ops |= _our_ops(graph)
     contract = _contract(options, model, graph, specs, ops, capacity)
     try:
         return _write(output, contract, graph, model, local_folder(source), stage)

@@ -49,9 +49,18 @@ constexpr long long kMaxDim = 1 << 30, kMaxGridRows = 65535;
 
 unsigned element_bytes(int dtype) { return dtype == SEQEXPORT_FLOAT32 ? 4 : 2; }
 
-void check_sizes(Checks& c, int dtype, int batch, int length) {
+void check_dtype(Checks& c, int dtype) {
   c.require(dtype >= SEQEXPORT_FLOAT32 && dtype <= SEQEXPORT_BFLOAT16,
             "dtype must be 0 (float32), 1 (float16) or 2 (bfloat16), got %d", dtype);
+}
+
+void check_rows(Checks& c, int dtype, int rows) {
+  check_dtype(c, dtype);
+  c.in_range("rows (B * L)", rows, 1, kMaxDim);
+}
+
+void check_sizes(Checks& c, int dtype, int batch, int length) {
+  check_dtype(c, dtype);
   c.in_range("batch (B)", batch, 1, kMaxGridRows);
   c.in_range("length (L)", length, 1, kMaxDim);
 }
@@ -77,6 +86,15 @@ void check_sizes(Checks& c, const CausalAttentionParams& p) {
   c.in_range("splits", p.splits, 0, kMaxGridRows);
   c.require((long long)p.length * p.query_heads * p.batch <= 0x7fffffffLL,
             "batch * length * query_heads must be below 2^31, got %lld", (long long)p.length * p.query_heads * p.batch);
+}
+
+void check_sizes(Checks& c, const LinearParams& p) {
+  check_rows(c, p.dtype, p.rows);
+  c.in_range("in_features (K)", p.in_features, 1, kMaxDim);
+  c.in_range("out_features (N)", p.out_features, 1, kMaxDim);
+  c.in_range("out_features1 (N1)", p.out_features1, 0, kMaxDim - p.out_features);
+  c.in_range("out_features2 (N2)", p.out_features2, 0,
+             p.out_features1 > 0 ? kMaxDim - p.out_features - p.out_features1 : 0);
 }
 
 int finish(const char* op, cudaError_t e) {
@@ -187,6 +205,126 @@ int seqexport_causal_attention(const CausalAttentionParams* params, void* stream
   c.aligned("workspace", p.workspace, 16);
   if (c.failed()) return kBadArgument;
   return finish(op, seqexport::causal_attention(p, static_cast<cudaStream_t>(stream)));
+}
+
+size_t seqexport_linear_workspace(const LinearParams* params) {
+  Checks c("linear_workspace");
+  c.pointer("params", params);
+  if (!c.failed()) check_sizes(c, *params);
+  return c.failed() ? 0 : seqexport::linear_workspace(*params);
+}
+
+int seqexport_linear(const LinearParams* params, void* stream) {
+  const char* op = "linear";
+  Checks c(op);
+  c.pointer("params", params);
+  if (c.failed()) return kBadArgument;
+  const LinearParams& p = *params;
+  check_sizes(c, p);
+  const struct { const char* name; const void* p; bool needed; } tensors[] = {
+      {"x", p.x, true},
+      {"weight", p.weight, true},
+      {"bias", p.bias, false},
+      {"y", p.y, true},
+      {"weight1", p.weight1, p.out_features1 > 0},
+      {"bias1", p.bias1, false},
+      {"y1", p.y1, p.out_features1 > 0},
+      {"weight2", p.weight2, p.out_features2 > 0},
+      {"bias2", p.bias2, false},
+      {"y2", p.y2, p.out_features2 > 0}};
+  for (const auto& t : tensors) {
+    if (t.needed) c.pointer(t.name, t.p);
+    c.aligned(t.name, t.p, element_bytes(p.dtype));
+  }
+  c.aligned("workspace", p.workspace, 16);
+  if (c.failed()) return kBadArgument;
+  const cudaError_t e = seqexport::linear(p, static_cast<cudaStream_t>(stream));
+  if (e != cudaErrorSharedObjectInitFailed) return finish(op, e);
+  std::snprintf(last_error, sizeof last_error, "%s: %s", op, seqexport::linear_fault());
+  return kCudaError;
+}
+
+int seqexport_embedding(const EmbeddingParams* params, void* stream) {
+  const char* op = "embedding";
+  Checks c(op);
+  c.pointer("params", params);
+  if (c.failed()) return kBadArgument;
+  const EmbeddingParams& p = *params;
+  check_sizes(c, p.dtype, 1, p.rows);
+  c.in_range("vocab (V)", p.vocab, 1, kMaxDim);
+  c.in_range("channels (D)", p.channels, 1, kMaxDim);
+  const struct { const char* name; const void* p; unsigned bytes; } tensors[] = {
+      {"weight", p.weight, element_bytes(p.dtype)}, {"ids", p.ids, 4}, {"y", p.y, element_bytes(p.dtype)}};
+  for (const auto& t : tensors) {
+    c.pointer(t.name, t.p);
+    c.aligned(t.name, t.p, t.bytes);
+  }
+  if (c.failed()) return kBadArgument;
+  return finish(op, seqexport::embedding(p, static_cast<cudaStream_t>(stream)));
+}
+
+int seqexport_last_token(const LastTokenParams* params, void* stream) {
+  const char* op = "last_token";
+  Checks c(op);
+  c.pointer("params", params);
+  if (c.failed()) return kBadArgument;
+  const LastTokenParams& p = *params;
+  check_sizes(c, p.dtype, p.batch, p.length);
+  c.in_range("channels (D)", p.channels, 1, kMaxDim);
+  const struct { const char* name; const void* p; unsigned bytes; } tensors[] = {
+      {"x", p.x, element_bytes(p.dtype)}, {"seq_lens", p.seq_lens, 4}, {"y", p.y, element_bytes(p.dtype)}};
+  for (const auto& t : tensors) {
+    c.pointer(t.name, t.p);
+    c.aligned(t.name, t.p, t.bytes);
+  }
+  if (c.failed()) return kBadArgument;
+  return finish(op, seqexport::last_token(p, static_cast<cudaStream_t>(stream)));
+}
+
+int seqexport_rms_norm(const RmsNormParams* params, void* stream) {
+  const char* op = "rms_norm";
+  Checks c(op);
+  c.pointer("params", params);
+  if (c.failed()) return kBadArgument;
+  const RmsNormParams& p = *params;
+  check_rows(c, p.dtype, p.rows);
+  c.in_range("channels (D)", p.channels, 1, kMaxDim);
+  c.in_range("wide", p.wide, 0, 1);
+  c.require(std::isfinite(p.epsilon) && p.epsilon >= 0.f, "epsilon must be finite and 0 or more, got %g",
+            double(p.epsilon));
+  const unsigned stream_bytes = p.wide ? 4 : element_bytes(p.dtype);
+  const struct { const char* name; const void* p; } tensors[] = {{"x", p.x}, {"weight", p.weight}, {"y", p.y}};
+  for (const auto& t : tensors) {
+    c.pointer(t.name, t.p);
+    c.aligned(t.name, t.p, element_bytes(p.dtype));
+  }
+  c.aligned("residual", p.residual, stream_bytes);
+  c.aligned("sum", p.sum, stream_bytes);
+  if (c.failed()) return kBadArgument;
+  return finish(op, seqexport::rms_norm(p, static_cast<cudaStream_t>(stream)));
+}
+
+int seqexport_rotary_embedding(const RotaryEmbeddingParams* params, void* stream) {
+  const char* op = "rotary_embedding";
+  Checks c(op);
+  c.pointer("params", params);
+  if (c.failed()) return kBadArgument;
+  const RotaryEmbeddingParams& p = *params;
+  check_rows(c, p.dtype, p.rows);
+  c.in_range("query_heads (Hq)", p.query_heads, 1, kMaxGridRows);
+  c.in_range("kv_heads (Hkv)", p.kv_heads, 1, kMaxGridRows);
+  c.in_range("head_dim (Dh)", p.head_dim, 1, kMaxGridRows);
+  c.in_range("rotary_dim (R)", p.rotary_dim, 2, p.head_dim);
+  c.require(p.rotary_dim % 2 == 0, "rotary_dim (R) must be even, got %d", p.rotary_dim);
+  const struct { const char* name; const void* p; } tensors[] = {
+      {"query", p.query}, {"key", p.key}, {"cos", p.cos}, {"sin", p.sin},
+      {"query_rotated", p.query_rotated}, {"key_rotated", p.key_rotated}};
+  for (const auto& t : tensors) {
+    c.pointer(t.name, t.p);
+    c.aligned(t.name, t.p, element_bytes(p.dtype));
+  }
+  if (c.failed()) return kBadArgument;
+  return finish(op, seqexport::rotary_embedding(p, static_cast<cudaStream_t>(stream)));
 }
 
 }  // extern "C"

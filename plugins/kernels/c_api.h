@@ -8,6 +8,11 @@
 
 #include "causal_attention.h"
 #include "causal_conv1d.h"
+#include "embedding.h"
+#include "last_token.h"
+#include "linear.h"
+#include "rms_norm.h"
+#include "rotary_embedding.h"
 #include "selective_scan.h"
 
 #if defined(_WIN32)
@@ -16,7 +21,7 @@
 #define SEQEXPORT_API __attribute__((visibility("default")))
 #endif
 
-#define SEQEXPORT_KERNELS_ABI 1
+#define SEQEXPORT_KERNELS_ABI 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -35,6 +40,18 @@ SEQEXPORT_API int seqexport_selective_scan(const SelectiveScanParams* params, vo
 
 SEQEXPORT_API size_t seqexport_causal_attention_workspace(const CausalAttentionParams* params);
 SEQEXPORT_API int seqexport_causal_attention(const CausalAttentionParams* params, void* stream);
+
+/* 2 (see seqexport_last_error) where there are more than a few tokens and no cuBLASLt is on the library path. */
+SEQEXPORT_API size_t seqexport_linear_workspace(const LinearParams* params);
+SEQEXPORT_API int seqexport_linear(const LinearParams* params, void* stream);
+
+SEQEXPORT_API int seqexport_embedding(const EmbeddingParams* params, void* stream);
+
+SEQEXPORT_API int seqexport_last_token(const LastTokenParams* params, void* stream);
+
+SEQEXPORT_API int seqexport_rms_norm(const RmsNormParams* params, void* stream);
+
+SEQEXPORT_API int seqexport_rotary_embedding(const RotaryEmbeddingParams* params, void* stream);
 
 #ifdef __cplusplus
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-ABI = 1
+ABI = 2
 BAD_ARGUMENT = 1
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 ACTIVATIONS = {"none": 0, "silu": 1}
@@ -45,6 +46,43 @@ class CausalAttentionParams(Structure):
         *_fields(c_void_p, "query key value past_key past_value past_lens seq_lens y present_key present_value"),
         *_fields(c_void_p, "workspace"),
         ("workspace_bytes", c_size_t),
+    ]
+
+
+class LinearParams(Structure):
+    _fields_ = [
+        *_fields(c_int32, "dtype rows in_features out_features out_features1 out_features2"),
+        *_fields(c_void_p, "x weight bias weight1 bias1 weight2 bias2 y y1 y2 workspace"),
+        ("workspace_bytes", c_size_t),
+    ]
+
+
+class EmbeddingParams(Structure):
+    _fields_ = [
+        *_fields(c_int32, "dtype rows vocab channels"),
+        *_fields(c_void_p, "weight ids y"),
+    ]
+
+
+class LastTokenParams(Structure):
+    _fields_ = [
+        *_fields(c_int32, "dtype batch length channels"),
+        *_fields(c_void_p, "x seq_lens y"),
+    ]
+
+
+class RmsNormParams(Structure):
+    _fields_ = [
+        *_fields(c_int32, "dtype rows channels wide"),
+        *_fields(c_float, "epsilon"),
+        *_fields(c_void_p, "x weight residual y sum"),
+    ]
+
+
+class RotaryEmbeddingParams(Structure):
+    _fields_ = [
+        *_fields(c_int32, "dtype rows query_heads kv_heads head_dim rotary_dim"),
+        *_fields(c_void_p, "query key cos sin query_rotated key_rotated"),
     ]
 
 
@@ -98,6 +136,11 @@ class Kernels:
             ("causal_conv1d", CausalConv1dParams),
             ("selective_scan", SelectiveScanParams),
             ("causal_attention", CausalAttentionParams),
+            ("embedding", EmbeddingParams),
+            ("last_token", LastTokenParams),
+            ("linear", LinearParams),
+            ("rms_norm", RmsNormParams),
+            ("rotary_embedding", RotaryEmbeddingParams),
         ):
             call = getattr(self.library, f"seqexport_{op}")
             call.argtypes, call.restype = [POINTER(params), c_void_p], c_int
@@ -156,4 +199,43 @@ class Kernels:
             *map(token_stride, (query, key, value)),
             *map(pointer, (query, key, value, past_key, past_value, past_lens, seq_lens, y)),
             *map(pointer, (present_key, present_value)),
+        )  # fmt: skip
+
+    def linear(
+        self, x: Tensor, weights: Sequence[Tensor | None], biases: Sequence[Tensor | None], outputs: Sequence[Tensor],
+    ) -> LinearParams:  # fmt: skip
+        """x [...,K], up to three weights [N,K], as many biases [N]?, and outputs [...,N]; contiguous."""
+        features = [0 if weight is None else weight.shape[0] for weight in weights]
+        parameters = [tensor for pair in zip(weights, biases, strict=True) for tensor in pair]
+        absent = [None] * (3 - len(outputs))
+        return LinearParams(
+            dtype_of(x), x.numel() // x.shape[-1], x.shape[-1], *features,
+            *map(pointer, (x, *parameters, *outputs, *absent)),
+        )  # fmt: skip
+
+    def embedding(self, weight: Tensor, ids: Tensor, y: Tensor) -> EmbeddingParams:
+        """weight [V,D], ids int32 [...], y [...,D]; contiguous."""
+        return EmbeddingParams(dtype_of(weight), ids.numel(), *weight.shape, *map(pointer, (weight, ids, y)))
+
+    def last_token(self, x: Tensor, seq_lens: Tensor, y: Tensor) -> LastTokenParams:
+        """x [B,L,D], seq_lens int32 [B], y [B,1,D]; contiguous."""
+        return LastTokenParams(dtype_of(x), *x.shape, *map(pointer, (x, seq_lens, y)))
+
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, residual: Tensor | None, y: Tensor, total: Tensor | None,
+        epsilon: float = 1e-6, wide: bool = False,
+    ) -> RmsNormParams:  # fmt: skip
+        """x and y [...,D], weight [D], residual? and total? (the sum) [...,D] of float32 if wide; contiguous."""
+        return RmsNormParams(
+            dtype_of(x), x.numel() // x.shape[-1], x.shape[-1], int(wide), epsilon,
+            *map(pointer, (x, weight, residual, y, total)),
+        )  # fmt: skip
+
+    def rotary_embedding(
+        self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, query_rotated: Tensor, key_rotated: Tensor
+    ) -> RotaryEmbeddingParams:
+        """query and query_rotated [...,Hq,Dh], key and key_rotated [...,Hkv,Dh], cos and sin [...,R]; contiguous."""
+        return RotaryEmbeddingParams(
+            dtype_of(query), cos.numel() // cos.shape[-1], query.shape[-2], key.shape[-2], query.shape[-1],
+            cos.shape[-1], *map(pointer, (query, key, cos, sin, query_rotated, key_rotated)),
         )  # fmt: skip

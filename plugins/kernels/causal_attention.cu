@@ -109,10 +109,10 @@ cudaError_t combine(const CausalAttentionParams& p, const SplitResults& results,
   const dim3 grid(static_cast<unsigned>(results.rows));
   switch (p.dtype) {
     case SEQEXPORT_FLOAT32:
-      return launch_dependent(combine_kernel<float>, grid, kCombineThreads, 0, stream, p, results);
+      return launch(combine_kernel<float>, grid, kCombineThreads, 0, stream, p, results);
     case SEQEXPORT_FLOAT16:
-      return launch_dependent(combine_kernel<__half>, grid, kCombineThreads, 0, stream, p, results);
-    default: return launch_dependent(combine_kernel<Bfloat16>, grid, kCombineThreads, 0, stream, p, results);
+      return launch(combine_kernel<__half>, grid, kCombineThreads, 0, stream, p, results);
+    default: return launch(combine_kernel<Bfloat16>, grid, kCombineThreads, 0, stream, p, results);
   }
 }
 

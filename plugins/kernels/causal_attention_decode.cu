@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(Traits::kThreads) decode_kernel(CausalAttentio
   const int split = blockIdx.x, kv_head = blockIdx.y % p.kv_heads, b = blockIdx.z;
   const int lane = threadIdx.x % 32, warp_index = threadIdx.x / 32;
   constexpr int kStride = Traits::kWarps * Traits::kKeys;
-  let_next_kernel_start();
+  wait_for_previous_kernel();
   const KeyValueRows<T> rows(p, b, kv_head);
   PackedRows packed;
   packed.group = p.query_heads / p.kv_heads;

@@ -38,6 +38,7 @@ prefill_kernel(CausalAttentionParams p, BlockOrder order) {
   order.locate(blockIdx.x, row_tile, batch_head);
   const int t0 = row_tile * Traits::kRows, b = batch_head / p.query_heads, head = batch_head % p.query_heads;
   const int group = p.query_heads / p.kv_heads, row0 = threadIdx.x / 32 * kWarpRows;
+  wait_for_previous_kernel();
   const KeyValueRows<T> rows(p, b, head / group);
   PrefillWarp<Traits> warp;
 

@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kThreads) simt_kernel(CausalAttentionParams p,
   auto& shared = *reinterpret_cast<SimtShared<kDim>*>(shared_bytes);
   const int split = blockIdx.x % results.splits, first = blockIdx.x / results.splits * kPackedRows;
   const int kv_head = blockIdx.y, b = blockIdx.z, group = p.query_heads / p.kv_heads;
-  let_next_kernel_start();
+  wait_for_previous_kernel();
   const KeyValueRows<T> rows(p, b, kv_head);
   const int count = min(kPackedRows, rows.len * group - first);
   SimtBlock<T, kDim> block(p, shared, rows);

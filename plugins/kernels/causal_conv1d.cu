@@ -101,6 +101,11 @@ __global__ void __launch_bounds__(kThreads, K <= 4 ? 5 : 3) conv_kernel(CausalCo
   const int t0 = (blockIdx.x / channel_blocks) * kTokens;
   const int b = blockIdx.y;
   if (d >= p.channels) return;
+  const int64_t state = (int64_t(b) * p.channels + d) * (K - 1);
+  prefetch_to_l2(static_cast<const T*>(p.weight) + int64_t(d) * K);
+  if (p.bias) prefetch_to_l2(static_cast<const T*>(p.bias) + d);
+  if (t0 == 0) prefetch_to_l2(static_cast<const T*>(p.past) + state);
+  wait_for_previous_kernel();
 
   const int len = p.seq_lens ? min(max(p.seq_lens[b], 0), p.length) : p.length;
   const T* x = static_cast<const T*>(p.x) + b * int64_t(p.length) * p.x_stride + d;
@@ -113,7 +118,6 @@ __global__ void __launch_bounds__(kThreads, K <= 4 ? 5 : 3) conv_kernel(CausalCo
   load_packs<T, V, K>(static_cast<const T*>(p.weight) + int64_t(d) * K, weight);
   if (p.bias) load_packs<T, V, 1>(static_cast<const T*>(p.bias) + d, bias);
   if (t0 == 0) {
-    const int64_t state = (int64_t(b) * p.channels + d) * (K - 1);
     float past[V * (K - 1)];
     load_packs<T, V, K - 1>(static_cast<const T*>(p.past) + state, past);
 #pragma unroll

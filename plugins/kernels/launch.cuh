@@ -1,7 +1,8 @@
-// Kernel launches. The second and later kernels of a sequence may start while the one before drains (programmatic
-// dependent launch, on sm_90 and later, from CUDA 12.3 on, where graphs can capture it): each of them calls
-// wait_for_previous_kernel() before it reads what the one before wrote. What came before the sequence is complete by
-// then, as its first kernel is launched plainly.
+// Kernel launches. A kernel may start while the one before it in the stream drains (programmatic dependent launch, on
+// sm_90 and later, from CUDA 12.3 on, where graphs can capture it). Every kernel calls wait_for_previous_kernel() in
+// each block. Before that it writes nothing, and reads nothing but what is older than the kernel before it: where that
+// one is of ours, it has waited, and so everything that earlier ones wrote is there. Anything may be brought into the L2
+// cache.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,13 +12,12 @@ namespace seqexport {
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 
-__device__ __forceinline__ void let_next_kernel_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
+__device__ __forceinline__ void prefetch_to_l2(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
 inline int device_attribute(cudaDeviceAttr attribute) {
@@ -42,26 +42,17 @@ cudaError_t allow_shared_memory(K kernel, size_t bytes) {
 }
 
 template <typename... P, typename... A>
-cudaError_t launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream, A... args) {
+cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t shared_bytes, cudaStream_t stream, A... args) {
   const cudaError_t e = allow_shared_memory(kernel, shared_bytes);
   if (e != cudaSuccess) return e;
-  kernel<<<grid, threads, shared_bytes, stream>>>(args...);
-  return cudaGetLastError();
-}
-
-template <typename... P, typename... A>
-cudaError_t launch_dependent(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream,
-                             A... args) {
 #if CUDART_VERSION >= 12030
   if (compiled_architecture(kernel) >= 90) {
-    const cudaError_t e = allow_shared_memory(kernel, shared_bytes);
-    if (e != cudaSuccess) return e;
     cudaLaunchAttribute overlap;
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
-    config.blockDim = dim3(threads);
+    config.blockDim = threads;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     config.attrs = &overlap;
@@ -69,7 +60,8 @@ cudaError_t launch_dependent(void (*kernel)(P...), dim3 grid, int threads, size_
     return cudaLaunchKernelEx(&config, kernel, P(args)...);
   }
 #endif
-  return launch(kernel, grid, threads, shared_bytes, stream, args...);
+  kernel<<<grid, threads, shared_bytes, stream>>>(args...);
+  return cudaGetLastError();
 }
 
 }  // namespace seqexport

@@ -33,16 +33,17 @@ template <typename Traits, bool kLocal>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kThreadsPerSm / Traits::kThreads)
     scan_kernel(SelectiveScanParams p, ScanChunks chunks) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
+  const bool carries = !kLocal && chunks.count > 1;  // from the kernel before, which is ours
+  if (!carries) wait_for_previous_kernel();
   const ScanPlace s = ScanPlace::of<Traits>(p, chunks);
-  let_next_kernel_start();
   if (s.width <= 0) return;
   ScanBlock<Traits, kLocal> block(p, s, *reinterpret_cast<typename Traits::Shared*>(shared_bytes));
   block.load_tile(0, s.t_begin);
   const int64_t row_states = int64_t(p.channels) * p.states;
   const int64_t slot = int64_t(s.b) * chunks.count + s.chunk;
   if (!kLocal) {
-    if (chunks.count > 1) wait_for_previous_kernel();
-    const float* start = chunks.count > 1 ? chunks.h + slot * row_states : p.past + s.b * row_states;
+    if (carries) wait_for_previous_kernel();
+    const float* start = carries ? chunks.h + slot * row_states : p.past + s.b * row_states;
     block.for_states([&](float& h, int64_t i) { h = start[i]; });
   }
   block.run();
@@ -61,6 +62,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kThreadsPerSm / Trai
 template <typename Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1) lane_scan_kernel(SelectiveScanParams p) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
+  wait_for_previous_kernel();
   const ScanPlace s = ScanPlace::of<Traits>(p, ScanChunks{1, p.length, nullptr, nullptr});
   if (s.width <= 0) return;
   LaneScanBlock<Traits>(p, s, *reinterpret_cast<typename Traits::Shared*>(shared_bytes)).run();
@@ -68,7 +70,6 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) lane_scan_kernel(Selectiv
 
 __global__ void carry_kernel(SelectiveScanParams p, ScanChunks chunks) {
   wait_for_previous_kernel();
-  let_next_kernel_start();
   const int64_t row_states = int64_t(p.channels) * p.states;
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= row_states) return;
@@ -101,6 +102,10 @@ template <typename T, int kLanes>
 __global__ void __launch_bounds__(kStepThreads) step_kernel(SelectiveScanParams p, bool vector) {
   const int i = blockIdx.x * kStepThreads + threadIdx.x, b = blockIdx.y;
   const int lane = i % kLanes, d = min(i / kLanes, p.channels - 1);
+  const int64_t state = (int64_t(b) * p.channels + d) * p.states;
+  const float* A = p.A + int64_t(d) * p.states;
+  if (lane * 4 < p.states) prefetch_to_l2(A + lane * 4), prefetch_to_l2(p.past + state + lane * 4);
+  wait_for_previous_kernel();
   const bool owner = i / kLanes < p.channels, valid = !p.seq_lens || p.seq_lens[b] > 0;
   const float x = valid ? to_float(static_cast<const T*>(p.x)[b * p.x_stride + d]) : 0.f;
   float delta = valid ? to_float(static_cast<const T*>(p.dt)[b * p.dt_stride + d]) : 0.f;
@@ -110,8 +115,6 @@ __global__ void __launch_bounds__(kStepThreads) step_kernel(SelectiveScanParams 
   const int group = int(int64_t(d) * p.groups / p.channels);
   const T* B = static_cast<const T*>(p.B) + b * p.B_stride + group * p.states;
   const T* C = static_cast<const T*>(p.C) + b * p.C_stride + group * p.states;
-  const int64_t state = (int64_t(b) * p.channels + d) * p.states;
-  const float* A = p.A + int64_t(d) * p.states;
 
   float y = 0.f;
   for (int n = lane * 4; n < p.states; n += kLanes * 4) {
@@ -239,9 +242,9 @@ cudaError_t launch_scan(const SelectiveScanParams& p, const ScanPlan& plan, cuda
   const int carry_threads = 128;
   const int64_t row_states = int64_t(p.channels) * p.states;
   const dim3 carry_grid(unsigned((row_states + carry_threads - 1) / carry_threads), p.batch);
-  e = launch_dependent(carry_kernel, carry_grid, carry_threads, 0, stream, p, chunks);
+  e = launch(carry_kernel, carry_grid, carry_threads, 0, stream, p, chunks);
   if (e != cudaSuccess) return e;
-  return launch_dependent(scan_kernel<Traits, false>, grid, Traits::kThreads, shared, stream, p, chunks);
+  return launch(scan_kernel<Traits, false>, grid, Traits::kThreads, shared, stream, p, chunks);
 }
 
 template <typename Traits>

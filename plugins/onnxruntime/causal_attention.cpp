@@ -109,15 +109,15 @@ class CausalAttentionOp : public OpInfo {
                                            {"seq_lens", Kind::I, true}};
     return all;
   }
-  const std::vector<Kind>& outputs() const override {
-    static const std::vector<Kind> all = {Kind::T, Kind::T, Kind::T};
+  const std::vector<Output>& outputs() const override {
+    static const std::vector<Output> all = {{Kind::T}, {Kind::T}, {Kind::T}};
     return all;
   }
   std::unique_ptr<Kernel> create(const Attributes& attributes, Provider provider) const override {
     return std::make_unique<CausalAttention>(attributes, provider);
   }
   void infer(const ShapeRule& rule) const override {
-    rule.same_but_last(0, kQuery, kValue);
+    rule.of_axes(0, kQuery, {{kQuery, 0}, {kQuery, 1}, {kQuery, 2}, {kValue, 3}});
     rule.same(1, kPastKey);
     rule.same(2, kPastValue);
   }

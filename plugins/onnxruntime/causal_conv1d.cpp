@@ -57,8 +57,8 @@ class CausalConv1dOp : public OpInfo {
         {"x", Kind::T}, {"weight", Kind::T}, {"bias", Kind::T, true}, {"past", Kind::T}, {"seq_lens", Kind::I, true}};
     return all;
   }
-  const std::vector<Kind>& outputs() const override {
-    static const std::vector<Kind> all = {Kind::T, Kind::T};
+  const std::vector<Output>& outputs() const override {
+    static const std::vector<Output> all = {{Kind::T}, {Kind::T}};
     return all;
   }
   std::unique_ptr<Kernel> create(const Attributes& attributes, Provider provider) const override {

@@ -91,9 +91,15 @@ CustomOp::CustomOp(const OpInfo& op, Provider provider, ONNXTensorElementDataTyp
   GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
   GetOutputTypeCount = [](const OrtCustomOp* op) { return self(op).info->outputs().size(); };
   GetOutputType = [](const OrtCustomOp* op, size_t index) {
-    return self(op).info->outputs()[index] == Kind::T ? self(op).t : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    const Kind kind = self(op).info->outputs()[index].kind;
+    if (kind == Kind::S) return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    return kind == Kind::T ? self(op).t : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   };
-  GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+  // ONNX Runtime admits an output of any type where it is optional: its type is then that of the last input of any type
+  // (the residual's), or what the shape rule says.
+  GetOutputCharacteristic = [](const OrtCustomOp* op, size_t index) {
+    return self(op).info->outputs()[index].optional ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+  };
   GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
   GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
   GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };

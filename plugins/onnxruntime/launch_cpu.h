@@ -48,4 +48,34 @@ inline void launch_cpu(Call& call, const CausalAttentionParams& p) {
   threads.check_ran();
 }
 
+inline void launch_cpu(Call& call, const EmbeddingParams& p) {
+  SessionPool threads(call.context());
+  cpu::kernels().embedding(p, threads.pool());
+  threads.check_ran();
+}
+
+inline void launch_cpu(Call& call, const LastTokenParams& p) {
+  SessionPool threads(call.context());
+  cpu::kernels().last_token(p, threads.pool());
+  threads.check_ran();
+}
+
+inline void launch_cpu(Call& call, const LinearParams& p) {
+  SessionPool threads(call.context());
+  cpu::kernels().linear(p, threads.pool());
+  threads.check_ran();
+}
+
+inline void launch_cpu(Call& call, const RmsNormParams& p) {
+  SessionPool threads(call.context());
+  cpu::kernels().rms_norm(p, threads.pool());
+  threads.check_ran();
+}
+
+inline void launch_cpu(Call& call, const RotaryEmbeddingParams& p) {
+  SessionPool threads(call.context());
+  cpu::kernels().rotary_embedding(p, threads.pool());
+  threads.check_ran();
+}
+
 }  // namespace seqexport::ort

@@ -76,4 +76,36 @@ void launch(Call& call, Provider provider, CausalAttentionParams& p) {
   check_launched(call, seqexport::causal_attention(p, stream_of(call)));
 }
 
+void launch(Call& call, Provider provider, const EmbeddingParams& p) {
+  if (provider == Provider::kCpu) return launch_cpu(call, p);
+  check_launched(call, seqexport::embedding(p, stream_of(call)));
+}
+
+void launch(Call& call, Provider provider, const LastTokenParams& p) {
+  if (provider == Provider::kCpu) return launch_cpu(call, p);
+  check_launched(call, seqexport::last_token(p, stream_of(call)));
+}
+
+void launch(Call& call, Provider provider, LinearParams& p) {
+  if (provider == Provider::kCpu) return launch_cpu(call, p);
+  const Workspace workspace(call, seqexport::linear_workspace(p));
+  p.workspace = workspace.data();
+  p.workspace_bytes = workspace.bytes();
+  const cudaError_t error = seqexport::linear(p, stream_of(call));
+  if (error == cudaErrorSharedObjectInitFailed) {
+    throw Refused(ORT_RUNTIME_EXCEPTION, call.name() + ": " + seqexport::linear_fault());
+  }
+  check_launched(call, error);
+}
+
+void launch(Call& call, Provider provider, const RmsNormParams& p) {
+  if (provider == Provider::kCpu) return launch_cpu(call, p);
+  check_launched(call, seqexport::rms_norm(p, stream_of(call)));
+}
+
+void launch(Call& call, Provider provider, const RotaryEmbeddingParams& p) {
+  if (provider == Provider::kCpu) return launch_cpu(call, p);
+  check_launched(call, seqexport::rotary_embedding(p, stream_of(call)));
+}
+
 }  // namespace seqexport::ort

@@ -80,16 +80,20 @@ Tensor Call::input(size_t index, size_t rank) {
 }
 
 void Call::check_type(const Input& input, ONNXTensorElementDataType came) {
-  if (input.kind == Kind::F && came != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) refuse_type(input, came);
-  if (input.kind == Kind::I && came != ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32) refuse_type(input, came);
-  if (input.kind != Kind::T) return;
+  const Kind kind = settled(input.kind);
+  if (kind == Kind::F && came != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) refuse_type(input, came);
+  if (kind == Kind::I && came != ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32) refuse_type(input, came);
+  if (kind != Kind::T) return;
   if (type_ == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED && is_activation_type(came)) type_ = came;
   if (came != type_) refuse_type(input, came);
 }
 
+Kind Call::settled(Kind kind) const { return kind != Kind::S ? kind : wide_ ? Kind::F : Kind::T; }
+
 void Call::refuse_type(const Input& input, ONNXTensorElementDataType came) const {
-  std::string expected = input.kind == Kind::F ? "float32" : "int32";
-  if (input.kind == Kind::T) {
+  const Kind kind = settled(input.kind);
+  std::string expected = kind == Kind::F ? "float32" : "int32";
+  if (kind == Kind::T) {
     expected = type_ == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
                    ? "float32, float16 or bfloat16"
                    : std::string(type_name(type_)) + " as the inputs before it";
@@ -121,11 +125,21 @@ void Call::require_sizes(const Tensor& tensor, const std::vector<Axis>& axes) co
   for (const Axis& axis : axes) require_size(tensor.input->name, axis, 1, INT32_MAX);
 }
 
+void Call::require_outputs(size_t count) const {
+  size_t came = 0;
+  check(api().KernelContext_GetOutputCount(context_, &came));
+  if (came != count) refuse("outputs: expected " + std::to_string(count) + ", got " + std::to_string(came));
+}
+
 std::string Call::name() const { return op_.name(); }
 
 void* Call::output(size_t index, const Shape& shape) {
   OrtValue* value = nullptr;
   check(api().KernelContext_GetOutput(context_, index, shape.data(), shape.size(), &value));
+  if (value == nullptr) {
+    if (!op_.outputs()[index].optional) refuse("output " + std::to_string(index) + " is missing; it is not optional");
+    return nullptr;
+  }
   void* data = nullptr;
   check(api().GetTensorMutableData(value, &data));
   return data;
@@ -192,30 +206,65 @@ void ShapeRule::same(size_t output, size_t source) const {
   if (const auto* info = input(source)) check(api().ShapeInferContext_SetOutputTypeShape(context_, output, info));
 }
 
-void ShapeRule::same_but_last(size_t output, size_t source, size_t last) const {
-  const auto *like = input(source), *with = input(last);
-  if (like == nullptr || with == nullptr) return;
-  size_t rank = 0, last_rank = 0;
+void ShapeRule::same_if_not_wide(size_t output, size_t source) const {
+  if (!is_wide()) return same(output, source);
+  const auto* like = input(source);
+  if (like == nullptr) return;
+  size_t rank = 0;
   check(api().GetDimensionsCount(like, &rank));
-  check(api().GetDimensionsCount(with, &last_rank));
-  if (rank == 0 || last_rank == 0) return;
-  Shape sizes(rank), last_sizes(last_rank);
-  std::vector<const char*> names(rank), last_names(last_rank);
-  ONNXTensorElementDataType type;
+  Shape sizes(rank);
+  std::vector<const char*> names(rank);
   check(api().GetDimensions(like, sizes.data(), rank));
-  check(api().GetDimensions(with, last_sizes.data(), last_rank));
   check(api().GetSymbolicDimensions(like, names.data(), rank));
-  check(api().GetSymbolicDimensions(with, last_names.data(), last_rank));
+  set(output, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, sizes, names);
+}
+
+bool ShapeRule::is_wide() const {
+  const OrtOpAttr* attribute = nullptr;
+  if (OrtStatus* status = api().ShapeInferContext_GetAttribute(context_, "wide", &attribute)) {
+    api().ReleaseStatus(status);
+    return false;
+  }
+  int64_t wide = 0;
+  size_t size = sizeof wide;
+  check(api().ReadOpAttr(attribute, ORT_OP_ATTR_INT, &wide, size, &size));
+  return wide == 1;
+}
+
+void ShapeRule::of_axes(size_t output, size_t typed, const std::vector<AxisOf>& axes) const {
+  const auto* like = input(typed);
+  if (like == nullptr) return;
+  ONNXTensorElementDataType type;
   check(api().GetTensorElementType(like, &type));
-  sizes.back() = last_sizes.back();
-  names.back() = last_names.back();
+  Shape sizes;
+  std::vector<const char*> names;
+  for (const AxisOf& each : axes) {
+    sizes.push_back(1);
+    names.push_back("");
+    if (each.input == kOne.input) continue;
+    const auto* info = input(each.input);
+    size_t rank = 0;
+    if (info) check(api().GetDimensionsCount(info, &rank));
+    if (each.axis >= rank) return;
+    Shape all(rank);
+    std::vector<const char*> all_names(rank);
+    check(api().GetDimensions(info, all.data(), rank));
+    check(api().GetSymbolicDimensions(info, all_names.data(), rank));
+    sizes.back() = all[each.axis];
+    names.back() = all_names[each.axis];
+  }
+  set(output, type, sizes, names);
+}
+
+void ShapeRule::set(size_t output, ONNXTensorElementDataType type, const Shape& sizes,
+                    std::vector<const char*>& names) const {
   OrtTensorTypeAndShapeInfo* made = nullptr;
   check(api().CreateTensorTypeAndShapeInfo(&made));
   const auto release = [](OrtTensorTypeAndShapeInfo* p) { api().ReleaseTensorTypeAndShapeInfo(p); };
   const std::unique_ptr<OrtTensorTypeAndShapeInfo, decltype(release)> owner(made, release);
   check(api().SetTensorElementType(made, type));
-  check(api().SetDimensions(made, sizes.data(), rank));
-  check(api().SetSymbolicDimensions(made, names.data(), rank));
+  check(api().SetDimensions(made, sizes.data(), sizes.size()));
+  check(api().SetSymbolicDimensions(made, names.data(), names.size()));
   check(api().ShapeInferContext_SetOutputTypeShape(context_, output, made));
 }
 

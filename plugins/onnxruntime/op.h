@@ -13,11 +13,18 @@ namespace seqexport::ort {
 
 enum class Provider { kCpu, kCuda };
 
-// T: float32, float16 or bfloat16, the same throughout a node; F: float32; I: int32.
-enum class Kind { T, F, I };
+// T: float32, float16 or bfloat16, the same throughout a node; F: float32; I: int32; S: F where the attribute `wide` is
+// 1, else T.
+enum class Kind { T, F, I, S };
 
 struct Input {
   const char* name;
+  Kind kind;
+  bool optional = false;
+};
+
+// `optional`: a node may leave it out.
+struct Output {
   Kind kind;
   bool optional = false;
 };
@@ -54,7 +61,11 @@ class Call {
   void require_sizes(const Tensor& tensor, const std::vector<Axis>& axes) const;
   // Throws Refused unless the axis, first seen on the input of that name, is in low..high.
   void require_size(const char* input, const Axis& axis, int64_t low, int64_t high) const;
-  // Memory for output `index`, of the type of T or F.
+  // What S is in this node; T until it is said.
+  void set_wide(bool wide) { wide_ = wide; }
+  // Throws Refused unless the node has `count` outputs.
+  void require_outputs(size_t count) const;
+  // Memory for output `index`, of the type of T, F or S; null where the node leaves out an optional one.
   void* output(size_t index, const Shape& shape);
   // SeqexportDataType of T; known once an input of kind T was read.
   int32_t dtype() const;
@@ -67,10 +78,12 @@ class Call {
  private:
   [[noreturn]] void refuse_type(const Input& input, ONNXTensorElementDataType came) const;
   void check_type(const Input& input, ONNXTensorElementDataType came);
+  Kind settled(Kind kind) const;
 
   const OpInfo& op_;
   const std::vector<int>& positions_;
   OrtKernelContext* context_;
+  bool wide_ = false;
   ONNXTensorElementDataType type_ = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 };
 
@@ -100,15 +113,26 @@ class Kernel {
 // Shape inference of one node; inputs that are absent or of unknown shape leave an output's shape unknown.
 class ShapeRule {
  public:
+  // An axis of an input, or 1.
+  struct AxisOf {
+    int input;
+    size_t axis;
+  };
+  static constexpr AxisOf kOne{-1, 0};
+
   ShapeRule(const std::vector<int>& positions, OrtShapeInferContext* context)
       : positions_(positions), context_(context) {}
   // Output `output` is like input `input` in type and shape.
   void same(size_t output, size_t input) const;
-  // The same, but that the last axis is the last of input `last`.
-  void same_but_last(size_t output, size_t input, size_t last) const;
+  // The same, but that it is float32 where the node's attribute `wide` is 1.
+  void same_if_not_wide(size_t output, size_t input) const;
+  // Output `output` is of the type of input `typed` and has these axes of inputs.
+  void of_axes(size_t output, size_t typed, const std::vector<AxisOf>& axes) const;
 
  private:
   OrtTensorTypeAndShapeInfo* input(size_t index) const;
+  bool is_wide() const;
+  void set(size_t output, ONNXTensorElementDataType type, const Shape& sizes, std::vector<const char*>& names) const;
 
   const std::vector<int>& positions_;
   OrtShapeInferContext* context_;
@@ -120,7 +144,7 @@ class OpInfo {
   virtual ~OpInfo() = default;
   virtual const char* name() const = 0;
   virtual const std::vector<Input>& inputs() const = 0;
-  virtual const std::vector<Kind>& outputs() const = 0;
+  virtual const std::vector<Output>& outputs() const = 0;
   virtual std::unique_ptr<Kernel> create(const Attributes& attributes, Provider provider) const = 0;
   virtual void infer(const ShapeRule& rule) const = 0;
 };
@@ -128,5 +152,10 @@ class OpInfo {
 const OpInfo& causal_conv1d_op();
 const OpInfo& selective_scan_op();
 const OpInfo& causal_attention_op();
+const OpInfo& embedding_op();
+const OpInfo& last_token_op();
+const OpInfo& linear_op();
+const OpInfo& rms_norm_op();
+const OpInfo& rotary_embedding_op();
 
 }  // namespace seqexport::ort

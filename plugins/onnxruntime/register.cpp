@@ -27,7 +27,8 @@ constexpr int kInfersShapesSince = 24;
 
 std::vector<CustomOp> make_ops(bool infers_shapes) {
   std::vector<CustomOp> made;
-  for (const OpInfo* op : {&causal_conv1d_op(), &selective_scan_op(), &causal_attention_op()}) {
+  for (const OpInfo* op : {&causal_attention_op(), &causal_conv1d_op(), &embedding_op(), &last_token_op(), &linear_op(),
+                           &rms_norm_op(), &rotary_embedding_op(), &selective_scan_op()}) {
     for (const auto type : kTypes) {
       made.emplace_back(*op, Provider::kCpu, type, infers_shapes);
 #if SEQEXPORT_CUDA

@@ -73,8 +73,8 @@ class SelectiveScanOp : public OpInfo {
                                            {"past", Kind::F},       {"seq_lens", Kind::I, true}};
     return all;
   }
-  const std::vector<Kind>& outputs() const override {
-    static const std::vector<Kind> all = {Kind::T, Kind::F};
+  const std::vector<Output>& outputs() const override {
+    static const std::vector<Output> all = {{Kind::T}, {Kind::F}};
     return all;
   }
   std::unique_ptr<Kernel> create(const Attributes& attributes, Provider provider) const override {

@@ -3,10 +3,29 @@
 Needs torch; runtimes never import it.
 """
 
-from seqexport.plugins.ops import causal_attention, causal_conv1d, selective_scan
+from seqexport.plugins.ops import (
+    causal_attention,
+    causal_conv1d,
+    embedding,
+    last_token,
+    linear,
+    rms_norm,
+    rotary_embedding,
+    selective_scan,
+)
 from seqexport.plugins.ops.op import DOMAIN, VERSION, Call, Op, register
 
-OPS: dict[str, Op] = {module.OP.name: module.OP for module in (causal_attention, causal_conv1d, selective_scan)}
+_MODULES = (
+    causal_attention,
+    causal_conv1d,
+    embedding,
+    last_token,
+    linear,
+    rms_norm,
+    rotary_embedding,
+    selective_scan,
+)
+OPS: dict[str, Op] = {module.OP.name: module.OP for module in _MODULES}
 
 for _op in OPS.values():
     register(_op)

@@ -6,7 +6,7 @@ The ops are functional: what the kernels could write in place (present over past
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,14 +18,17 @@ from seqexport.plugins.kernels.c_api import (
     CausalAttentionParams,
     KernelRefused,
     Kernels,
+    LinearParams,
     SelectiveScanParams,
     token_stride,
 )
+from seqexport.plugins.ops.linear import empty_outputs
+from seqexport.plugins.ops.rms_norm import stream_dtype
 
 if TYPE_CHECKING:
     from seqexport.plugins.ops.op import Op
 
-Outputs = tuple[Tensor, ...]
+Outputs = Sequence[Tensor]
 
 
 @functools.cache
@@ -45,7 +48,7 @@ def implementation(op: Op) -> Callable[..., Outputs]:
 
     def run(*arguments: object, **attributes: object) -> Outputs:
         loaded = kernels()
-        if loaded is None or not _is_typed(op, arguments):
+        if loaded is None or not _is_typed(op, arguments, attributes):
             return op.reference(*arguments, **attributes)
         try:
             with torch.cuda.device_of(arguments[0]):
@@ -99,13 +102,67 @@ def causal_attention(
     return y, present_key, present_value
 
 
+def linear(
+    loaded: Kernels, x: Tensor, weight: Tensor, bias: Tensor | None, weight1: Tensor | None, bias1: Tensor | None,
+    weight2: Tensor | None, bias2: Tensor | None,
+) -> Outputs:  # fmt: skip
+    x = x.contiguous()
+    weights = [_contiguous(each) for each in (weight, weight1, weight2)]
+    biases = [_contiguous(each) for each in (bias, bias1, bias2)]
+    outputs = empty_outputs(x, [each for each in weights if each is not None])
+    _with_workspace(loaded, "linear", loaded.linear(x, weights, biases, outputs), x.device)
+    return outputs
+
+
+def rms_norm(
+    loaded: Kernels, x: Tensor, weight: Tensor, residual: Tensor | None, epsilon: float = 1e-6, wide: int = 0
+) -> Outputs:
+    x, weight, residual = x.contiguous(), weight.contiguous(), _contiguous(residual)
+    y, total = torch.empty_like(x), torch.empty_like(x, dtype=stream_dtype(x, wide))
+    params = loaded.rms_norm(x, weight, residual, y, total, epsilon, bool(wide))
+    loaded.call("rms_norm", params, torch.cuda.current_stream().cuda_stream)
+    return y, total
+
+
+def rotary_embedding(loaded: Kernels, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> Outputs:
+    query, key, cos, sin = query.contiguous(), key.contiguous(), cos.contiguous(), sin.contiguous()
+    rotated = torch.empty_like(query), torch.empty_like(key)
+    params = loaded.rotary_embedding(query, key, cos, sin, *rotated)
+    loaded.call("rotary_embedding", params, torch.cuda.current_stream().cuda_stream)
+    return rotated
+
+
+def embedding(loaded: Kernels, weight: Tensor, ids: Tensor) -> Outputs:
+    weight, ids = weight.contiguous(), ids.contiguous()
+    y = weight.new_empty(*ids.shape, weight.shape[1])
+    loaded.call("embedding", loaded.embedding(weight, ids, y), torch.cuda.current_stream().cuda_stream)
+    return [y]
+
+
+def last_token(loaded: Kernels, x: Tensor, seq_lens: Tensor) -> Outputs:
+    x, seq_lens = x.contiguous(), seq_lens.contiguous()
+    y = x.new_empty(x.shape[0], 1, x.shape[2])
+    loaded.call("last_token", loaded.last_token(x, seq_lens, y), torch.cuda.current_stream().cuda_stream)
+    return [y]
+
+
 LAUNCH: dict[str, Callable[..., Outputs]] = {
-    launch.__name__: launch for launch in (causal_conv1d, selective_scan, causal_attention)
+    launch.__name__: launch
+    for launch in (
+        causal_attention,
+        causal_conv1d,
+        embedding,
+        last_token,
+        linear,
+        rms_norm,
+        rotary_embedding,
+        selective_scan,
+    )
 }
 
 
 def _with_workspace(
-    loaded: Kernels, stem: str, params: SelectiveScanParams | CausalAttentionParams, device: torch.device
+    loaded: Kernels, stem: str, params: SelectiveScanParams | CausalAttentionParams | LinearParams, device: torch.device
 ) -> None:
     """Launch with the workspace that the sizes ask for. The stream orders its reuse after the kernels."""
     workspace = torch.empty(loaded.workspace(stem, params), dtype=torch.uint8, device=device)
@@ -113,12 +170,14 @@ def _with_workspace(
     loaded.call(stem, params, torch.cuda.current_stream().cuda_stream)
 
 
-def _is_typed(op: Op, arguments: tuple[object, ...]) -> bool:
+def _is_typed(op: Op, arguments: tuple[object, ...], attributes: Mapping[str, object]) -> bool:
     """Whether every tensor has the type of the op's schema, T being one that the kernels have, and is on one GPU."""
     first = arguments[0]
     if not isinstance(first, Tensor) or str(first.dtype).removeprefix("torch.") not in DTYPES:
         return False
-    expected = {"T": first.dtype, "F": torch.float32, "I": torch.int32}
+    positional = dict(zip(op.attributes, arguments[len(op.inputs) :], strict=False))
+    wide = {**op.attributes, **positional, **attributes}.get("wide")
+    expected = {"T": first.dtype, "F": torch.float32, "I": torch.int32, "S": torch.float32 if wide else first.dtype}
     pairs = zip(op.inputs.values(), arguments, strict=False)
     given = [(expected[kind], tensor) for kind, tensor in pairs if isinstance(tensor, Tensor)]
     return all(tensor.dtype == dtype and tensor.device == first.device for dtype, tensor in given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ TYPES = {
     "T": ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"],
     "F": ["tensor(float)"],
     "I": ["tensor(int32)"],
+    "S": ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"],
 }
 
 
@@ -48,8 +49,10 @@ class Op:
         name: the ONNX op type.
         stem: its name in every layer: files, ``torch.ops.seqexport.<stem>``, kernels.
         inputs: names and types, in order; a trailing ``?`` marks an input that may be absent. Types are T (float32,
-            float16 or bfloat16, the same throughout a node), F (float32) and I (int32).
+            float16 or bfloat16, the same throughout a node), F (float32), I (int32) and S (F where the attribute
+            ``wide`` is 1, else T).
         outputs: names and types, in order.
+        brought_by: for an output that may be absent, the optional input that brings it.
         attributes: names and defaults.
         schema: the torch.library schema, its parameters in the order inputs, then attributes.
         reference: plain PyTorch, any float dtype, accumulating in float32 (float64 for float64 inputs).
@@ -63,13 +66,18 @@ class Op:
     outputs: Mapping[str, str]
     attributes: Mapping[str, Attribute]
     schema: str
-    reference: Callable[..., tuple[Tensor, ...]]
-    fake: Callable[..., tuple[Tensor, ...]]
+    reference: Callable[..., Sequence[Tensor]]
+    fake: Callable[..., Sequence[Tensor]]
     body: Callable[[Call], list[str]]
+    brought_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def input_names(self) -> tuple[str, ...]:
         return tuple(name.rstrip("?") for name in self.inputs)
+
+    def output_names(self, given: Container[str]) -> tuple[str, ...]:
+        """The outputs of a node whose inputs ``given`` are there."""
+        return tuple(name for name in self.outputs if name not in self.brought_by or self.brought_by[name] in given)
 
     @property
     def onnx_schema(self) -> onnx.defs.OpSchema:
@@ -88,7 +96,12 @@ class Op:
                 )
                 for name, kind in self.inputs.items()
             ],
-            outputs=[OpSchema.FormalParameter(name, kind) for name, kind in self.outputs.items()],
+            outputs=[
+                OpSchema.FormalParameter(
+                    name, kind, param_option=option.Optional if name in self.brought_by else option.Single
+                )
+                for name, kind in self.outputs.items()
+            ],
             type_constraints=[(kind, TYPES[kind], "") for kind in sorted({*self.inputs.values()})],
             attributes=[OpSchema.Attribute(name, _attribute_value(name, v)) for name, v in self.attributes.items()],
         )
@@ -98,7 +111,7 @@ class Op:
         import onnx.parser
 
         header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}], overload: "{overload}">'
-        signature = f"{self.name} ({', '.join(self.input_names)}) => ({', '.join(self.outputs)})"
+        signature = f"{self.name} ({', '.join(self.input_names)}) => ({', '.join(self.output_names(call.given))})"
         function = onnx.parser.parse_function(header + signature + "{\n" + "\n".join(self.body(call)) + "\n}")
         function.attribute.extend(self.attributes)
         return function

@@ -1,5 +1,6 @@
 #include "node.h"
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstdio>
@@ -86,12 +87,33 @@ Node::Node(const Op& op, std::string name, const std::vector<Field>& fields) : o
   for (size_t i = 0; i < op.attributes.size(); ++i) attributes_[i] = op.attributes[i].fallback;
   for (size_t i = 0; i < op.inputs.size(); ++i) inputs_.push_back(int(i));
   for (const Field& field : fields) set_attribute(field);
+  settle_tensors();
+}
+
+bool Node::has_input(const char* name) const {
+  const auto is_named_so = [&](int i) { return std::string_view(op_->inputs[size_t(i)].name) == name; };
+  return std::any_of(inputs_.begin(), inputs_.end(), is_named_so);
+}
+
+void Node::settle_tensors() {
+  for (int position = 0; position < input_count(); ++position) {
+    const Tensor& tensor = input(position);
+    if (tensor.needs && !has_input(tensor.needs)) {
+      throw Refusal("input " + quoted(tensor.name) + " must come with input " + quoted(tensor.needs) +
+                    ", got it without; attribute 'inputs' names those that are present");
+    }
+  }
+  for (size_t i = 0; i < op_->outputs.size(); ++i) {
+    const char* needs = op_->outputs[i].needs;
+    if (!needs || has_input(needs)) outputs_.push_back(int(i));
+  }
 }
 
 void Node::set_attribute(const Field& field) {
   const std::string* word = std::get_if<std::string>(&field.value);
   const std::string came = word ? quoted(*word) : number(std::get<double>(field.value));
   const std::string attribute_name = "attribute " + quoted(field.name);
+  if (field.name == kTypeAttribute) return set_type(field);
   if (field.name == kInputsAttribute) {
     if (!word) throw Refusal(attribute_name + " must be names of inputs, got " + came);
     return set_inputs(*word);
@@ -115,6 +137,16 @@ void Node::set_attribute(const Field& field) {
     return void(attributes_[i] = value);
   }
   throw Refusal("there is no " + attribute_name);
+}
+
+void Node::set_type(const Field& field) {
+  const std::string* word = std::get_if<std::string>(&field.value);
+  for (const Type type : {Type::kFloat32, Type::kFloat16, Type::kBfloat16}) {
+    if (word && *word == type_name(type)) declared_type_ = type;
+  }
+  if (declared_type_ == Type::kOther) {
+    throw Refusal("attribute 'T' must be " + std::string(admitted('T')) + ", got " + (word ? quoted(*word) : "a number"));
+  }
 }
 
 void Node::set_inputs(const std::string& names) {
@@ -161,7 +193,15 @@ Node Node::restored(const Op& op, std::string name, std::string_view text) {
 }
 
 const Tensor& Node::tensor(int position) const {
-  return position < input_count() ? input(position) : op_->outputs[size_t(position - input_count())];
+  return position < input_count() ? input(position) : output(position - input_count());
+}
+
+char Node::kind(const Tensor& tensor) const {
+  if (tensor.type != 'S') return tensor.type;
+  for (size_t i = 0; i < op_->attributes.size(); ++i) {
+    if (std::string_view(op_->attributes[i].name) == kWideAttribute) return attributes_[i] == 1 ? 'F' : 'T';
+  }
+  throw std::logic_error("an op with a type S has no attribute wide");
 }
 
 void Node::require_count(size_t came) const {
@@ -181,13 +221,18 @@ Type Node::check_types(const std::vector<Type>& types) const {
     const auto refuse = [&](const std::string& must) {
       throw Refusal("input " + quoted(tensor.name) + " must be " + must + ", got " + type_name(came));
     };
-    if (!admits(tensor.type, came)) refuse(admitted(tensor.type));
-    if (tensor.type != 'T') continue;
+    if (!admits(kind(tensor), came)) refuse(admitted(kind(tensor)));
+    if (kind(tensor) != 'T') continue;
     if (first < 0) first = position;
     const Type type = types[size_t(first)];
     if (came != type) refuse(std::string(type_name(type)) + " as input " + quoted(input(first).name) + " is");
   }
-  return types[size_t(first)];
+  const Type type = types[size_t(first)];
+  if (declared_type_ != Type::kOther && type != declared_type_) {
+    throw Refusal("input " + quoted(input(first).name) + " must be " + type_name(declared_type_) +
+                  " by attribute 'T', got " + type_name(type));
+  }
+  return type;
 }
 
 void Node::bind(int position, const Shape& shape, Sizes& sizes, std::array<int, kMaxSizes>& givers) const {
@@ -240,9 +285,12 @@ std::pair<int, int> Node::source(const Axis& axis) const {
 
 cudaError_t Node::launch(Type type, const Sizes& sizes, const void* const* inputs, void* const* outputs,
                          void* workspace, cudaStream_t stream) const {
-  Call call = {type, sizes, attributes_, {}, outputs, workspace, op_->workspace, stream};
+  Call call = {type, sizes, attributes_, {}, {}, workspace, op_->workspace, stream};
   for (int position = 0; position < input_count(); ++position) {
     call.inputs[size_t(inputs_[size_t(position)])] = inputs[position];
+  }
+  for (int position = 0; position < output_count(); ++position) {
+    call.outputs[size_t(outputs_[size_t(position)])] = outputs[position];
   }
   return op_->launch(call);
 }

@@ -13,6 +13,9 @@ namespace seqexport::tensorrt {
 // take an input without a name.
 constexpr char kInputsAttribute[] = "inputs";
 
+// Says what T is, by its name: TensorRT 8 calls every tensor inside a network float32 until it has chosen, constants too.
+constexpr char kTypeAttribute[] = "T";
+
 struct Field {
   std::string name;
   std::variant<double, std::string> value;
@@ -33,8 +36,14 @@ class Node {
   const Op& op() const { return *op_; }
   int input_count() const { return int(inputs_.size()); }
   const Tensor& input(int position) const { return op_->inputs[size_t(inputs_[size_t(position)])]; }
+  int output_count() const { return int(outputs_.size()); }
+  const Tensor& output(int position) const { return op_->outputs[size_t(outputs_[size_t(position)])]; }
   // The tensor at a position among inputs, then outputs.
   const Tensor& tensor(int position) const;
+  // T by the node's attribute, kOther without it.
+  Type declared_type() const { return declared_type_; }
+  // 'T', 'F' or 'I': what a tensor is in this node.
+  char kind(const Tensor& tensor) const;
 
   // T, if every input's type is what the op takes.
   Type check_types(const std::vector<Type>& types) const;
@@ -43,7 +52,7 @@ class Node {
   // Position and axis of the input that has the length of this axis of an output.
   std::pair<int, int> source(const Axis& axis) const;
 
-  // Queues the op on `stream`; inputs by position.
+  // Queues the op on `stream`; inputs and outputs by position.
   cudaError_t launch(Type type, const Sizes& sizes, const void* const* inputs, void* const* outputs, void* workspace,
                      cudaStream_t stream) const;
 
@@ -52,13 +61,18 @@ class Node {
  private:
   void set_inputs(const std::string& names);
   void set_attribute(const Field& field);
+  bool has_input(const char* name) const;
+  void set_type(const Field& field);
+  void settle_tensors();
   void require_count(size_t came) const;
   void bind(int position, const Shape& shape, Sizes& sizes, std::array<int, kMaxSizes>& givers) const;
 
   const Op* op_;
   std::string name_;
-  std::vector<int> inputs_;  // position -> index in op_->inputs
+  std::vector<int> inputs_;   // position -> index in op_->inputs
+  std::vector<int> outputs_;  // position -> index in op_->outputs
   std::array<double, kMaxAttributes> attributes_ = {};
+  Type declared_type_ = Type::kOther;
 };
 
 const char* type_name(Type type);

@@ -14,7 +14,7 @@
 
 namespace seqexport::tensorrt {
 
-constexpr int kMaxInputs = 10, kMaxSizes = 8, kMaxAttributes = 4;
+constexpr int kMaxInputs = 10, kMaxOutputs = 3, kMaxSizes = 8, kMaxAttributes = 4;
 
 enum class Type {
   kFloat32 = SEQEXPORT_FLOAT32,
@@ -40,19 +40,25 @@ struct SizeRange {
   int64_t low, high;
 };
 
-// Length of one axis: a size of the op and a constant, as in K - 1.
+// Length of one axis: a size of the op and a constant, as in K - 1; of an output's, a constant alone as well.
 struct Axis {
+  static constexpr int kNone = -1;
   int size;
   int offset;
   Axis(int size, int offset = 0) : size(size), offset(offset) {}
+  static Axis constant(int length) { return {kNone, length}; }
 };
 
 struct Tensor {
   const char* name;
-  char type;  // 'T': float32, float16 or bfloat16, the same throughout a node; 'F': float32; 'I': int32
+  char type;  // 'T': float32, float16 or bfloat16, the same throughout a node; 'F': float32; 'I': int32;
+              // 'S': F where the attribute kWideAttribute is 1, else T
   std::vector<Axis> shape;
   bool optional = false;
+  const char* needs = nullptr;  // an input: one that has this tensor with it; an output is there where that input is
 };
+
+constexpr char kWideAttribute[] = "wide";
 
 // A number, or one of a few words, which is then held as its index among the choices.
 struct Attribute {
@@ -63,13 +69,13 @@ struct Attribute {
   std::vector<const char*> choices = {};
 };
 
-// One launch. Pointers are device pointers; an absent input is null.
+// One launch. Pointers are device pointers; those of absent tensors are null.
 struct Call {
   Type type;  // T
   Sizes sizes;
   std::array<double, kMaxAttributes> attributes;
   std::array<const void*, kMaxInputs> inputs;
-  void* const* outputs;
+  std::array<void*, kMaxOutputs> outputs;
   void* workspace;
   size_t workspace_bytes;
   cudaStream_t stream;
@@ -82,7 +88,7 @@ struct Call {
   }
   template <typename T = void>
   T* output(int index) const {
-    return static_cast<T*>(outputs[index]);
+    return static_cast<T*>(outputs[size_t(index)]);
   }
   double attribute(int index) const { return attributes[size_t(index)]; }
 };
@@ -99,7 +105,7 @@ constexpr size_t kSplitBytes = size_t(8) << 20;
 struct Op {
   const char* name;
   std::vector<SizeRange> sizes;
-  std::vector<Tensor> inputs, outputs;  // an output's axes all stand in some input that is always there
+  std::vector<Tensor> inputs, outputs;  // an output's axes are constant, or stand in some input that is there with it
   std::vector<Attribute> attributes;
   // Throws Refusal for sizes that do not go together; any of them may be unknown.
   void (*check)(const Sizes&);

@@ -25,16 +25,16 @@ constexpr int kFailure = 1;
 // supports no format, and so the build fails.
 //
 // TensorRT 8 asks for the output types before it has chosen those of a network's inner tensors, of which it then says
-// float32; T is half precision where any input of type T, a state of the network's own among them, is.
+// float32; T is half precision where the node says so, or any input of type T, a state of the network's own, is.
 class Plugin final : public nvinfer1::IPluginV2DynamicExt {
  public:
-  explicit Plugin(Node node) : node_(std::move(node)) {}
+  explicit Plugin(Node node) : node_(std::move(node)), half_(node_.declared_type() == Type::kFloat16) {}
 
   const AsciiChar* getPluginType() const noexcept override { return node_.op().name; }
   const AsciiChar* getPluginVersion() const noexcept override { return kPluginVersion; }
   const AsciiChar* getPluginNamespace() const noexcept override { return namespace_.c_str(); }
   void setPluginNamespace(const AsciiChar* name) noexcept override { namespace_ = name ? name : ""; }
-  int32_t getNbOutputs() const noexcept override { return int32_t(node_.op().outputs.size()); }
+  int32_t getNbOutputs() const noexcept override { return node_.output_count(); }
   void destroy() noexcept override { delete this; }
   int32_t initialize() noexcept override { return refused_ ? kFailure : 0; }
   void terminate() noexcept override {}
@@ -49,29 +49,28 @@ class Plugin final : public nvinfer1::IPluginV2DynamicExt {
   DataType getOutputDataType(int32_t index, const DataType* types, int32_t count) const noexcept override {
     std::vector<DataType> settled(types, types + count);
     const auto is_half = [&](int position) {
-      return node_.input(position).type == 'T' && types[position] == DataType::kHALF;
+      return is_t(position) && types[position] == DataType::kHALF;
     };
     for (int i = 0; i < count && i < node_.input_count(); ++i) half_ = half_ || is_half(i);
     for (int i = 0; i < count && i < node_.input_count(); ++i) {
-      if (half_ && node_.input(i).type == 'T' && types[i] == DataType::kFLOAT) settled[size_t(i)] = DataType::kHALF;
+      if (half_ && is_t(i) && types[i] == DataType::kFLOAT) settled[size_t(i)] = DataType::kHALF;
     }
     const auto type = checked([&] { return check_types(node_, settled.data(), count); });
     return output_type(node_, index, type.value_or(Type::kFloat32));
   }
 
   DimsExprs getOutputDimensions(int32_t index, const DimsExprs* inputs, int32_t count,
-                                nvinfer1::IExprBuilder&) noexcept override {
+                                nvinfer1::IExprBuilder& builder) noexcept override {
     const auto shape = checked([&] {
       check_shapes(node_, inputs, count);
-      return output_shape(node_, index, inputs);
+      return output_shape(node_, index, inputs, builder);
     });
     return shape.value_or(inputs[0]);
   }
 
   bool supportsFormatCombination(int32_t position, const PluginTensorDesc* tensors, int32_t,
                                  int32_t) noexcept override {
-    const bool is_t = node_.tensor(position).type == 'T';
-    if (is_t && (tensors[position].type == DataType::kHALF) != half_) return false;
+    if (is_t(position) && (tensors[position].type == DataType::kHALF) != half_) return false;
     return !refused_ && supports(node_, position, tensors[position], tensors[0]);
   }
 
@@ -93,6 +92,8 @@ class Plugin final : public nvinfer1::IPluginV2DynamicExt {
   }
 
  private:
+  bool is_t(int position) const { return node_.kind(node_.tensor(position)) == 'T'; }
+
   template <typename Work>
   auto checked(Work&& work) const noexcept -> std::optional<decltype(work())> {
     if (refused_) return std::nullopt;
@@ -104,7 +105,7 @@ class Plugin final : public nvinfer1::IPluginV2DynamicExt {
   Node node_;
   std::string text_ = node_.serialise();
   std::string namespace_ = kNamespace;
-  mutable bool refused_ = false, half_ = false;
+  mutable bool refused_ = false, half_;
 };
 
 class Creator final : public nvinfer1::IPluginCreator {

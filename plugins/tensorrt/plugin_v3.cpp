@@ -46,7 +46,7 @@ class Plugin final : public nvinfer1::IPluginV3,
   const AsciiChar* getPluginVersion() const noexcept override { return kPluginVersion; }
   const AsciiChar* getPluginNamespace() const noexcept override { return kNamespace; }
 
-  int32_t getNbOutputs() const noexcept override { return int32_t(node_.op().outputs.size()); }
+  int32_t getNbOutputs() const noexcept override { return node_.output_count(); }
 
   int32_t getOutputDataTypes(DataType* outputs, int32_t output_count, const DataType* inputs,
                              int32_t count) const noexcept override {
@@ -58,10 +58,10 @@ class Plugin final : public nvinfer1::IPluginV3,
   }
 
   int32_t getOutputShapes(const DimsExprs* inputs, int32_t count, const DimsExprs*, int32_t, DimsExprs* outputs,
-                          int32_t output_count, nvinfer1::IExprBuilder&) noexcept override {
+                          int32_t output_count, nvinfer1::IExprBuilder& builder) noexcept override {
     return guarded(node_, kFailure, [&] {
       check_shapes(node_, inputs, count);
-      for (int i = 0; i < output_count; ++i) outputs[i] = output_shape(node_, i, inputs);
+      for (int i = 0; i < output_count; ++i) outputs[i] = output_shape(node_, i, inputs, builder);
       return 0;
     });
   }

@@ -57,7 +57,9 @@ FieldNames::FieldNames(const Op& op) {
   static constexpr PluginFieldType kinds[] = {PluginFieldType::kINT32, PluginFieldType::kFLOAT32,
                                               PluginFieldType::kCHAR};
   for (const Attribute& attribute : op.attributes) fields_.emplace_back(attribute.name, nullptr, kinds[attribute.kind]);
-  fields_.emplace_back(kInputsAttribute, nullptr, PluginFieldType::kCHAR);
+  for (const char* name : {kInputsAttribute, kTypeAttribute}) {
+    fields_.emplace_back(name, nullptr, PluginFieldType::kCHAR);
+  }
   collection_ = {int32_t(fields_.size()), fields_.data()};
 }
 
@@ -76,7 +78,7 @@ Type check_types(const Node& node, const DataType* types, int count) {
 }
 
 DataType output_type(const Node& node, int index, Type type) {
-  if (node.op().outputs[size_t(index)].type == 'F') return DataType::kFLOAT;
+  if (node.kind(node.output(index)) == 'F') return DataType::kFLOAT;
 #if NV_TENSORRT_MAJOR > 8
   if (type == Type::kBfloat16) return DataType::kBF16;
 #endif
@@ -101,13 +103,18 @@ void check_shapes(const Node& node, const nvinfer1::DynamicPluginTensorDesc* inp
   node.check_shapes(shapes);
 }
 
-nvinfer1::DimsExprs output_shape(const Node& node, int index, const nvinfer1::DimsExprs* inputs) {
-  const std::vector<Axis>& axes = node.op().outputs[size_t(index)].shape;
+nvinfer1::DimsExprs output_shape(const Node& node, int index, const nvinfer1::DimsExprs* inputs,
+                                 nvinfer1::IExprBuilder& builder) {
+  const std::vector<Axis>& axes = node.output(index).shape;
   nvinfer1::DimsExprs shape = {};
   shape.nbDims = int32_t(axes.size());
   for (size_t i = 0; i < axes.size(); ++i) {
-    const auto [position, axis] = node.source(axes[i]);
-    shape.d[i] = inputs[position].d[axis];
+    if (axes[i].size == Axis::kNone) {
+      shape.d[i] = builder.constant(axes[i].offset);
+    } else {
+      const auto [position, axis] = node.source(axes[i]);
+      shape.d[i] = inputs[position].d[axis];
+    }
   }
   return shape;
 }
@@ -115,7 +122,7 @@ nvinfer1::DimsExprs output_shape(const Node& node, int index, const nvinfer1::Di
 bool supports(const Node& node, int position, const nvinfer1::PluginTensorDesc& tensor,
               const nvinfer1::PluginTensorDesc& first) {
   if (tensor.format != nvinfer1::TensorFormat::kLINEAR) return false;
-  const char kind = node.tensor(position).type;
+  const char kind = node.kind(node.tensor(position));
   const Type type = type_of(tensor.type);
   if (kind == 'I') return type == Type::kInt32;
   if (kind == 'F') return type == Type::kFloat32;

@@ -35,7 +35,8 @@ nvinfer1::DataType output_type(const Node& node, int index, Type type);
 void check_shapes(const Node& node, const nvinfer1::DimsExprs* inputs, int count);
 Sizes check_shapes(const Node& node, const nvinfer1::PluginTensorDesc* inputs, int count);
 void check_shapes(const Node& node, const nvinfer1::DynamicPluginTensorDesc* inputs, int count);
-nvinfer1::DimsExprs output_shape(const Node& node, int index, const nvinfer1::DimsExprs* inputs);
+nvinfer1::DimsExprs output_shape(const Node& node, int index, const nvinfer1::DimsExprs* inputs,
+                                 nvinfer1::IExprBuilder& builder);
 
 // Whether a tensor is in the one layout that the kernels read and of the type that its place has. `position` counts
 // inputs, then outputs; `first` is input 0, which is of type T in every op.

@@ -39,6 +39,11 @@ WANTED = {
 """What is compared at a shape, the least that is wanted, and with the fastest of what."""
 
 
+WITH_WORKSPACE = ("selective_scan", "causal_attention", "linear")
+MORE_THAN_L2 = 150e6
+"""Bytes."""
+
+
 def microseconds(call, repeats: int = 50) -> float:
     flush = torch.zeros(1 << 26, device="cuda")  # read, not written: writing would leave write-backs to the timed call
     for _ in range(3):
@@ -100,7 +105,7 @@ class Benchmark:
         print(f"{op:18s} {shape:44s} {ours:9.1f} {floor:9.1f} {floor / ours:6.0%}  {peer} {note}", flush=True)
 
     def launch(self, op, params):
-        size = self.kernels.workspace(op, params) if op != "causal_conv1d" else 0
+        size = self.kernels.workspace(op, params) if op in WITH_WORKSPACE else 0
         if size:
             self.buffers.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
             params.workspace, params.workspace_bytes = self.buffers[-1].data_ptr(), size
@@ -229,6 +234,26 @@ class Benchmark:
         shape = f"B,Hq,Hkv,L=({batch},{query_heads},{kv_heads},{length}) past={past} Dh={dim} {name}"
         self.add("causal_attention", shape, ours, floor, peers, note)
 
+    def linear(self, rows, K, features):
+        sets = max(2, -(-int(MORE_THAN_L2) // (2 * K * sum(features)))) if rows == 1 else 2
+        x = bf16(rows, K)
+        weights = [[bf16(N, K, scale=K**-0.5) for N in features] for _ in range(sets)]
+        outputs = [torch.full((rows, N), float("nan"), device="cuda", dtype=BF16) for N in features]
+        absent = [None] * (3 - len(features))
+        call = [self.launch("linear", self.kernels.linear(x, [*w, *absent], [None] * 3, outputs)) for w in weights]
+        call[0]()
+        for y, weight in zip(outputs, weights[0], strict=True):
+            require_near("linear", y, x.double() @ weight.double().T, 4e-3)
+        joined = [torch.cat(w) for w in weights]
+        theirs = [functools.partial(torch.nn.functional.linear, x, weight) for weight in joined]
+        rounds = 1 + 100 // sets
+        ours, peer = (microseconds_in_graph(calls, rounds) for calls in (call, theirs))
+        moved, operations = 2 * K * sum(features), 2 * rows * K * sum(features)
+        floor = max(operations / self.matrix_rate, moved / self.copy_rate) * 1e6
+        shape = f"M,K=({rows},{K}) N={'+'.join(map(str, features))} bfloat16"
+        note = f"{moved / ours / 1e6:.2f} TB/s" if rows < 64 else f"{operations / ours / 1e6:.0f} TFLOP/s"
+        self.add("linear", shape, ours, floor, {"torch": peer}, note)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -261,6 +286,16 @@ def main() -> None:
         bench.attention(1, 32, 8, 1, 32767, 64)
         bench.attention(16, 32, 8, 1, 4095, 128)
         bench.attention(1, 32, 32, 2048, 0, 64, torch.float32)
+    if options.only in "linear":
+        for rows in (1, 4):
+            bench.linear(rows, 768, (1536, 1536))
+            bench.linear(rows, 1536, (48, 16, 16))
+            bench.linear(rows, 1536, (768,))
+            bench.linear(rows, 2048, (4096, 4096))
+            bench.linear(rows, 7168, (2048,))
+            bench.linear(rows, 768, (50280,))
+        bench.linear(2048, 2048, (2048, 512, 512))
+        bench.linear(2048, 7168, (2048,))
     if options.json:
         report = {
             "device": torch.cuda.get_device_name(),

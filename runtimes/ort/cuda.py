@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import io
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats
 from seqexport.runtimes.contract import Contract
+from seqexport.runtimes.cublas import pip_folders
 from seqexport.runtimes.ort.tensor import BFLOAT16, Tensor
 
 PROVIDER = "CUDAExecutionProvider"
@@ -39,7 +39,7 @@ def preload() -> str:
         return ""
     missing = _preload()
     if missing:
-        for folder in _library_folders():
+        for folder in pip_folders():
             _preload(directory=str(folder))
         missing = _preload()
     return missing
@@ -52,12 +52,6 @@ def _preload(**where: str) -> str:
         warnings.simplefilter("ignore")
         ort.preload_dlls(**where)
     return said.getvalue().strip().partition("\n")[0]
-
-
-def _library_folders() -> list[Path]:
-    spec = importlib.util.find_spec("nvidia")
-    roots = (spec.submodule_search_locations or []) if spec else []
-    return sorted(folder for root in roots for folder in Path(root).glob("*/lib"))
 
 
 def open_session(model: Path, options: Any, *, graphs: bool) -> Any:

@@ -1,15 +1,21 @@
 """TensorRT before 10 computes in any type that it finds fast; this holds every layer to the types of the graph.
 
-It does not keep the graph's types itself: it says float32 of a tensor until it has chosen. They follow from what has a
-type of its own (inputs, constants, casts, and plugins by their states), as every other op gives what it is given.
+It does not keep the graph's types itself: it says float32 of a tensor inside a network until it has chosen. They follow
+from what has a type of its own (inputs, weights, casts), as every op gives what it is given; so do our plugins, but for
+the outputs that are float32 whatever else they are given.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from seqexport.runtimes.trt import versions
 
 FIXED = ("CONSTANT", "SHAPE", "CAST", "PLUGIN_V2")
 """Layers whose types are what they are."""
+
+Types = Mapping[str, Any]
 
 
 def pin_types(trt: Any, network: Any) -> bool:
@@ -39,12 +45,39 @@ def graph_types(trt: Any, network: Any, layers: list[Any]) -> dict[str, Any]:
     types = {tensor.name: tensor.dtype for tensor in inputs if tensor.dtype in floats}
     for layer in layers:
         given = [types[tensor.name] for tensor in _inputs(layer) if tensor.name in types]
-        follows = layer.type.name not in FIXED and given
-        wide = trt.float16 if trt.float16 in given else trt.float32
-        for output in _outputs(layer):
+        for index, output in enumerate(_outputs(layer)):
             if output.dtype in floats:
-                types[output.name] = wide if follows else output.dtype
+                types[output.name] = _output_type(trt, layer, given, index, output.dtype)
     return types
+
+
+def _output_type(trt: Any, layer: Any, given: list[Any], index: int, stated: Any) -> Any:
+    kind = layer.type.name
+    if kind == "CONSTANT":
+        layer.__class__ = trt.IConstantLayer
+        return trt.float16 if layer.weights.dtype == "float16" else trt.float32
+    if kind == "PLUGIN_V2":
+        layer.__class__ = trt.IPluginV2Layer
+        wide = _is_float32(layer.plugin, index)
+        if wide is None:
+            return stated
+        return trt.float16 if trt.float16 in given and not wide else trt.float32
+    if kind in FIXED or not given:
+        return stated
+    return trt.float16 if trt.float16 in given else trt.float32
+
+
+def _is_float32(plugin: Any, index: int) -> bool | None:
+    """Whether one of our plugins gives float32 there whatever type its other tensors have; None of a plugin of others'.
+
+    A residual stream's type is the last attribute in the text that an RmsNorm serialises.
+    """
+    match plugin.plugin_type, index:
+        case ("SelectiveScan", 1):
+            return True
+        case ("RmsNorm", 1):
+            return bytes(plugin.serialize()).decode().splitlines()[-2] == "1"
+    return False if plugin.plugin_type in versions.OPS else None
 
 
 def _outputs(layer: Any) -> list[Any]:

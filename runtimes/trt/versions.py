@@ -10,12 +10,27 @@ from typing import Any, Protocol
 
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes import cublas
 from seqexport.runtimes.trt.record import version_tuple
 
 INSTALL = "install the one that fits your CUDA: pip install 'seqexport[trt]' (JetPack brings its own)"
 PREVIEW_8 = {"PROFILE_SHARING_0806": True, "FASTER_DYNAMIC_SHAPES_0805": False}
 """8.6's preview features for our graphs: several sessions on one profile, as later versions always have it, and fewer
 layers for Myelin, which fails in 8.6.0 where a model has real sizes (seen with 130 M parameters on an H100)."""
+
+OPS = frozenset(
+    (
+        "CausalAttention",
+        "CausalConv1d",
+        "Embedding",
+        "LastToken",
+        "Linear",
+        "RmsNorm",
+        "RotaryEmbedding",
+        "SelectiveScan",
+    )
+)
+"""What our plugin library brings."""
 
 NUMPY_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT32": "int32", "INT64": "int64"}
 
@@ -119,10 +134,12 @@ def load_plugins(trt: Any) -> library.Built:
             f"{built.path}: built for TensorRT {made_for or 'unknown'}, and this is {version(trt)}; build it "
             f"again: {library.BUILD}"
         )
+    if cublas.load(version_tuple(built.built_for.get("cuda", "0"))[0]) is None:
+        raise UserError(f"no libcublasLt on the library path or in pip's packages; {cublas.INSTALL}")
     log = logger(trt)[1]
     log.clear()
     _register(trt, built.path)
-    if missing := sorted({"CausalAttention", "CausalConv1d", "SelectiveScan"} - _creators(trt)):
+    if missing := sorted(OPS - _creators(trt)):
         raise UserError(
             f"{built.path}: TensorRT {version(trt)} finds no {missing[0]} in it ({log.cause()}); build it again: "
             f"{library.BUILD}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from seqexport.exporter.hooks import rotary
 from seqexport.exporter.models import explained, refuse_unsupported
 from seqexport.exporter.passes.add_bodies import add_bodies
+from seqexport.exporter.pipeline import FUSIONS
 from seqexport.exporter.states import GraphStates
 from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
@@ -82,11 +84,13 @@ class Exported:
         return [torch.from_numpy(np.stack(row)) for row in rows]
 
 
-def export(model: PreTrainedModel, *, last_only: bool = False) -> Exported:
+def export(model: PreTrainedModel, *, last_only: bool = False, fused: bool = False) -> Exported:
     with quiet(), explained(model):
         refuse_unsupported(model)
         specs = discover_states(model)
         graph = trace(model, specs, opset=20, last_only=last_only)
+    for fuse in FUSIONS if fused else ():
+        fuse(graph)
     add_bodies(graph)
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
@@ -95,9 +99,13 @@ def export(model: PreTrainedModel, *, last_only: bool = False) -> Exported:
 
 
 @pytest.fixture(scope="session", params=EXPORTED)
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = save(EXPORTED[request.param], tmp_path_factory.mktemp("families") / request.param)
-    return export(load_original(str(folder)))
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(EXPORTED[request.param], tmp_path_factory.mktemp("families") / request.param)
+
+
+@pytest.fixture(scope="session", params=[False, True], ids=["plain", "fused"])
+def family(request: pytest.FixtureRequest, checkpoint: Path) -> Exported:
+    return export(load_original(str(checkpoint)), fused=request.param)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,6 @@ from seqexport.exporter.passes.name_inputs import name_inputs
 from seqexport.exporter.passes.opset_17 import to_opset_17
 from seqexport.exporter.passes.reduce_angles import reduce_angles
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
-from seqexport.exporter.passes.store_transposed import store_transposed
 from seqexport.exporter.trace import discover_states
 from seqexport.plugins.ops import DOMAIN
 from seqexport.runtimes.contract import StateSpec
@@ -118,17 +117,6 @@ def test_a_tied_embedding_is_stored_once_and_the_rest_is_folded(traced: Traced) 
     folded = {name.rsplit(".", 1)[-1] for name in graph.initializers}
     assert {"transpose", "neg"} <= folded
     assert not {"Exp", "Neg"} & {node.op_type for node in graph}
-
-
-def test_tensorrt_gets_a_tied_embedding_in_both_forms(traced: Traced) -> None:
-    model = traced("mamba")
-    (before,) = [node for node in model.graph if node.op_type == "Transpose" and node.inputs[0].is_initializer()]
-    weight = before.inputs[0].const_value.numpy()
-    store_transposed(model)
-    assert "Transpose" not in {node.op_type for node in model.graph if node.inputs[0].is_initializer()}
-    forms = {tuple(v.shape.numpy()): v for v in model.graph.initializers.values()}
-    np.testing.assert_array_equal(forms[20, VOCAB].const_value.numpy(), weight.T)
-    assert forms[VOCAB, 20].uses() and forms[20, VOCAB].uses()
 
 
 def test_folding_computes_nothing_before_it_is_written() -> None:

@@ -6,7 +6,7 @@ import torch
 from seqexport.plugins import library
 from seqexport.plugins.kernels.c_api import Kernels
 
-collect_ignore_glob = [] if torch.cuda.is_available() else ["test_causal_*.py", "test_selective_*.py"]
+collect_ignore_glob = [] if torch.cuda.is_available() else ["test_[!c]*.py", "test_causal_*.py"]
 
 
 @pytest.fixture(scope="session")

@@ -123,6 +123,61 @@ void attention(int dtype, int length, int query_heads, int kv_heads, int key_dim
   finish("causal_attention");
 }
 
+void linear(int dtype, int rows, int in_features, int out_features, int out_features1) {
+  LinearParams p = {dtype, rows, in_features, out_features, out_features1};
+  p.x = values(dtype, size_t(rows) * in_features);
+  p.weight = values(dtype, size_t(out_features) * in_features);
+  p.bias = values(dtype, out_features);
+  p.y = output(dtype, size_t(rows) * out_features);
+  if (out_features1 > 0) {
+    p.weight1 = values(dtype, size_t(out_features1) * in_features);
+    p.y1 = output(dtype, size_t(rows) * out_features1);
+  }
+  check(seqexport_linear(&p, nullptr));
+  finish("linear");
+}
+
+void norm(int dtype, int rows, int channels, bool wide, bool with_residual) {
+  const int stream = wide ? int(SEQEXPORT_FLOAT32) : dtype;
+  RmsNormParams p = {dtype, rows, channels, wide, 1e-5f};
+  p.x = values(dtype, size_t(rows) * channels);
+  p.weight = values(dtype, channels);
+  p.residual = with_residual ? values(stream, size_t(rows) * channels) : nullptr;
+  p.y = output(dtype, size_t(rows) * channels);
+  p.sum = with_residual ? output(stream, size_t(rows) * channels) : nullptr;
+  check(seqexport_rms_norm(&p, nullptr));
+  finish("rms_norm");
+}
+
+void rotary(int dtype, int rows, int query_heads, int kv_heads, int head_dim, int rotary_dim) {
+  RotaryEmbeddingParams p = {dtype, rows, query_heads, kv_heads, head_dim, rotary_dim};
+  p.query = values(dtype, size_t(rows) * query_heads * head_dim);
+  p.key = values(dtype, size_t(rows) * kv_heads * head_dim);
+  p.cos = values(dtype, size_t(rows) * rotary_dim);
+  p.sin = values(dtype, size_t(rows) * rotary_dim);
+  p.query_rotated = output(dtype, size_t(rows) * query_heads * head_dim);
+  p.key_rotated = output(dtype, size_t(rows) * kv_heads * head_dim);
+  check(seqexport_rotary_embedding(&p, nullptr));
+  finish("rotary_embedding");
+}
+
+void copies(int dtype, int rows, int channels) {
+  EmbeddingParams e = {dtype, rows, 7, channels};
+  e.weight = values(dtype, size_t(7) * channels);
+  std::vector<int32_t> ids(rows, 6);
+  ids.back() = 7;
+  e.ids = ints(ids);
+  e.y = output(dtype, size_t(rows) * channels);
+  check(seqexport_embedding(&e, nullptr));
+  finish("embedding");
+  LastTokenParams l = {dtype, 2, rows, channels};
+  l.x = values(dtype, size_t(2) * rows * channels);
+  l.seq_lens = ints({0, rows});
+  l.y = output(dtype, size_t(2) * channels);
+  check(seqexport_last_token(&l, nullptr));
+  finish("last_token");
+}
+
 }  // namespace
 
 int main() {
@@ -141,6 +196,21 @@ int main() {
     attention(dtype, 20, 2, 1, 33, 17, 40, 2, true);
     attention(dtype, 1, 4, 4, 128, 128, 300, 2, true, 70);
     attention(dtype, 90, 2, 1, 64, 64, 40, 1, true, 33);
+    linear(dtype, 1, 768, 3000, 0);
+    linear(dtype, 3, 1024, 17, 5);
+    linear(dtype, 8, 33, 9, 4);
+    copies(dtype, 5, 33);
+    copies(dtype, 3, 768);
+    for (bool wide : {false, true}) {
+      norm(dtype, 13, 200, wide, true);
+      norm(dtype, 3, 33, wide, false);
+      norm(dtype, 2, 2568, wide, true);
+      norm(dtype, 2, 20000, wide, true);
+      norm(dtype, 1, 2051, wide, true);
+    }
+    rotary(dtype, 3, 32, 8, 128, 128);
+    rotary(dtype, 5, 3, 1, 80, 20);
+    rotary(dtype, 2, 4, 2, 11, 6);
   }
   std::printf("all cases ran\n");
 }

@@ -66,6 +66,16 @@ def attention(**changed):
     return "causal_attention", filled(c_api.CausalAttentionParams, **{**sizes, **changed})
 
 
+def norm(**changed):
+    sizes = {"dtype": 2, "rows": 4, "channels": 8, "epsilon": 1e-6}
+    return "rms_norm", filled(c_api.RmsNormParams, **{**sizes, **changed})
+
+
+def rotary(**changed):
+    sizes = {"dtype": 2, "rows": 4, "query_heads": 4, "kv_heads": 2, "head_dim": 64, "rotary_dim": 32}
+    return "rotary_embedding", filled(c_api.RotaryEmbeddingParams, **{**sizes, **changed})
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (conv(kernel_size=9), "kernel_size (K) must be in 2 to 8, got 9"),
     (conv(dtype=7), "dtype must be 0 (float32), 1 (float16) or 2 (bfloat16), got 7"),
@@ -87,6 +97,18 @@ def attention(**changed):
     (attention(softcap=-1), "softcap must be finite and 0 or more, got -1"),
     (attention(window=-2), "window must be in 0 to"),
     (attention(past_lens=None), "past_lens is null"),
+    (norm(rows=0), "rows (B * L) must be in 1 to"),
+    (norm(channels=0), "channels (D) must be in 1 to"),
+    (norm(dtype=-1), "dtype must be 0 (float32), 1 (float16) or 2 (bfloat16), got -1"),
+    (norm(wide=2), "wide must be in 0 to 1, got 2"),
+    (norm(epsilon=-1), "epsilon must be finite and 0 or more, got -1"),
+    (norm(weight=None), "weight is null"),
+    (norm(wide=1, sum=ADDRESS + 2), "sum must be aligned to 4 bytes"),
+    (rotary(rotary_dim=66), "rotary_dim (R) must be in 2 to 64, got 66"),
+    (rotary(rotary_dim=31), "rotary_dim (R) must be even, got 31"),
+    (rotary(kv_heads=0), "kv_heads (Hkv) must be in 1 to"),
+    (rotary(sin=None), "sin is null"),
+    (rotary(key_rotated=ADDRESS + 1), "key_rotated must be aligned to 2 bytes"),
 ])  # fmt: skip
 def test_refused(kernels, call, message):
     op, params = call

@@ -115,8 +115,10 @@ def one_node(name: str, given: Given, attributes: Mapping[str, Any], named: bool
     op = OPS[name]
     narrow = {k for k, dtype, _ in given if dtype == torch.bfloat16}
     present = {k: f"{k}_in" if k in narrow else k for k, _, _ in given}
-    types = {k: _type(given, k.replace("present", "past")) for k in op.outputs}
-    results = {k: f"{k}_out" if dtype == torch.bfloat16 else k for k, (dtype, _) in types.items()}
+    wide = {**op.attributes, **attributes}.get("wide")
+    types = {k: torch.float32 if op.outputs[k] == "S" and wide else _type(given, k.replace("present", "past"))
+             for k in op.output_names(present)}  # fmt: skip
+    results = {k: f"{k}_out" if dtype == torch.bfloat16 else k for k, dtype in types.items()}
     inputs = list(present.values()) if named else [present.get(k, "") for k in op.input_names]
     node = helper.make_node(name, inputs, list(results.values()), domain=DOMAIN, **attributes)
     if named:
@@ -129,16 +131,16 @@ def one_node(name: str, given: Given, attributes: Mapping[str, Any], named: bool
         op.stem,
         [helper.make_tensor_value_info(k, _wide(dtype), [f"{k}_{axis}" for axis in range(rank)])
          for k, dtype, rank in given],
-        [helper.make_tensor_value_info(k, _wide(dtype), None) for k, (dtype, _) in types.items()],
+        [helper.make_tensor_value_info(k, _wide(dtype), None) for k, dtype in types.items()],
     )  # fmt: skip
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
     serialized: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
     return serialized
 
 
-def _type(given: Given, name: str) -> tuple[torch.dtype, int]:
-    """dtype and rank of an input, or of the first where there is none of the name."""
-    return next(((dtype, rank) for k, dtype, rank in given if k == name), given[0][1:])
+def _type(given: Given, name: str) -> torch.dtype:
+    """That of an input, or of the first where there is none of the name."""
+    return next((dtype for k, dtype, _ in given if k == name), given[0][1])
 
 
 def _wide(dtype: torch.dtype) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -9,11 +10,24 @@ import torch
 
 from seqexport.plugins.ops import OPS
 from tests.onnxruntime.library_ops import LibraryOps
-from tests.ops import test_causal_attention, test_causal_conv1d, test_selective_scan
+from tests.ops import (
+    test_causal_attention,
+    test_causal_conv1d,
+    test_embedding,
+    test_last_token,
+    test_linear,
+    test_rms_norm,
+    test_rotary_embedding,
+    test_selective_scan,
+)
 from tests.ops.conformance import assert_as_accurate_as_torch, run_oracle, run_reference
 
 ATTENTION, CONV, SCAN = OPS["CausalAttention"], OPS["CausalConv1d"], OPS["SelectiveScan"]
+EMBEDDING, LAST, LINEAR = OPS["Embedding"], OPS["LastToken"], OPS["Linear"]
+NORM, ROTARY = OPS["RmsNorm"], OPS["RotaryEmbedding"]
 attention, conv, scan = test_causal_attention.make, test_causal_conv1d.make, test_selective_scan.make
+embedding, last_token, linear = test_embedding.make, test_last_token.make, test_linear.make
+norm, rotary = test_rms_norm.make, test_rotary_embedding.make
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 lengths = pytest.mark.parametrize("length", [1, 2, 63, 500, 2049])
@@ -133,6 +147,73 @@ def test_selective_scan_chunks_equal_the_whole(ops: LibraryOps, chunk: int) -> N
     assert_as_accurate_as_torch(chunks, torchs, oracle, torch.float32)
     if ops.device == "cpu":
         assert all(torch.equal(a, b) for a, b in zip(chunks, whole, strict=True))
+
+
+@dtypes
+@lengths
+@pytest.mark.parametrize("wide", [0, 1])
+@pytest.mark.parametrize("without", [(), ("residual",)], ids=str)
+def test_rms_norm_lengths(ops: LibraryOps, length: int, wide: int, without: Any, dtype: torch.dtype) -> None:
+    ops.check(NORM, norm(length=length, D=200, dtype=dtype, wide=wide, without=without), wide=wide)
+
+
+@dtypes
+@pytest.mark.parametrize("D", [1, 7, 33, 768, 2049, 20000])
+def test_rms_norm_sizes(ops: LibraryOps, D: int, dtype: torch.dtype) -> None:
+    ops.check(NORM, norm(D=D, dtype=dtype), epsilon=1e-5)
+
+
+@dtypes
+@lengths
+def test_rotary_embedding_lengths(ops: LibraryOps, length: int, dtype: torch.dtype) -> None:
+    ops.check(ROTARY, rotary(length=length, dtype=dtype))
+
+
+@dtypes
+@pytest.mark.parametrize(
+    ("Hq", "Hkv", "Dh", "R"), [(1, 1, 2, 2), (3, 1, 10, 10), (4, 4, 64, 16), (32, 8, 80, 20), (8, 2, 128, 128)]
+)
+def test_rotary_embedding_sizes(ops: LibraryOps, Hq: int, Hkv: int, Dh: int, R: int, dtype: torch.dtype) -> None:
+    ops.check(ROTARY, rotary(Hq=Hq, Hkv=Hkv, Dh=Dh, R=R, dtype=dtype))
+
+
+@dtypes
+@lengths
+def test_linear_lengths(ops: LibraryOps, length: int, dtype: torch.dtype) -> None:
+    ops.check(LINEAR, linear(length=length, K=96, features=(100, 32, 7), dtype=dtype))
+
+
+@dtypes
+@pytest.mark.parametrize("length", [1, 2, 9])
+@pytest.mark.parametrize(
+    ("K", "features"), [(1, (1,)), (7, (3, 5)), (33, (100, 1, 49)), (768, (80, 16, 16)), (2051, (48,))]
+)
+def test_linear_sizes(ops: LibraryOps, length: int, K: int, features: Any, dtype: torch.dtype) -> None:
+    ops.check(LINEAR, linear(batch=1, length=length, K=K, features=features, dtype=dtype))
+
+
+@dtypes
+@pytest.mark.parametrize("features", [(24,), (24, 8), (24, 8, 5)], ids=str)
+@pytest.mark.parametrize("biases", list(itertools.product([False, True], repeat=3)), ids=str)
+def test_linear_optional_inputs(ops: LibraryOps, features: Any, biases: Any, dtype: torch.dtype) -> None:
+    values = linear(features=features, biases=biases, dtype=dtype)
+    assert [each.shape[-1] for each in ops.run(LINEAR, values)] == list(features)
+    ops.check(LINEAR, values)
+
+
+@dtypes
+@pytest.mark.parametrize(("length", "V", "D"), [(1, 1, 1), (3, 7, 33), (500, 300, 64), (2, 5, 20000)])
+def test_embedding_sizes(ops: LibraryOps, length: int, V: int, D: int, dtype: torch.dtype) -> None:
+    values = embedding(length=length, V=V, D=D, dtype=dtype)
+    values["ids"][0, -1], values["ids"][1, 0] = V, -1
+    assert torch.equal(ops.run(EMBEDDING, values)[0].to(dtype), run_reference(EMBEDDING, values)[0])
+
+
+@dtypes
+@pytest.mark.parametrize("D", [1, 33, 64, 20000])
+def test_last_token_sizes(ops: LibraryOps, D: int, dtype: torch.dtype) -> None:
+    values = last_token(batch=5, D=D, dtype=dtype, seq_lens=[5, 1, 3, 0, 9])
+    assert torch.equal(ops.run(LAST, values)[0].to(dtype), run_reference(LAST, values)[0])
 
 
 PASTS = {

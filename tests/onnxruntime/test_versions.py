@@ -11,10 +11,20 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 
 from tests.conftest import Exported, leave_out
 from tests.onnxruntime.library_ops import one_node, session_options
-from tests.ops import test_causal_attention, test_causal_conv1d, test_selective_scan
+from tests.ops import (
+    test_causal_attention,
+    test_causal_conv1d,
+    test_embedding,
+    test_last_token,
+    test_linear,
+    test_rms_norm,
+    test_rotary_embedding,
+    test_selective_scan,
+)
 
 Compare = Callable[..., None]
 PYTHON = "SEQEXPORT_ORT_1_18"
@@ -22,6 +32,11 @@ CALLS = {
     "SelectiveScan": (test_selective_scan.make(length=70, D=33, without=("D", "seq_lens")), {"dt_softplus": 1}),
     "CausalConv1d": (test_causal_conv1d.make(length=70, D=33, without=("bias",)), {"activation": "silu"}),
     "CausalAttention": (test_causal_attention.make(length=70, S=80, past_lens=[3, 9]), {"window": 20}),
+    "Embedding": (test_embedding.make(length=70), {}),
+    "LastToken": (test_last_token.make(seq_lens=[5, 0, 2]), {}),
+    "Linear": (test_linear.make(length=70, features=(24, 8), biases=(False, True)), {}),
+    "RmsNorm": (test_rms_norm.make(length=70, dtype=torch.float16, wide=1), {"wide": 1}),
+    "RotaryEmbedding": (test_rotary_embedding.make(length=70, R=8), {}),
 }
 
 

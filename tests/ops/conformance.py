@@ -82,9 +82,11 @@ def single_node_model(
     names = {name for name, _, _ in given}
     attributes = {**op.attributes, **attributes}
     inputs = [name if name in names else "" for name in op.input_names]
-    node = helper.make_node(op.name, inputs, list(op.outputs), domain=DOMAIN, **attributes)
+    names_out = op.output_names(names)
+    node = helper.make_node(op.name, inputs, names_out, domain=DOMAIN, **attributes)
     infos = [_info(name, dtype, rank) for name, dtype, rank in given]
-    outputs = [_info(name, *_alike(name, given)) for name in op.outputs]
+    is_wide = {name for name, kind in op.outputs.items() if kind == "S" and attributes["wide"]}
+    outputs = [_info(name, *_alike(name, given, is_wide=name in is_wide)) for name in names_out]
     model = helper.make_model(
         helper.make_graph([node], op.stem, infos, outputs),
         functions=[op.function(Call(frozenset(names), attributes), OPSET)],
@@ -95,8 +97,10 @@ def single_node_model(
     return model
 
 
-def _alike(output: str, given: Sequence[tuple[str, int, int]]) -> tuple[int, int]:
-    """dtype and rank of an output: y is like the first input, a present like its past."""
+def _alike(output: str, given: Sequence[tuple[str, int, int]], *, is_wide: bool) -> tuple[int, int]:
+    """dtype and rank of an output: y is like the first input, a present like its past, a wide stream float32."""
+    if is_wide:
+        return TensorProto.FLOAT, given[0][2]
     source = output.replace("present", "past")
     return next(((dtype, rank) for name, dtype, rank in given if name == source), given[0][1:])
 

@@ -13,12 +13,20 @@ import torch
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.kernels.c_api import ABI, KernelRefused, Kernels
 from seqexport.plugins.ops import OPS, cuda
-from tests.ops import test_causal_attention, test_causal_conv1d, test_selective_scan
+from tests.ops import (
+    test_causal_attention,
+    test_causal_conv1d,
+    test_rms_norm,
+    test_rotary_embedding,
+    test_selective_scan,
+)
 from tests.ops.conformance import NO_CUDA, Values, assert_as_accurate_as_torch, run_cuda, run_oracle, run_reference
 
 MAKE = {
     "CausalAttention": test_causal_attention.make,
     "CausalConv1d": test_causal_conv1d.make,
+    "RmsNorm": test_rms_norm.make,
+    "RotaryEmbedding": test_rotary_embedding.make,
     "SelectiveScan": functools.partial(test_selective_scan.make, dt_softplus=0),
 }
 NAMES = sorted(MAKE)
@@ -123,9 +131,11 @@ def test_attributes(built: Recorder) -> None:
     run("CausalAttention", MAKE["CausalAttention"](), scale=0.5)
     run("SelectiveScan", MAKE["SelectiveScan"](), dt_softplus=1)
     run("CausalConv1d", MAKE["CausalConv1d"](), activation="silu")
-    default, scaled, scan, conv = (params for _, params, _ in built.calls)
+    run("RmsNorm", MAKE["RmsNorm"](dtype=torch.float16, wide=1), epsilon=0.5, wide=1)
+    default, scaled, scan, conv, norm = (params for _, params, _ in built.calls)
     assert (default.scale, default.window, default.softcap, scaled.scale) == (0.25, 3, 2.0, 0.5)
     assert (scan.dt_softplus, conv.activation) == (1, 1)
+    assert (norm.epsilon, norm.wide) == (0.5, 1)
 
 
 def test_slices_of_a_projection_are_read_where_they_are(built: Recorder) -> None:
@@ -172,11 +182,22 @@ def test_types_that_the_kernels_lack_run_the_reference(name: str, built: Recorde
     assert built.calls == []
 
 
+@pytest.mark.parametrize("wide", [0, 1])
+def test_a_stream_of_another_type_runs_the_reference(wide: int, built: Recorder) -> None:
+    values = MAKE["RmsNorm"](dtype=torch.float16, wide=1 - wide)
+    _, total = run("RmsNorm", values, wide=wide)
+    assert total.dtype == (torch.float32 if wide else torch.float16)
+    assert built.calls == []
+
+
+SIZES = {"CausalAttention": lambda length: {"S": length + 9, "past_lens": [3, 9]}, "RotaryEmbedding": lambda _: {}}
+
+
 @needs_cuda
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("length", [1, 63, 500])
 def test_bfloat16(name: str, length: int) -> None:
-    sizes = {"S": length + 9, "past_lens": [3, 9]} if name == "CausalAttention" else {"D": 200}
+    sizes = SIZES.get(name, lambda _: {"D": 200})(length)
     values = MAKE[name](length=length, dtype=torch.bfloat16, **sizes)
     oracle, torchs = run_oracle(OPS[name], values), run_reference(OPS[name], values)
     assert_as_accurate_as_torch(run_cuda(OPS[name], values), torchs, oracle, torch.bfloat16)

@@ -125,6 +125,62 @@ void causal_attention(Arrays& a, const Case& call) {
   }
 }
 
+void linear(Arrays& a, const Case& call) {
+  const int64_t B = a["x"].shape[0], L = a["x"].shape[1], K = a["x"].shape[2];
+  for (size_t i = 0; i < call.outputs.size(); ++i) {
+    const std::string suffix = i == 0 ? "" : std::to_string(i), y = "y" + suffix;
+    const int64_t N = a["weight" + suffix].shape[0];
+    const char axes[] = {'B', 'L', "NOP"[i], '\0'};
+    a[y] = uniform('T', axes, {{'B', B}, {'L', L}, {axes[2], N}}, 0, 0);
+    for (int64_t b = 0; b < B; ++b) {
+      for (int64_t t = 0; t < L; ++t) {
+        for (int64_t n = 0; n < N; ++n) {
+          double& sum = a[y].at({b, t, n});
+          if (call.has("bias" + suffix)) sum = a["bias" + suffix].at({n});
+          for (int64_t k = 0; k < K; ++k) sum += a["x"].at({b, t, k}) * a["weight" + suffix].at({n, k});
+        }
+      }
+    }
+  }
+}
+
+void rms_norm(Arrays& a, const Case& call) {
+  const int64_t B = a["x"].shape[0], L = a["x"].shape[1], D = a["x"].shape[2];
+  a["y"] = a["sum"] = zeros(a["x"]);
+  if (call.attribute("wide", 0) != 0) a["sum"].type = 'F';
+  for (int64_t b = 0; b < B; ++b) {
+    for (int64_t t = 0; t < L; ++t) {
+      double squares = 0;
+      for (int64_t d = 0; d < D; ++d) {
+        const double s = a["x"].at({b, t, d}) + (call.has("residual") ? a["residual"].at({b, t, d}) : 0);
+        a["sum"].at({b, t, d}) = s;
+        squares += s * s;
+      }
+      const double root = std::sqrt(squares / double(D) + call.attribute("epsilon", 1e-6));
+      for (int64_t d = 0; d < D; ++d) a["y"].at({b, t, d}) = a["sum"].at({b, t, d}) / root * a["weight"].at({d});
+    }
+  }
+}
+
+void rotary_embedding(Arrays& a, const Case&) {
+  const int64_t R = a["cos"].shape[2];
+  for (const std::string name : {"query", "key"}) {
+    Array& x = a[name];
+    a[name + "_rotated"] = x;
+    for (int64_t b = 0; b < x.shape[0]; ++b) {
+      for (int64_t t = 0; t < x.shape[1]; ++t) {
+        for (int64_t h = 0; h < x.shape[2]; ++h) {
+          for (int64_t i = 0; i < R; ++i) {
+            const double crossed = i < R / 2 ? -x.at({b, t, h, i + R / 2}) : x.at({b, t, h, i - R / 2});
+            double& y = a[name + "_rotated"].at({b, t, h, i});
+            y = y * a["cos"].at({b, t, i}) + crossed * a["sin"].at({b, t, i});
+          }
+        }
+      }
+    }
+  }
+}
+
 Array ragged(int64_t length) { return integers({double(length), double((length + 1) / 2)}); }
 
 Case conv_case(const std::string& label, bool all, int64_t L) {
@@ -184,6 +240,89 @@ Case attention_case(const std::string& label, bool all, int64_t L) {
   return c;
 }
 
+void embedding(Arrays& a, const Case&) {
+  const int64_t B = a["ids"].shape[0], L = a["ids"].shape[1], V = a["weight"].shape[0], D = a["weight"].shape[1];
+  a["y"] = uniform('T', "BLD", {{'B', B}, {'L', L}, {'D', D}}, 0, 0);
+  for (int64_t b = 0; b < B; ++b) {
+    for (int64_t t = 0; t < L; ++t) {
+      const int64_t id = int64_t(a["ids"].at({b, t}));
+      for (int64_t d = 0; d < D && id >= 0 && id < V; ++d) a["y"].at({b, t, d}) = a["weight"].at({id, d});
+    }
+  }
+}
+
+void last_token(Arrays& a, const Case&) {
+  const int64_t B = a["x"].shape[0], L = a["x"].shape[1], D = a["x"].shape[2];
+  a["y"] = uniform('T', "B1D", {{'B', B}, {'1', 1}, {'D', D}}, 0, 0);
+  for (int64_t b = 0; b < B; ++b) {
+    const int64_t last = std::min(std::max<int64_t>(int64_t(a["seq_lens"].at({b})), 1), L) - 1;
+    for (int64_t d = 0; d < D; ++d) a["y"].at({b, 0, d}) = a["x"].at({b, last, d});
+  }
+}
+
+// An id outside the table where `all` is true.
+Case embedding_case(const std::string& label, bool all, int64_t L) {
+  const Extents sizes = {{'B', 2}, {'L', L}, {'V', 9}, {'D', 40}};
+  Case c = {"Embedding", label, {}, {"weight", "ids"}, {"y"}, {}, {}, embedding};
+  c.arrays["weight"] = uniform('T', "VD", sizes);
+  c.arrays["ids"] = {'I', "BL", {2, L}, {}};
+  for (int64_t i = 0; i < 2 * L; ++i) c.arrays["ids"].values.push_back(double(all && i == L ? -1 : i % 9));
+  return c;
+}
+
+Case last_token_case(const std::string& label, bool all, int64_t L) {
+  const Extents sizes = {{'B', 2}, {'L', L}, {'D', all ? 40 : 33}};
+  Case c = {"LastToken", label, {}, {"x", "seq_lens"}, {"y"}, {}, {}, last_token};
+  c.arrays["x"] = uniform('T', "BLD", sizes);
+  c.arrays["seq_lens"] = ragged(L);
+  return c;
+}
+
+Case linear_case(const std::string& label, bool all, int64_t L) {
+  const Extents sizes = {{'B', 2}, {'L', L}, {'K', 40}, {'N', 24}, {'O', 16}, {'P', 5}};
+  Case c = {"Linear", label, {}, {"x", "weight"}, {"y"}, {}, {}, linear};
+  c.arrays["x"] = uniform('T', "BLK", sizes);
+  c.arrays["weight"] = uniform('T', "NK", sizes);
+  if (!all) return c;
+  c.inputs = {"x", "weight", "bias", "weight1", "bias1", "weight2", "bias2"};
+  c.outputs = {"y", "y1", "y2"};
+  for (const auto& [name, axes] : Axes{{"bias", "N"}, {"weight1", "OK"}, {"bias1", "O"}, {"weight2", "PK"},
+                                       {"bias2", "P"}}) {
+    c.arrays[name] = uniform('T', axes, sizes);
+  }
+  return c;
+}
+
+Case norm_case(const std::string& label, bool all, int64_t L) {
+  const Extents sizes = {{'B', 2}, {'L', L}, {'D', 72}};
+  Case c = {"RmsNorm", label, {}, {"x", "weight"}, {"y", "sum"}, {}, {}, rms_norm};
+  c.arrays["x"] = uniform('T', "BLD", sizes);
+  c.arrays["weight"] = uniform('T', "D", sizes);
+  if (!all) return c;
+  c.inputs.push_back("residual");
+  c.kept = {{"sum", "residual"}};
+  c.attributes = {{"epsilon", 0.01f}, {"wide", 1}};
+  c.arrays["residual"] = uniform('F', "BLD", sizes, -3, 3);
+  return c;
+}
+
+// Every input is needed; fewer features are turned where `all` is false.
+Case rotary_case(const std::string& label, bool all, int64_t L) {
+  const Extents sizes = {{'B', 2}, {'L', L}, {'Q', 4}, {'H', 2}, {'E', 48}, {'R', all ? 48 : 10}};
+  Case c = {"RotaryEmbedding",
+            label,
+            {},
+            {"query", "key", "cos", "sin"},
+            {"query_rotated", "key_rotated"},
+            {{"query_rotated", "query"}, {"key_rotated", "key"}},
+            {},
+            rotary_embedding};
+  for (const auto& [name, axes] : Axes{{"query", "BLQE"}, {"key", "BLHE"}, {"cos", "BLR"}, {"sin", "BLR"}}) {
+    c.arrays[name] = uniform('T', axes, sizes);
+  }
+  return c;
+}
+
 }  // namespace
 
 double& Array::at(std::initializer_list<int64_t> index) {
@@ -203,7 +342,8 @@ double Case::attribute(const std::string& name, double fallback) const {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const auto make : {conv_case, scan_case, attention_case}) {
+  for (const auto make : {conv_case, scan_case, attention_case, embedding_case,
+                          last_token_case, linear_case, norm_case, rotary_case}) {
     all.push_back(make("every input, prefill", true, 63));
     all.push_back(make("every input, decode", true, 1));
     all.push_back(make("needed inputs, prefill", false, 63));

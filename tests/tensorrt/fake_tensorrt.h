@@ -25,10 +25,22 @@ class Dimension final : public nvinfer1::IDimensionExpr, public nvinfer1::apiv::
   int64_t extent_;
 };
 
-// Makes nothing: the shapes of our ops' outputs are made of their inputs' extents.
-class ExprBuilder final : public nvinfer1::IExprBuilder {
+// Makes constants alone: the shapes of our ops' outputs are those, and their inputs' extents.
+class ExprBuilder final : public nvinfer1::IExprBuilder, public nvinfer1::apiv::VExprBuilder {
  public:
-  ExprBuilder() { mImpl = nullptr; }
+  ExprBuilder() { mImpl = this; }
+  const nvinfer1::IDimensionExpr* constant(int64_t value) override { return &owned_.emplace_back(value); }
+  const nvinfer1::IDimensionExpr* operation(nvinfer1::DimensionOperation, const nvinfer1::IDimensionExpr&,
+                                            const nvinfer1::IDimensionExpr&) override {
+    return nullptr;
+  }
+  const nvinfer1::IDimensionExpr* declareSizeTensor(int32_t, const nvinfer1::IDimensionExpr&,
+                                                    const nvinfer1::IDimensionExpr&) override {
+    return nullptr;
+  }
+
+ private:
+  std::deque<Dimension> owned_;
 };
 
 class Dimensions {

@@ -34,14 +34,6 @@ void fill_cache(const CausalAttentionParams& p, int b, int h, const void* old, v
   }
 }
 
-static inline float sum(Vec v) {
-  typedef float Quad __attribute__((vector_size(16)));
-  Quad parts[W / 4];
-  memcpy(parts, &v, sizeof v);
-  for (int i = 1; i < W / 4; ++i) parts[0] += parts[i];
-  return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
-}
-
 // 2. Rows first..first + rows of (token, head of the group) for kv head h of row b of the batch.
 template <class T>
 class Tile {

@@ -8,8 +8,15 @@ namespace seqexport::cpu {
   void causal_conv1d(const CausalConv1dParams& p, const Pool& pool);        \
   void selective_scan(const SelectiveScanParams& p, const Pool& pool);      \
   void causal_attention(const CausalAttentionParams& p, const Pool& pool);  \
+  void embedding(const EmbeddingParams& p, const Pool& pool);               \
+  void last_token(const LastTokenParams& p, const Pool& pool);              \
+  void linear(const LinearParams& p, const Pool& pool);                     \
+  void rms_norm(const RmsNormParams& p, const Pool& pool);                  \
+  void rotary_embedding(const RotaryEmbeddingParams& p, const Pool& pool);  \
   }
-#define ENTRY(isa, supported) {#isa, supported, isa::causal_conv1d, isa::selective_scan, isa::causal_attention}
+#define ENTRY(isa, supported)  \
+  {#isa, supported, isa::causal_conv1d, isa::selective_scan, isa::causal_attention, isa::embedding, isa::last_token, \
+   isa::linear, isa::rms_norm, isa::rotary_embedding}
 
 #if defined(__x86_64__)
 DECLARE(avx512)

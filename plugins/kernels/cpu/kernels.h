@@ -10,11 +10,21 @@
 #define SEQEXPORT_CPU_ONLY
 #include "causal_attention.h"
 #include "causal_conv1d.h"
+#include "embedding.h"
+#include "last_token.h"
+#include "linear.h"
+#include "rms_norm.h"
+#include "rotary_embedding.h"
 #include "selective_scan.h"
 #undef SEQEXPORT_CPU_ONLY
 #else
 #include "causal_attention.h"
 #include "causal_conv1d.h"
+#include "embedding.h"
+#include "last_token.h"
+#include "linear.h"
+#include "rms_norm.h"
+#include "rotary_embedding.h"
 #include "selective_scan.h"
 #endif
 
@@ -33,6 +43,11 @@ struct Kernels {
   void (*causal_conv1d)(const CausalConv1dParams& p, const Pool& pool);
   void (*selective_scan)(const SelectiveScanParams& p, const Pool& pool);
   void (*causal_attention)(const CausalAttentionParams& p, const Pool& pool);
+  void (*embedding)(const EmbeddingParams& p, const Pool& pool);
+  void (*last_token)(const LastTokenParams& p, const Pool& pool);
+  void (*linear)(const LinearParams& p, const Pool& pool);
+  void (*rms_norm)(const RmsNormParams& p, const Pool& pool);
+  void (*rotary_embedding)(const RotaryEmbeddingParams& p, const Pool& pool);
 };
 
 // The best that this processor has.

@@ -43,6 +43,14 @@ static inline Vec zero() { return Vec{}; }
 static inline Bits bits(Vec v) { return (Bits)v; }
 static inline Vec choose(Ints mask, Vec yes, Vec no) { return mask ? yes : no; }
 
+static inline float sum(Vec v) {
+  typedef float Quad __attribute__((vector_size(16)));
+  Quad parts[W / 4];
+  memcpy(parts, &v, sizeof v);
+  for (int i = 1; i < W / 4; ++i) parts[0] += parts[i];
+  return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
+}
+
 static inline Ints lane_numbers() {
   Ints numbers;
   for (int i = 0; i < W; ++i) numbers[i] = i;

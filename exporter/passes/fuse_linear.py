@@ -1,0 +1,136 @@
+"""Target ``tensorrt``: products with weights, their biases, and what shares their input become Linear.
+
+1. MatMul of [batch, seq, K] with a weight of the graph is a projection; so is the sum with a bias that only it is in.
+   The weight lies as in PyTorch, [N, K], also where it was transposed for the MatMul: a tied table is stored once.
+2. A Split of a projection into two or three parts makes as many projections, of the rows of its weight.
+3. Projections of the same input share a node, up to three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
+
+from seqexport.exporter.passes.fold_parameters import TRANSPOSED, transposed
+from seqexport.exporter.passes.matching import FLOATS, constant, made_by, only_user, other_input, rank, takes_over
+from seqexport.exporter.passes.parameters import derived, initializer
+from seqexport.plugins.ops import DOMAIN
+
+MOST = 3
+"""Projections of a node."""
+
+
+@dataclass
+class Projection:
+    """``weight`` [N, K], ``bias`` [N], the value that it makes, and the MatMul that it comes from."""
+
+    weight: ir.Value
+    bias: ir.Value | None
+    y: ir.Value
+    product: ir.Node
+
+    @property
+    def x(self) -> ir.Value:
+        (x, _) = self.product.inputs
+        assert x is not None
+        return x
+
+
+def fuse_linear(model: ir.Model) -> None:
+    by_input: dict[ir.Value, list[Projection]] = {}
+    for node in list(model.graph):
+        projection = _match(model.graph, node) if node.op_type == "MatMul" and node.domain == "" else None
+        if projection is not None:
+            by_input.setdefault(projection.x, []).extend(_parts(model.graph, projection))
+    for projections in by_input.values():
+        for together in _grouped(projections):  # 3
+            _replace(model.graph, together)
+    RemoveUnusedNodesPass()(model)
+    TopologicalSortPass()(model)
+
+
+def _match(graph: ir.Graph, node: ir.Node) -> Projection | None:  # 1
+    x, columns = node.inputs
+    if x is None or x.dtype not in FLOATS or rank(x) != 3 or columns is None:
+        return None
+    weight = _as_rows(graph, columns)
+    if weight is None or weight.shape is None:
+        return None
+    y, bias, addition = node.outputs[0], None, only_user(node.outputs[0])
+    if addition is not None and addition.op_type == "Add":
+        bias = other_input(addition, y)
+        if bias is not None and bias.is_initializer() and list(bias.shape or ()) == [weight.shape[0]]:
+            y = addition.outputs[0]
+        else:
+            bias = None
+    return Projection(weight, bias, y, node)
+
+
+def _as_rows(graph: ir.Graph, columns: ir.Value) -> ir.Value | None:
+    """The weight [N, K] that ``columns`` [K, N] is the transpose of."""
+    transpose = made_by(columns, "Transpose")
+    whole = transpose.inputs[0] if transpose is not None else None
+    if transpose is not None and whole is not None and whole.is_initializer() and _perm(transpose) == [1, 0]:
+        return whole
+    if not columns.is_initializer() or columns.const_value is None or rank(columns) != 2:
+        return None
+    tensor, original = columns.const_value, columns.meta.get(TRANSPOSED)
+    if original is not None and columns.name is not None:
+        return initializer(graph, columns.name.removesuffix(".transpose"), original)
+    shape = tensor.shape.numpy()[::-1]
+    return derived(graph, f"{columns.name}.rows", tensor.dtype, shape, lambda: transposed(tensor.numpy(), [1, 0]))
+
+
+def _perm(transpose: ir.Node) -> list[int] | None:
+    perm = transpose.attributes.get("perm")
+    return list(perm.as_ints()) if perm is not None else None
+
+
+def _parts(graph: ir.Graph, projection: Projection) -> list[Projection]:  # 2
+    split = only_user(projection.y)
+    sizes = _split_sizes(split, projection.y) if split is not None and split.op_type == "Split" else None
+    if split is None or sizes is None:
+        return [projection]
+    parts, first = [], 0
+    for size, y in zip(sizes, split.outputs, strict=True):
+        weight = _rows(graph, projection.weight, first, first + size)
+        bias = None if projection.bias is None else _rows(graph, projection.bias, first, first + size)
+        parts.append(Projection(weight, bias, y, projection.product))
+        first += size
+        y.shape, y.type = ir.Shape([*list(projection.x.shape or ())[:2], size]), projection.x.type
+    return parts
+
+
+def _split_sizes(split: ir.Node, value: ir.Value) -> list[int] | None:
+    """Of two or three parts along the last axis."""
+    axis, count = split.attributes.get("axis"), len(split.outputs)
+    if value.shape is None or axis is None or axis.as_int() not in (-1, len(value.shape) - 1) or not 1 < count <= MOST:
+        return None
+    if len(split.inputs) > 1 and split.inputs[1] is not None:
+        sizes = constant(split.inputs[1])
+        return None if sizes is None else [int(size) for size in sizes]
+    whole = value.shape[-1]
+    return [whole // count] * count if isinstance(whole, int) and whole % count == 0 else None
+
+
+def _rows(graph: ir.Graph, value: ir.Value, first: int, last: int) -> ir.Value:
+    tensor = value.const_value
+    assert tensor is not None
+    shape = [last - first, *tensor.shape.numpy()[1:]]
+    return derived(graph, f"{value.name}.{first}:{last}", tensor.dtype, shape, lambda: tensor.numpy()[first:last])
+
+
+def _grouped(projections: Sequence[Projection]) -> Iterator[list[Projection]]:
+    for first in range(0, len(projections), MOST):
+        yield list(projections[first : first + MOST])
+
+
+def _replace(graph: ir.Graph, together: Sequence[Projection]) -> None:
+    parameters = [value for each in together for value in (each.weight, each.bias)]
+    node = ir.node("Linear", [together[0].x, *parameters], domain=DOMAIN, num_outputs=len(together))
+    graph.insert_before(together[0].product, node)
+    for projection, y in zip(together, node.outputs, strict=True):
+        takes_over(projection.y, y)

@@ -1,0 +1,56 @@
+"""What the fusing passes ask of a graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+"""T of our ops."""
+
+
+def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The standard node of this type that makes a value."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.domain == "" and node.op_type == op_type else None
+
+
+def only_user(value: ir.Value | None) -> ir.Node | None:
+    """The one node that reads a value, which is no output of the graph."""
+    if value is None or value.is_graph_output() or len(value.uses()) != 1:
+        return None
+    return next(iter(value.uses())).node
+
+
+def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """What an initializer holds, if it is small."""
+    tensor = value.const_value if value is not None else None
+    return tensor.numpy() if tensor is not None and tensor.size <= 64 else None
+
+
+def is_constant(value: ir.Value | None, *expected: float) -> bool:
+    """Whether an initializer holds these numbers, one after another."""
+    found = constant(value)
+    return found is not None and found.reshape(-1).tolist() == list(expected)
+
+
+def other_input(node: ir.Node, value: ir.Value) -> ir.Value | None:
+    """Of a node with two inputs, the one that ``value`` is not."""
+    first, second = node.inputs
+    return second if first is value else first
+
+
+def rank(value: ir.Value | None) -> int | None:
+    return len(value.shape) if value is not None and value.shape is not None else None
+
+
+def same_shape(a: ir.Value, b: ir.Value) -> bool:
+    return a.shape is not None and b.shape is not None and list(a.shape) == list(b.shape)
+
+
+def takes_over(old: ir.Value, new: ir.Value) -> None:
+    """``new`` stands where ``old`` did, under its name."""
+    new.name, new.shape, new.type = old.name, old.shape, old.type
+    old.name = f"{old.name}_unfused"
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

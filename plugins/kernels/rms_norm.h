@@ -1,0 +1,31 @@
+/* A sum with the residual stream and its root mean square norm: see rms_norm.cu. Plain C apart from the function. */
+#ifndef SEQEXPORT_KERNELS_RMS_NORM_H_
+#define SEQEXPORT_KERNELS_RMS_NORM_H_
+
+#ifndef SEQEXPORT_CPU_ONLY
+#include <cuda_runtime.h>
+#endif
+#include <stdint.h>
+
+#include "dtype.h"
+
+typedef struct RmsNormParams {
+  int32_t dtype;        /* SeqexportDataType: T */
+  int32_t rows;         /* M, tokens of all rows of the batch */
+  int32_t channels;     /* D */
+  int32_t wide;         /* S is float32 if 1, else T */
+  float epsilon;
+  const void* x;        /* T[M,D] */
+  const void* weight;   /* T[D] */
+  const void* residual; /* S[M,D] or NULL */
+  void* y;              /* T[M,D]; may be x */
+  void* sum;            /* S[M,D] or NULL: not wanted; may be residual */
+} RmsNormParams;
+
+#if defined(__cplusplus) && !defined(SEQEXPORT_CPU_ONLY)
+namespace seqexport {
+cudaError_t rms_norm(const RmsNormParams& p, cudaStream_t stream);
+}
+#endif
+
+#endif /* SEQEXPORT_KERNELS_RMS_NORM_H_ */

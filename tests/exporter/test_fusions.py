@@ -1,0 +1,37 @@
+"""The fusions of target ``tensorrt`` together, on whole models."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from seqexport.exporter import pipeline
+from seqexport.exporter.pipeline import FUSIONS
+from seqexport.exporter.trace import discover_states
+from seqexport.runtimes.pytorch.checkpoint import load_original
+from seqexport.runtimes.quiet import quiet
+from tests.conftest import Saved
+
+FAMILIES = {
+    "mamba": {"Embedding": 1, "Linear": 9, "RmsNorm": 3, "LastToken": 1},
+    "gpt2": {"Embedding": 2, "Linear": 9, "LastToken": 1},
+    "llama": {"Embedding": 1, "Linear": 13, "RmsNorm": 7, "RotaryEmbedding": 3, "LastToken": 1},
+    "qwen3": {"Embedding": 1, "Linear": 13, "RmsNorm": 7, "RotaryEmbedding": 3, "LastToken": 1},
+    "stablelm": {"Embedding": 1, "Linear": 13, "RotaryEmbedding": 3, "LastToken": 1},
+}
+UNFUSED = {"Gather", "GatherElements", "MatMul", "Gemm", "Split", "Neg", "Transpose"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_whole_model_is_fused(checkpoint: Saved, traced_once: None, name: str) -> None:
+    """That it answers as before is in ``tests/exporter/test_families.py``."""
+    original = load_original(str(checkpoint(name)))
+    with quiet():
+        graph = pipeline.trace(original, discover_states(original), opset=20, last_only=True)
+    for fuse in FUSIONS:
+        fuse(graph)
+    kinds = Counter(node.op_type for node in graph.graph)
+    ours = {op for kind in FAMILIES.values() for op in kind}
+    assert {op: count for op, count in kinds.items() if op in ours} == FAMILIES[name]
+    assert not UNFUSED & kinds.keys()
