@@ -1,12 +1,19 @@
 """The kernels through their C interface."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from seqexport.plugins import library
 from seqexport.plugins.kernels.c_api import Kernels
 
-collect_ignore_glob = [] if torch.cuda.is_available() else ["test_[!c]*.py", "test_causal_*.py"]
+WITHOUT_GPU = "test_c_api.py"
+collect_ignore = [
+    file.name
+    for file in Path(__file__).parent.glob("test_*.py")
+    if file.name != WITHOUT_GPU and not torch.cuda.is_available()
+]
 
 
 @pytest.fixture(scope="session")
