@@ -141,7 +141,7 @@ def _partial(rotation: Rotation, whole: ir.Node) -> Rotation | None:  # 2
 
 
 def _replace(graph: ir.Graph, attention: ir.Node, query: Rotation, key: Rotation) -> None:
-    node = ir.node("RotaryEmbedding", [query.x, key.x, query.cos, query.sin], domain=DOMAIN, num_outputs=2)
+    node = ir.node("RotaryQueryKey", [query.x, key.x, query.cos, query.sin], domain=DOMAIN, num_outputs=2)
     graph.insert_before(attention, node)
     for index, (rotation, made) in enumerate(zip((query, key), node.outputs, strict=True)):
         made.shape, made.type = rotation.x.shape, rotation.x.type

@@ -5,9 +5,9 @@ namespace {
 
 enum { kQuery, kKey, kCos, kSin };
 
-class RotaryEmbedding : public Kernel {
+class RotaryQueryKey : public Kernel {
  public:
-  explicit RotaryEmbedding(Provider provider) : provider_(provider) {}
+  explicit RotaryQueryKey(Provider provider) : provider_(provider) {}
 
   void compute(Call& call) const override {
     const Tensor query = call.input(kQuery, 4), key = call.input(kKey, 4);
@@ -45,7 +45,7 @@ class RotaryEmbedding : public Kernel {
 
 class RotaryEmbeddingOp : public OpInfo {
  public:
-  const char* name() const override { return "RotaryEmbedding"; }
+  const char* name() const override { return "RotaryQueryKey"; }
   const std::vector<Input>& inputs() const override {
     static const std::vector<Input> all = {
         {"query", Kind::T}, {"key", Kind::T}, {"cos", Kind::T}, {"sin", Kind::T}};
@@ -56,7 +56,7 @@ class RotaryEmbeddingOp : public OpInfo {
     return all;
   }
   std::unique_ptr<Kernel> create(const Attributes&, Provider provider) const override {
-    return std::make_unique<RotaryEmbedding>(provider);
+    return std::make_unique<RotaryQueryKey>(provider);
   }
   void infer(const ShapeRule& rule) const override {
     rule.same(0, kQuery);

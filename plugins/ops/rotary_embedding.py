@@ -1,4 +1,4 @@
-"""RotaryEmbedding: queries and keys turned by their positions (Su et al. 2021, eq. 34, halves as in GPT-NeoX).
+"""RotaryQueryKey: queries and keys turned by their positions (Su et al. 2021, eq. 34, halves as in GPT-NeoX).
 
     y = x * cos + rotate_half(x) * sin,   rotate_half(x) = concat(-x[R/2:], x[:R/2])
 
@@ -10,7 +10,8 @@ Symbols: B batch, L tokens in this call, Hq and Hkv heads, Dh features of a head
     query_rotated T[B,L,Hq,Dh]
     key_rotated   T[B,L,Hkv,Dh]
 
-T is float32, float16 or bfloat16; arithmetic is float32.
+T is float32, float16 or bfloat16; arithmetic is float32. Not named RotaryEmbedding: TensorRT's parsers look at a node's
+name alone, and from 11 on take that one for ONNX's own op.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def _rotated_lines(x: str) -> list[str]:
 
 
 OP = Op(
-    name="RotaryEmbedding",
+    name="RotaryQueryKey",
     stem="rotary_embedding",
     inputs={"query": "T", "key": "T", "cos": "T", "sin": "T"},
     outputs={"query_rotated": "T", "key_rotated": "T"},

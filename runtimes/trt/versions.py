@@ -26,7 +26,7 @@ OPS = frozenset(
         "LastToken",
         "Linear",
         "RmsNorm",
-        "RotaryEmbedding",
+        "RotaryQueryKey",
         "SelectiveScan",
     )
 )

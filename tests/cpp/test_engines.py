@@ -14,13 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from seqexport.plugins import library
 from seqexport.runtimes.bundle import MODEL, Bundle
+from seqexport.runtimes.trt import versions
 from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles, parse_shapes
 from seqexport.runtimes.trt.record import EngineRecord, PluginsUsed, read_record, weights_hash
 from tests.conftest import Exported
 from tests.cpp.conftest import Build
 
 SHIPPED = ("mamba", "transformer")
-OPS = (b"CausalConv1d", b"SelectiveScan", b"CausalAttention")
+OPS = tuple(name.encode() for name in versions.OPS)
 
 
 def record_of(plan: Path) -> EngineRecord:

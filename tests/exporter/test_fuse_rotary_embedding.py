@@ -1,4 +1,4 @@
-"""Rotary embeddings of target ``tensorrt``: those that RotaryEmbedding takes over, and those that stay."""
+"""Rotary embeddings of target ``tensorrt``: those that RotaryQueryKey takes over, and those that stay."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def attention(query: str, key: str, R: int = 4) -> ir.Model:
 
 def test_query_and_key_are_turned_by_one_node() -> None:
     graph = attention(turned("q"), turned("k"))
-    assert fused(graph, fuse_rotary_embedding) == {"RotaryEmbedding": 1, "CausalAttention": 1}
-    assert names(node_of(graph, "RotaryEmbedding")) == ["q", "k", "cos", "sin"]
+    assert fused(graph, fuse_rotary_embedding) == {"RotaryQueryKey": 1, "CausalAttention": 1}
+    assert names(node_of(graph, "RotaryQueryKey")) == ["q", "k", "cos", "sin"]
 
 
 def test_the_first_features_alone_may_be_turned() -> None:
     graph = attention(*(partly(x) for x in "qk"), R=2)
-    assert fused(graph, fuse_rotary_embedding) == {"RotaryEmbedding": 1, "CausalAttention": 1}
+    assert fused(graph, fuse_rotary_embedding) == {"RotaryQueryKey": 1, "CausalAttention": 1}
 
 
 def partly(x: str) -> str:
@@ -86,4 +86,4 @@ OTHER_TURNS = {
 @pytest.mark.parametrize("case", OTHER_TURNS)
 def test_another_turn_stays(case: str) -> None:
     query, key = OTHER_TURNS[case]
-    assert "RotaryEmbedding" not in fused(attention(query, key), fuse_rotary_embedding)
+    assert "RotaryQueryKey" not in fused(attention(query, key), fuse_rotary_embedding)

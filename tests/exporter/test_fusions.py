@@ -16,9 +16,9 @@ from tests.conftest import Saved
 FAMILIES = {
     "mamba": {"Embedding": 1, "Linear": 9, "RmsNorm": 3, "LastToken": 1},
     "gpt2": {"Embedding": 2, "Linear": 9, "LastToken": 1},
-    "llama": {"Embedding": 1, "Linear": 13, "RmsNorm": 7, "RotaryEmbedding": 3, "LastToken": 1},
-    "qwen3": {"Embedding": 1, "Linear": 13, "RmsNorm": 7, "RotaryEmbedding": 3, "LastToken": 1},
-    "stablelm": {"Embedding": 1, "Linear": 13, "RotaryEmbedding": 3, "LastToken": 1},
+    "llama": {"Embedding": 1, "Linear": 13, "RmsNorm": 7, "RotaryQueryKey": 3, "LastToken": 1},
+    "qwen3": {"Embedding": 1, "Linear": 13, "RmsNorm": 7, "RotaryQueryKey": 3, "LastToken": 1},
+    "stablelm": {"Embedding": 1, "Linear": 13, "RotaryQueryKey": 3, "LastToken": 1},
 }
 UNFUSED = {"Gather", "GatherElements", "MatMul", "Gemm", "Split", "Neg", "Transpose"}
 

@@ -28,9 +28,9 @@ OPS = {
 }
 FUSED = {
     "mamba": {"Linear": 9, "RmsNorm": 3},
-    "llama": {"Linear": 13, "RmsNorm": 7, "RotaryEmbedding": 3},
+    "llama": {"Linear": 13, "RmsNorm": 7, "RotaryQueryKey": 3},
     "jamba": {"Linear": 21, "RmsNorm": 15},
-    "irregular": {"Linear": 17, "RmsNorm": 9, "RotaryEmbedding": 2},
+    "irregular": {"Linear": 17, "RmsNorm": 9, "RotaryQueryKey": 2},
 }
 """What target ``tensorrt`` has besides, and a table and a last token each."""
 

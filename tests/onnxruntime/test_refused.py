@@ -25,7 +25,7 @@ from tests.ops import (
 
 ATTENTION, CONV, SCAN = OPS["CausalAttention"], OPS["CausalConv1d"], OPS["SelectiveScan"]
 EMBEDDING, LAST, LINEAR = OPS["Embedding"], OPS["LastToken"], OPS["Linear"]
-NORM, ROTARY = OPS["RmsNorm"], OPS["RotaryEmbedding"]
+NORM, ROTARY = OPS["RmsNorm"], OPS["RotaryQueryKey"]
 attention, conv, scan = test_causal_attention.make, test_causal_conv1d.make, test_selective_scan.make
 embedding, last_token, linear = test_embedding.make, test_last_token.make, test_linear.make
 norm, rotary = test_rms_norm.make, test_rotary_embedding.make

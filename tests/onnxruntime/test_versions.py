@@ -36,7 +36,7 @@ CALLS = {
     "LastToken": (test_last_token.make(seq_lens=[5, 0, 2]), {}),
     "Linear": (test_linear.make(length=70, features=(24, 8), biases=(False, True)), {}),
     "RmsNorm": (test_rms_norm.make(length=70, dtype=torch.float16, wide=1), {"wide": 1}),
-    "RotaryEmbedding": (test_rotary_embedding.make(length=70, R=8), {}),
+    "RotaryQueryKey": (test_rotary_embedding.make(length=70, R=8), {}),
 }
 
 

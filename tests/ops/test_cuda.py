@@ -26,7 +26,7 @@ MAKE = {
     "CausalAttention": test_causal_attention.make,
     "CausalConv1d": test_causal_conv1d.make,
     "RmsNorm": test_rms_norm.make,
-    "RotaryEmbedding": test_rotary_embedding.make,
+    "RotaryQueryKey": test_rotary_embedding.make,
     "SelectiveScan": functools.partial(test_selective_scan.make, dt_softplus=0),
 }
 NAMES = sorted(MAKE)
@@ -190,7 +190,7 @@ def test_a_stream_of_another_type_runs_the_reference(wide: int, built: Recorder)
     assert built.calls == []
 
 
-SIZES = {"CausalAttention": lambda length: {"S": length + 9, "past_lens": [3, 9]}, "RotaryEmbedding": lambda _: {}}
+SIZES = {"CausalAttention": lambda length: {"S": length + 9, "past_lens": [3, 9]}, "RotaryQueryKey": lambda _: {}}
 
 
 @needs_cuda

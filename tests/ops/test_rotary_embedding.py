@@ -6,7 +6,7 @@ import torch
 from seqexport.plugins.ops import OPS
 from tests.ops.conformance import check_op, run_oracle, run_reference
 
-OP = OPS["RotaryEmbedding"]
+OP = OPS["RotaryQueryKey"]
 
 
 def make(batch=2, length=3, Hq=4, Hkv=2, Dh=16, R=None, dtype=torch.float32, seed=0):

@@ -309,7 +309,7 @@ Case norm_case(const std::string& label, bool all, int64_t L) {
 // Every input is needed; fewer features are turned where `all` is false.
 Case rotary_case(const std::string& label, bool all, int64_t L) {
   const Extents sizes = {{'B', 2}, {'L', L}, {'Q', 4}, {'H', 2}, {'E', 48}, {'R', all ? 48 : 10}};
-  Case c = {"RotaryEmbedding",
+  Case c = {"RotaryQueryKey",
             label,
             {},
             {"query", "key", "cos", "sin"},

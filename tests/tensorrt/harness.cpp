@@ -120,7 +120,7 @@ int main(int count, char** arguments) {
     const Library library(arguments[1]);
     std::printf("%s\n", library.info().c_str());
     expect(joined(library.names()) ==
-               "CausalAttention,CausalConv1d,Embedding,LastToken,Linear,RmsNorm,RotaryEmbedding,SelectiveScan",
+               "CausalAttention,CausalConv1d,Embedding,LastToken,Linear,RmsNorm,RotaryQueryKey,SelectiveScan",
            "the library's creators", joined(library.names()));
     for (const Case& call : cases()) {
       for (const DataType type : {DataType::kFLOAT, DataType::kHALF, DataType::kBF16}) check_build(library, call, type);
