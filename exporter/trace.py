@@ -49,7 +49,7 @@ class Step(nn.Module):
         if self.takes_positions:
             arguments["position_ids"] = positions(input_ids, seq_lens, past_lens)
         logits = self.model(input_ids=input_ids, return_dict=True, **arguments).logits
-        return [logits, *self.states.present]
+        return [logits.float(), *self.states.present]
 
 
 def positions(input_ids: Tensor, seq_lens: Tensor, past_lens: Tensor) -> Tensor:

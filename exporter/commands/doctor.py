@@ -16,6 +16,8 @@ from rich.table import Table
 from seqexport.plugins import library, toolchain
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.library import Built
+from seqexport.runtimes import cublas
+from seqexport.runtimes.trt.record import version_tuple
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def command() -> None:
     for name in ("", "part", "found", "to install"):
         table.add_column(name)
     findings = (_export(), *_onnxruntime(), _torch_cuda(), _gpu(), _tensorrt(), _engines(), *_tools(), *_libraries())
-    for finding in (*findings, _report()):
+    for finding in (*findings, _cublas(), _report()):
         mark = "[green]✓[/]" if finding.works else "[yellow]–[/]"
         advice = "" if finding.works else finding.advice
         table.add_row(mark, finding.name, escape(finding.detail), escape(advice))
@@ -150,3 +152,15 @@ def _library(file: str, entry: Built | None) -> Finding:
     if entry is None:
         return Finding(file, False, "not built", library.BUILD)
     return Finding(file, entry.fault is None, entry.fault or str(entry.path), library.BUILD)
+
+
+def _cublas() -> Finding:
+    """That of the CUDA which our TensorRT plugins were built for, if there is a choice."""
+    try:
+        plugins = library.built().get("tensorrt")
+    except UserError:
+        plugins = None
+    cuda = plugins.built_for.get("cuda", "0") if plugins is not None else "0"
+    place = cublas.load(version_tuple(cuda)[0])
+    missing = "not on the library path or in pip's packages"
+    return Finding("cuBLASLt", place is not None, place or missing, cublas.INSTALL)

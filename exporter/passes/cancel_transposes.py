@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
+from seqexport.exporter.passes.matching import permutation, untransposed
+
 LAST_TWO = [0, 2, 1]
 
 
@@ -24,39 +26,23 @@ def cancel_transposes(model: ir.Model) -> None:
     TopologicalSortPass()(model)
 
 
-def _perm(value: ir.Value | None) -> list[int] | None:
-    """The permutation of the Transpose that makes ``value``; None if none does."""
-    node = value.producer() if value is not None else None
-    if node is None or node.op_type != "Transpose" or "perm" not in node.attributes:
-        return None
-    return list(node.attributes["perm"].as_ints())
-
-
-def _source(value: ir.Value | None) -> ir.Value:
-    """What the Transpose that makes ``value`` transposes."""
-    assert value is not None
-    node = value.producer()
-    assert node is not None and node.inputs[0] is not None
-    return node.inputs[0]
-
-
 def _cancel_pair(graph: ir.Graph, node: ir.Node) -> bool:  # 1
-    outer, inner = _perm(node.outputs[0]), _perm(node.inputs[0]) if node.inputs else None
+    outer, inner = permutation(node.outputs[0]), permutation(node.inputs[0]) if node.inputs else None
     if outer is None or inner is None or [inner[axis] for axis in outer] != list(range(len(outer))):
         return False
     if node.outputs[0].is_graph_output() or not node.outputs[0].uses():
         return False
-    ir.convenience.replace_all_uses_with(node.outputs[0], _source(node.inputs[0]))
+    ir.convenience.replace_all_uses_with(node.outputs[0], untransposed(node.inputs[0]))
     return True
 
 
 def _split_first(graph: ir.Graph, node: ir.Node) -> bool:  # 2
-    perm = _perm(node.inputs[0]) if node.op_type == "Split" else None
+    perm = permutation(node.inputs[0]) if node.op_type == "Split" else None
     if perm is None:
         return False
     parts = ir.node(
         "Split",
-        [_source(node.inputs[0]), *node.inputs[1:]],
+        [untransposed(node.inputs[0]), *node.inputs[1:]],
         {**{k: a.value for k, a in node.attributes.items()}, "axis": perm[node.attributes["axis"].as_int()]},
         num_outputs=len(node.outputs),
     )
@@ -67,10 +53,10 @@ def _split_first(graph: ir.Graph, node: ir.Node) -> bool:  # 2
 
 
 def _swap_product(graph: ir.Graph, node: ir.Node) -> bool:  # 3
-    product = node.inputs[0].producer() if _perm(node.outputs[0]) == LAST_TWO and node.inputs[0] else None
-    if product is None or product.op_type != "MatMul" or _perm(product.inputs[1]) != LAST_TWO:
+    product = node.inputs[0].producer() if permutation(node.outputs[0]) == LAST_TWO and node.inputs[0] else None
+    if product is None or product.op_type != "MatMul" or permutation(product.inputs[1]) != LAST_TWO:
         return False
-    weight, x = product.inputs[0], _source(product.inputs[1])
+    weight, x = product.inputs[0], untransposed(product.inputs[1])
     if weight is None or weight.shape is None or len(weight.shape) != 2:
         return False
     transposed = ir.node("Transpose", [weight], {"perm": [1, 0]})

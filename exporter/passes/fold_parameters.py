@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-Array = NDArray[np.generic]
+from seqexport.exporter.passes.parameters import Array, computed, new_initializer
 
 TRANSPOSED = "transposed"
 """In the meta data of a folded matrix: the tensor that it is the transpose of."""
@@ -41,33 +40,26 @@ def fold(graph: ir.Graph, node: ir.Node) -> None:
     shape, dtype = _result_type(node, tensors[0])
     name = f"{sources[0].name}.{node.op_type.lower()}"
 
-    def compute() -> ir.TensorProtocol:  # 1
-        arrays = [tensor.numpy() for tensor in tensors]
-        return ir.Tensor(np.ascontiguousarray(evaluate(node, *arrays)), dtype=dtype, name=name)
+    def compute() -> Array:
+        return evaluate(node, *(tensor.numpy() for tensor in tensors))
 
-    value = ir.Value(
-        name=name,
-        shape=shape,
-        type=ir.TensorType(dtype),
-        const_value=ir.LazyTensor(compute, dtype, shape, name=name),
-    )
+    value = new_initializer(graph, name, computed(name, dtype, shape, compute))  # 1
     if node.op_type == "Transpose" and len(shape) == 2:
         value.meta[TRANSPOSED] = tensors[0]
-    graph.register_initializer(value)
     ir.convenience.replace_all_uses_with(output, value)
 
 
-def _result_type(node: ir.Node, tensor: ir.TensorProtocol) -> tuple[ir.Shape, ir.DataType]:
+def _result_type(node: ir.Node, tensor: ir.TensorProtocol) -> tuple[Sequence[int], ir.DataType]:
     """Found on an array that takes no memory, whatever its shape."""
     stand_in = np.broadcast_to(np.zeros((), np.int8), tensor.shape.numpy())
     if node.op_type == "Transpose":
-        return ir.Shape(stand_in.transpose(node.attributes["perm"].as_ints()).shape), tensor.dtype
+        return stand_in.transpose(node.attributes["perm"].as_ints()).shape, tensor.dtype
     if node.op_type == "Squeeze":
         axes = node.inputs[1]
         assert axes is not None and axes.const_value is not None
-        return ir.Shape(_squeeze(node, stand_in, axes.const_value.numpy()).shape), tensor.dtype
+        return _squeeze(node, stand_in, axes.const_value.numpy()).shape, tensor.dtype
     dtype = ir.DataType(node.attributes["to"].as_int()) if node.op_type == "Cast" else tensor.dtype
-    return ir.Shape(tensor.shape.numpy()), dtype
+    return tensor.shape.numpy(), dtype
 
 
 def _transpose(node: ir.Node, x: Array) -> Array:

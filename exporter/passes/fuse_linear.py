@@ -15,7 +15,16 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
 from seqexport.exporter.passes.fold_parameters import TRANSPOSED, transposed
-from seqexport.exporter.passes.matching import FLOATS, constant, made_by, only_user, other_input, rank, takes_over
+from seqexport.exporter.passes.matching import (
+    FLOATS,
+    constant,
+    only_user,
+    other_input,
+    permutation,
+    rank,
+    takes_over,
+    untransposed,
+)
 from seqexport.exporter.passes.parameters import derived, initializer
 from seqexport.plugins.ops import DOMAIN
 
@@ -71,10 +80,8 @@ def _match(graph: ir.Graph, node: ir.Node) -> Projection | None:  # 1
 
 def _as_rows(graph: ir.Graph, columns: ir.Value) -> ir.Value | None:
     """The weight [N, K] that ``columns`` [K, N] is the transpose of."""
-    transpose = made_by(columns, "Transpose")
-    whole = transpose.inputs[0] if transpose is not None else None
-    if transpose is not None and whole is not None and whole.is_initializer() and _perm(transpose) == [1, 0]:
-        return whole
+    if permutation(columns) == [1, 0] and untransposed(columns).is_initializer():
+        return untransposed(columns)
     if not columns.is_initializer() or columns.const_value is None or rank(columns) != 2:
         return None
     tensor, original = columns.const_value, columns.meta.get(TRANSPOSED)
@@ -82,11 +89,6 @@ def _as_rows(graph: ir.Graph, columns: ir.Value) -> ir.Value | None:
         return initializer(graph, columns.name.removesuffix(".transpose"), original)
     shape = tensor.shape.numpy()[::-1]
     return derived(graph, f"{columns.name}.rows", tensor.dtype, shape, lambda: transposed(tensor.numpy(), [1, 0]))
-
-
-def _perm(transpose: ir.Node) -> list[int] | None:
-    perm = transpose.attributes.get("perm")
-    return list(perm.as_ints()) if perm is not None else None
 
 
 def _parts(graph: ir.Graph, projection: Projection) -> list[Projection]:  # 2

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
-from seqexport.exporter.passes.matching import constant, is_constant, made_by, rank
+from seqexport.exporter.passes.matching import constant, is_constant, made_by, permutation, rank, untransposed
 from seqexport.plugins.ops import DOMAIN
 
 HEADS_FIRST = [0, 2, 1, 3]
@@ -55,9 +55,7 @@ def _match(value: ir.Value | None) -> Rotation | None:
 
 def _transposed(value: ir.Value | None) -> ir.Value | None:
     """What a Transpose between [batch, seq, heads, ...] and [batch, heads, seq, ...] makes ``value`` of."""
-    node = made_by(value, "Transpose")
-    perm = node.attributes.get("perm") if node is not None else None
-    return node.inputs[0] if node is not None and perm is not None and list(perm.as_ints()) == HEADS_FIRST else None
+    return untransposed(value) if permutation(value) == HEADS_FIRST else None
 
 
 def _rotation(value: ir.Value | None) -> Rotation | None:  # 1

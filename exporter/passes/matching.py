@@ -16,6 +16,20 @@ def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
     return node if node is not None and node.domain == "" and node.op_type == op_type else None
 
 
+def permutation(value: ir.Value | None) -> list[int] | None:
+    """The permutation by which a Transpose makes a value; None if none does, or without saying how."""
+    node = made_by(value, "Transpose")
+    perm = node.attributes.get("perm") if node is not None else None
+    return list(perm.as_ints()) if perm is not None else None
+
+
+def untransposed(value: ir.Value | None) -> ir.Value:
+    """What the Transpose that makes a value takes."""
+    node = made_by(value, "Transpose")
+    assert node is not None and node.inputs[0] is not None
+    return node.inputs[0]
+
+
 def only_user(value: ir.Value | None) -> ir.Node | None:
     """The one node that reads a value, which is no output of the graph."""
     if value is None or value.is_graph_output() or len(value.uses()) != 1:

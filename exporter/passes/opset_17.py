@@ -18,7 +18,7 @@ import onnx.defs
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from seqexport.exporter.passes.scalar import float_scalar
+from seqexport.exporter.passes.parameters import float_scalar
 
 OPSET = 17
 

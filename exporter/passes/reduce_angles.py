@@ -15,7 +15,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from seqexport.exporter.passes.scalar import float_scalar
+from seqexport.exporter.passes.parameters import float_scalar
 
 C1 = 6.28125
 C2 = 1.93500518798828125e-3

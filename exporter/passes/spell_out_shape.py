@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from seqexport.exporter.passes.parameters import new_initializer
+
 
 def spell_out_shape(model: ir.Model) -> None:
     for node in list(model.graph):
@@ -13,9 +15,7 @@ def spell_out_shape(model: ir.Model) -> None:
         rank = len(source.shape)
         start, end = (_bound(node, name, default, rank) for name, default in (("start", 0), ("end", rank)))
         indices = ir.tensor(list(range(start, end)), ir.DataType.INT64)
-        axes = ir.Value(name=f"{node.outputs[0].name}_axes", const_value=indices)
-        axes.shape, axes.dtype = ir.Shape([indices.size]), indices.dtype
-        model.graph.register_initializer(axes)
+        axes = new_initializer(model.graph, f"{node.outputs[0].name}_axes", indices)
         whole = ir.node("Shape", [source])
         part = ir.node("Gather", [whole.outputs[0], axes], {"axis": 0})
         whole.outputs[0].name = f"{node.outputs[0].name}_whole"

@@ -18,9 +18,4 @@ __device__ __forceinline__ void copy_row(const T* from, T* to, int count, bool v
   }
 }
 
-template <typename T>
-bool rows_are_vectors(int count, const void* from, const void* to) {
-  return count % kVectorSize<T> == 0 && is_aligned_to_vectors(from) && is_aligned_to_vectors(to);
-}
-
 }  // namespace seqexport

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kThreads) embedding_kernel(EmbeddingParams p, 
 
 template <typename T>
 cudaError_t launch_embedding(const EmbeddingParams& p, cudaStream_t stream) {
-  const bool vector = rows_are_vectors<T>(p.channels, p.weight, p.y);
+  const bool vector = rows_are_vectors(p.channels, sizeof(T), {p.weight, p.y});
   return launch(embedding_kernel<T>, unsigned(p.rows), kThreads, 0, stream, p, vector);
 }
 

@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kThreads) last_token_kernel(LastTokenParams p,
 
 template <typename T>
 cudaError_t launch_last_token(const LastTokenParams& p, cudaStream_t stream) {
-  const bool vector = rows_are_vectors<T>(p.channels, p.x, p.y);
+  const bool vector = rows_are_vectors(p.channels, sizeof(T), {p.x, p.y});
   return launch(last_token_kernel<T>, unsigned(p.batch), kThreads, 0, stream, p, vector);
 }
 

@@ -3,7 +3,6 @@
 #include "linear.h"
 
 #include <algorithm>
-#include <type_traits>
 
 #include "launch.cuh"
 #include "linear_cublas.h"
@@ -15,36 +14,6 @@ namespace {
 constexpr int kFewRows = 8;
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kEnoughWarps = 16;  // on an SM; with fewer features than that, several warps share one
-
-// What a lane reads at once: 16 bytes, or one element where rows are not aligned to those.
-template <typename T, bool kVector>
-struct Pack {
-  static constexpr int kSize = kVector ? kVectorSize<T> : 1;
-  using Raw = std::conditional_t<kVector, uint4, T>;
-
-  static __device__ __forceinline__ Raw load(const T* p) { return *reinterpret_cast<const Raw*>(p); }
-
-  // Read once, so that it leaves the L1 cache to x.
-  static __device__ __forceinline__ Raw stream(const T* p) {
-    if constexpr (kVector) {
-      Raw r;
-      asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-          : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
-          : "l"(p));
-      return r;
-    } else {
-      return *p;
-    }
-  }
-
-  static __device__ __forceinline__ void unpack(const Raw& raw, float (&values)[kSize]) {
-    if constexpr (kVector) {
-      unpack_vector(raw, values, static_cast<const T*>(nullptr));
-    } else {
-      values[0] = to_float(raw);
-    }
-  }
-};
 
 // One output feature: its row of a weight, and where its results go.
 template <typename T>
@@ -76,30 +45,31 @@ __device__ __forceinline__ Feature<T> feature_at(const LinearParams& p, int n) {
 template <typename T, int kRows, int kShare, bool kVector>
 __global__ void __launch_bounds__(kThreads, kRows == 1 && kShare == 1 ? 3 : 2)
     linear_rows_kernel(LinearParams p, int features) {
-  using Load = Pack<T, kVector>;
+  constexpr int kSize = kVector ? kVectorSize<T> : 1;  // of a pack, what a lane reads at once
+  using Pack = Raw<T, kSize>;
   constexpr int kStep = 32 * kShare;         // packs from a lane's to its next
   constexpr int kAhead = kRows > 2 ? 4 : 8;  // that a lane loads before it needs the first
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int n = blockIdx.x * (kWarps / kShare) + warp / kShare;
   const bool is_feature = n < features;
-  const int packs = is_feature ? p.in_features / Load::kSize : 0;
+  const int packs = is_feature ? p.in_features / kSize : 0;
   const Feature<T> feature = feature_at<T>(p, is_feature ? n : 0);
   const T* x[kRows];
 #pragma unroll
   for (int m = 0; m < kRows; ++m) x[m] = static_cast<const T*>(p.x) + int64_t(min(m, p.rows - 1)) * p.in_features;
 
   int first = (warp % kShare) * 32 + lane;
-  if (lane % (128 / sizeof(typename Load::Raw)) == 0) {  // a cache line
+  if (lane % (128 / sizeof(Pack)) == 0) {  // a cache line
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      if (first + i * kStep < packs) prefetch_to_l2(feature.weight + int64_t(first + i * kStep) * Load::kSize);
+      if (first + i * kStep < packs) prefetch_to_l2(feature.weight + int64_t(first + i * kStep) * kSize);
     }
   }
   wait_for_previous_kernel();
-  typename Load::Raw ahead[kAhead];
+  Pack ahead[kAhead];
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
-    if (first + i * kStep < packs) ahead[i] = Load::stream(feature.weight + int64_t(first + i * kStep) * Load::kSize);
+    if (first + i * kStep < packs) ahead[i].stream(feature.weight + int64_t(first + i * kStep) * kSize);
   }
 
   float sums[kRows] = {};
@@ -108,16 +78,16 @@ __global__ void __launch_bounds__(kThreads, kRows == 1 && kShare == 1 ? 3 : 2)
     for (int i = 0; i < kAhead; ++i) {
       const int pack = first + i * kStep;
       if (pack >= packs) break;
-      float weights[Load::kSize];
-      Load::unpack(ahead[i], weights);
+      float weights[kSize];
+      ahead[i].unpack(weights);
       const int next = pack + kAhead * kStep;
-      if (next < packs) ahead[i] = Load::stream(feature.weight + int64_t(next) * Load::kSize);
+      if (next < packs) ahead[i].stream(feature.weight + int64_t(next) * kSize);
 #pragma unroll
       for (int m = 0; m < kRows; ++m) {
-        float values[Load::kSize];
-        Load::unpack(Load::load(x[m] + int64_t(pack) * Load::kSize), values);
+        float values[kSize];
+        load_vector(x[m] + int64_t(pack) * kSize, values);
 #pragma unroll
-        for (int k = 0; k < Load::kSize; ++k) sums[m] = fmaf(weights[k], values[k], sums[m]);
+        for (int k = 0; k < kSize; ++k) sums[m] = fmaf(weights[k], values[k], sums[m]);
       }
     }
   }
@@ -159,23 +129,21 @@ template <typename T, int kRows>
 cudaError_t dispatch_share(const LinearParams& p, cudaStream_t stream) {
   const int64_t features = int64_t(p.out_features) + p.out_features1 + p.out_features2;
   const int64_t enough = int64_t(kEnoughWarps) * device_attribute(cudaDevAttrMultiProcessorCount);
-  const int packs = p.in_features / Pack<T, true>::kSize;
+  const int packs = p.in_features / kVectorSize<T>;
   if (features * 8 <= enough && packs >= 8 * 32) return launch_rows<T, kRows, 8, true>(p, stream);
   if (features * 4 <= enough && packs >= 4 * 32) return launch_rows<T, kRows, 4, true>(p, stream);
   if (features * 2 <= enough && packs >= 2 * 32) return launch_rows<T, kRows, 2, true>(p, stream);
   return launch_rows<T, kRows, 1, true>(p, stream);
 }
 
-bool rows_are_vectors(const LinearParams& p) {
-  const int per_vector = p.dtype == SEQEXPORT_FLOAT32 ? 4 : 8;
-  bool vectors = p.in_features % per_vector == 0;
-  for (const void* tensor : {p.x, p.weight, p.weight1, p.weight2}) vectors = vectors && is_aligned_to_vectors(tensor);
-  return vectors;
+bool takes_vectors(const LinearParams& p) {
+  const int element_bytes = p.dtype == SEQEXPORT_FLOAT32 ? 4 : 2;
+  return rows_are_vectors(p.in_features, element_bytes, {p.x, p.weight, p.weight1, p.weight2});
 }
 
 template <typename T, int kRows>
 cudaError_t dispatch_vector(const LinearParams& p, cudaStream_t stream) {
-  return rows_are_vectors(p) ? dispatch_share<T, kRows>(p, stream) : launch_rows<T, kRows, 1, false>(p, stream);
+  return takes_vectors(p) ? dispatch_share<T, kRows>(p, stream) : launch_rows<T, kRows, 1, false>(p, stream);
 }
 
 template <typename T>
@@ -221,7 +189,7 @@ size_t linear_workspace(const LinearParams& p) { return p.rows > kFewRows ? kLin
 cudaError_t linear(const LinearParams& p, cudaStream_t stream) {
   if (p.rows <= kFewRows) return linear_rows(p, stream);
   // Of rows that are no whole vectors, cuBLASLt computes some less exactly (K = 33 in bfloat16), and refuses others.
-  if (!rows_are_vectors(p)) return linear_all_rows(p, stream);
+  if (!takes_vectors(p)) return linear_all_rows(p, stream);
   return linear_cublas(p, stream);
 }
 

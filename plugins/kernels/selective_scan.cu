@@ -65,7 +65,12 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) lane_scan_kernel(Selectiv
   wait_for_previous_kernel();
   const ScanPlace s = ScanPlace::of<Traits>(p, ScanChunks{1, p.length, nullptr, nullptr});
   if (s.width <= 0) return;
-  LaneScanBlock<Traits>(p, s, *reinterpret_cast<typename Traits::Shared*>(shared_bytes)).run();
+  auto& shared = *reinterpret_cast<typename Traits::Shared*>(shared_bytes);
+  if (threadIdx.x < Traits::kScanThreads) {
+    LaneScanner<Traits>(p, s, shared).run();
+  } else {
+    LaneMover<Traits>{p, s, shared, int(threadIdx.x) - Traits::kScanThreads}.run();
+  }
 }
 
 __global__ void carry_kernel(SelectiveScanParams p, ScanChunks chunks) {
@@ -110,7 +115,7 @@ __global__ void __launch_bounds__(kStepThreads) step_kernel(SelectiveScanParams 
   const float x = valid ? to_float(static_cast<const T*>(p.x)[b * p.x_stride + d]) : 0.f;
   float delta = valid ? to_float(static_cast<const T*>(p.dt)[b * p.dt_stride + d]) : 0.f;
   if (p.dt_bias) delta += p.dt_bias[d];
-  if (p.dt_softplus) delta = softplus(delta);
+  if (p.dt_softplus) delta = softplus<T>(delta);
   const float u = delta * x;
   const int group = int(int64_t(d) * p.groups / p.channels);
   const T* B = static_cast<const T*>(p.B) + b * p.B_stride + group * p.states;
@@ -152,7 +157,6 @@ __global__ void __launch_bounds__(kStepThreads) step_kernel(SelectiveScanParams 
 
 struct ScanPlan {
   int ns, split, chunk_tokens, chunks;
-  bool lanes;  // time over lanes; else states over threads
 };
 
 size_t chunk_bytes(const SelectiveScanParams& p) {
@@ -175,29 +179,24 @@ int lane_scan_blocks(const SelectiveScanParams& p) {
   return p.groups * ceil_div(ceil_div(p.channels, p.groups), Traits::kChannels);
 }
 
+// Whether a scan over lanes pays: in one wave of blocks (in two it measured slower than chunks) that most SMs have a
+// part in, and for rows neither too short to fill tiles nor so long that chunks do well.
 template <typename T>
-bool lane_scan_fits(const SelectiveScanParams& p) {
+bool lane_scan_pays(const SelectiveScanParams& p) {
   using Traits = LaneScanTraits<T>;
-  return int64_t(p.batch) * lane_scan_blocks<Traits>(p) <= device_attribute(cudaDevAttrMultiProcessorCount) &&
+  const int64_t channels = int64_t(p.batch) * p.channels, blocks = int64_t(p.batch) * lane_scan_blocks<Traits>(p);
+  const int sms = device_attribute(cudaDevAttrMultiProcessorCount);
+  return channels >= int64_t(kMinLaneChannels) * sms && blocks <= sms && p.length >= kMinLaneTokens &&
+         p.length <= kMaxLaneTokens &&
          sizeof(typename Traits::Shared) <= size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }
 
-// Whether a scan over lanes pays: in one wave of blocks (in two it measured slower than chunks) that most SMs have a
-// part in, and for rows neither too short to fill tiles nor so long that chunks do well.
-bool lane_scan_pays(const SelectiveScanParams& p) {
-  const int64_t channels = int64_t(p.batch) * p.channels;
-  if (channels < int64_t(kMinLaneChannels) * device_attribute(cudaDevAttrMultiProcessorCount)) return false;
-  if (p.length < kMinLaneTokens || p.length > kMaxLaneTokens) return false;
-  return p.dtype == SEQEXPORT_FLOAT32 ? lane_scan_fits<float>(p) : lane_scan_fits<Bfloat16>(p);
-}
-
-// States a thread (fewer cost more shared-memory reads, and give more warps), then lanes or chunks.
+// States a thread (fewer cost more shared-memory reads, and give more warps), then chunks.
 //   1. As few threads as N needs where they fill the device, else for 8 < N <= 16 more of them.
-//   2. If there are still too few, for 8 < N <= 16 time over lanes where that pays.
-//   3. Else the cheapest thread shape and as many chunks as run at once.
-//   4. Chunks no shorter than kMinChunk, and no more than the workspace holds.
+//   2. If there are still too few, the cheapest thread shape and as many chunks as run at once.
+//   3. Chunks no shorter than kMinChunk, and no more than the workspace holds.
 ScanPlan plan_scan(const SelectiveScanParams& p, size_t workspace_bytes) {
-  ScanPlan plan = {8, 1, p.length, 1, false};
+  ScanPlan plan = {8, 1, p.length, 1};
   while (plan.ns * plan.split < p.states) plan.split *= 2;
   if (plan.split == 2 && warps_per_sm(p, 2) < kFullWarps) {
     if (warps_per_sm(p, 4) >= kEnoughWarps) {
@@ -207,10 +206,6 @@ ScanPlan plan_scan(const SelectiveScanParams& p, size_t workspace_bytes) {
     }
   }
   int64_t chunks = p.chunks;
-  if (chunks == 0 && plan.split == 2 && warps_per_sm(p, 2) < kEnoughWarps) {
-    plan.lanes = lane_scan_pays(p);
-    if (plan.lanes) return plan;
-  }
   if (chunks == 0 && warps_per_sm(p, plan.split) < kEnoughWarps) {
     chunks = chunks_at_once(p, plan.split);
     if (plan.split == 2 && p.length / chunks < kMinChunk) {
@@ -255,8 +250,10 @@ cudaError_t launch_lane_scan(const SelectiveScanParams& p, cudaStream_t stream) 
 
 template <typename T>
 cudaError_t dispatch_scan(const SelectiveScanParams& p, cudaStream_t stream) {
+  if (p.chunks == 0 && lane_scan_takes<T>(p) && lane_scan_pays<T>(p)) {
+    return launch_lane_scan<LaneScanTraits<T>>(p, stream);
+  }
   const ScanPlan plan = plan_scan(p, p.workspace ? p.workspace_bytes : 0);
-  if (plan.lanes) return launch_lane_scan<LaneScanTraits<T>>(p, stream);
   if (plan.ns == 2) return launch_scan<ScanTraits<T, 2, 8>>(p, plan, stream);
   if (plan.ns == 4) return launch_scan<ScanTraits<T, 4, 4>>(p, plan, stream);
   switch (plan.split) {

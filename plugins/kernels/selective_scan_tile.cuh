@@ -206,8 +206,8 @@ struct ScanBlock {
       const float2 dt = load_pair(&raw.dt[t][2 * e]), x = load_pair(&raw.x[t][2 * e]);
       float delta0 = dt.x + dt_bias.x, delta1 = dt.y + dt_bias.y;
       if (p.dt_softplus) {
-        delta0 = softplus(delta0);
-        delta1 = softplus(delta1);
+        delta0 = softplus<T>(delta0);
+        delta1 = softplus<T>(delta1);
       }
       if (t0 + t >= s.len) delta0 = delta1 = 0.f;
       shared.delta_u[t][e] = make_float4(delta0, delta0 * x.x, delta1, delta1 * x.y);

@@ -1,6 +1,8 @@
 // V neighbouring elements as floats, in accesses of 16 bytes where they are whole ones, and sums over a warp.
 #pragma once
 
+#include <algorithm>
+#include <initializer_list>
 #include <type_traits>
 
 #include "numeric.cuh"
@@ -72,12 +74,32 @@ struct Raw {
   std::conditional_t<V == 1, T, uint4> parts[V == 1 ? 1 : V / kVectorSize<T>];
 
   __device__ __forceinline__ void load(const T* p) { *this = *reinterpret_cast<const Raw*>(p); }
+
+  // What is read once, so that it leaves the L1 cache to the rest.
+  __device__ __forceinline__ void stream(const T* p) {
+    if constexpr (V == 1) {
+      parts[0] = *p;
+    } else {
+#pragma unroll
+      for (int i = 0; i < V / kVectorSize<T>; ++i) {
+        asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+            : "=r"(parts[i].x), "=r"(parts[i].y), "=r"(parts[i].z), "=r"(parts[i].w)
+            : "l"(reinterpret_cast<const uint4*>(p) + i));
+      }
+    }
+  }
   __device__ __forceinline__ void unpack(float (&values)[V]) const {
     load_vector(reinterpret_cast<const T*>(parts), values);
   }
 };
 
 inline bool is_aligned_to_vectors(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+// Whether rows of `count` elements, one after another from each of `tensors` on, begin and end at 16 bytes.
+inline bool rows_are_vectors(int count, int element_bytes, std::initializer_list<const void*> tensors) {
+  return int64_t(count) * element_bytes % 16 == 0 &&
+         std::all_of(tensors.begin(), tensors.end(), is_aligned_to_vectors);
+}
 
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll

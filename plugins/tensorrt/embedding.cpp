@@ -9,7 +9,7 @@ enum Size { B, L, V, D };
 enum Input { kWeight, kIds };
 enum Output { kY };
 
-void check(const Sizes&) {}
+void check(const Sizes& sizes) { require_tokens(sizes[B], sizes[L]); }
 
 cudaError_t launch(const Call& call) {
   EmbeddingParams p = {};

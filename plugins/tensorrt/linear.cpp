@@ -9,7 +9,7 @@ enum Size { B, L, K, N, N1, N2 };
 enum Input { kX, kWeight, kBias, kWeight1, kBias1, kWeight2, kBias2 };
 enum Output { kY, kY1, kY2 };
 
-void check(const Sizes&) {}
+void check(const Sizes& sizes) { require_tokens(sizes[B], sizes[L]); }
 
 cudaError_t launch(const Call& call) {
   LinearParams p = {};

@@ -102,6 +102,16 @@ struct Refusal : std::runtime_error {
 // the devices there are asks for more than this, which TensorRT shares among layers.
 constexpr size_t kSplitBytes = size_t(8) << 20;
 
+// Tokens of a batch, which some kernels number in 32 bits.
+constexpr int64_t kMaxTokens = 1 << 30;
+
+// Throws Refusal for more tokens than those; either size may be unknown.
+inline void require_tokens(int64_t batch, int64_t length) {
+  if (batch < 0 || length < 0 || batch * length <= kMaxTokens) return;
+  throw Refusal("B * L (tokens) must be at most " + std::to_string(kMaxTokens) + ", got " +
+                std::to_string(batch * length));
+}
+
 struct Op {
   const char* name;
   std::vector<SizeRange> sizes;

@@ -12,7 +12,7 @@ enum Input { kX, kWeight, kResidual };
 enum Output { kY, kSum };
 enum Attributes { kEpsilon, kWide };
 
-void check(const Sizes&) {}
+void check(const Sizes& sizes) { require_tokens(sizes[B], sizes[L]); }
 
 cudaError_t launch(const Call& call) {
   RmsNormParams p = {};

@@ -10,6 +10,7 @@ enum Input { kQuery, kKey, kCos, kSin };
 enum Output { kQueryRotated, kKeyRotated };
 
 void check(const Sizes& sizes) {
+  require_tokens(sizes[B], sizes[L]);
   if (sizes[R] >= 0 && (sizes[R] % 2 != 0 || (sizes[Dh] >= 0 && sizes[R] > sizes[Dh]))) {
     throw Refusal("R (rotated features) must be even and at most Dh = " + std::to_string(sizes[Dh]) + ", got " +
                   std::to_string(sizes[R]));

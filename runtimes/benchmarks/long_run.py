@@ -68,16 +68,16 @@ def answer(bundle: Bundle, file: Path, *, steps: int, device: str, source: str |
 
 
 def write(file: Path, truth: Answers, own: Accuracy) -> None:
-    tensors: dict[str, Any] = {"ids": truth.rows.ids, "logits": truth.logits}
+    tensors: dict[str, Any] = {"ids": truth.rows.ids, "prompts": truth.prompts, "logits": truth.logits}
     for step, states in truth.states.items():
-        tensors |= {f"{step}/{name}": np.ascontiguousarray(value) for name, value in states.items()}
+        tensors |= {f"{step}/{name}": value for name, value in states.items()}
     metadata = {
         "own": msgspec.json.encode(own).decode(),
         "bytes": str(truth.rows.bytes),
         "prompt": str(truth.prompt),
     }
     unfinished = file.with_name(f".{file.name}")
-    save_file(tensors, unfinished, metadata)
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, unfinished, metadata)
     unfinished.replace(file)
 
 
@@ -96,7 +96,8 @@ def read(file: Path) -> tuple[Answers, Accuracy]:
                 if slash:
                     states.setdefault(int(step), {})[state] = stored.get_tensor(name)
             rows = Rows(stored.get_tensor("ids"), int(metadata["bytes"]))
-            truth = Answers(rows, int(metadata["prompt"]), stored.get_tensor("logits"), states)
+            prompts, logits = stored.get_tensor("prompts"), stored.get_tensor("logits")
+            truth = Answers(rows, int(metadata["prompt"]), prompts, logits, states)
             return truth, msgspec.json.decode(metadata["own"], type=Accuracy)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: not a file of long_run answer ({error}); make it again") from error

@@ -1,7 +1,8 @@
 """Errors of a Runner against the float64 original, while both read the same text token by token.
 
 A row is a prompt, fed at once, and ``steps`` tokens of the text after it, fed one by one whatever the model
-would have said (teacher forcing). Logits and states are compared as they come.
+would have said (teacher forcing). Logits and states are compared as they come. The prompt is also fed without its
+last tokens, as several prompts.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 ALLOWED = 2.0
 """How many times PyTorch's own error an error may be."""
+
+PROMPTS = 16
+"""Prompts that are read, each a token shorter than the next: the error of one position's logits is ten times that of
+another's, in PyTorch and in engines alike (seen in float32), so that one position says nothing."""
 
 BINS = 25
 Doubles = NDArray[np.float64]
@@ -59,7 +64,7 @@ class Accuracy(Record, frozen=True):
     """Errors are relative in the L2 norm unless they say otherwise; None: NaN or infinity came out.
 
     Attributes:
-        prompt_error, prompt_max: of the logits after the prompt; the largest absolute error.
+        prompt_error, prompt_max: of the logits after the prompts; the largest absolute error.
         decode_error, decode_max: of the logits of all steps.
         agreement: share of positions where the likeliest token is the float64 original's.
         bits_per_byte: of the text after the prompt, divided by its length in UTF-8 bytes.
@@ -106,18 +111,26 @@ class Answers:
 
     Attributes:
         rows: the text.
-        logits: float64[rows, 1 + steps, vocab], after the prompt and after each step.
+        prompt: tokens of the longest prompt.
+        prompts: float64[rows, prompts, vocab], the logits after each prompt, the longest last.
+        logits: float64[rows, 1 + steps, vocab], after the longest prompt and after each step.
         states: by the step after which they were taken.
     """
 
     rows: Rows
     prompt: int
+    prompts: Doubles
     logits: Doubles
     states: Mapping[int, States]
 
     @property
     def steps(self) -> int:
         return int(self.logits.shape[1]) - 1
+
+    @property
+    def lengths(self) -> range:
+        """Of the prompts."""
+        return range(self.prompt + 1 - self.prompts.shape[1], self.prompt + 1)
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -134,24 +147,29 @@ def answers(oracle: Runner, rows: Rows, prompt: int) -> Answers:
     fed = rows.ids[:, :-1]
     batch, length = fed.shape
     with oracle.session(batch, length) as session:
-        logits = np.asarray(session.prefill(fed)[:, prompt - 1 :], np.float64)
+        shortest = max(1, prompt + 1 - PROMPTS)
+        logits = np.asarray(session.prefill(fed)[:, shortest - 1 :], np.float64)
         last = session.read_states()
     states = {length - prompt: last}
     for step in checkpoints(length - prompt)[:-1]:
         with oracle.session(batch, length) as session:
             session.prefill(fed[:, : prompt + step])
             states[step] = session.read_states()
-    return Answers(rows, prompt, logits, states)
+    count = prompt + 1 - shortest
+    return Answers(rows, prompt, logits[:, :count], logits[:, count - 1 :], states)
 
 
 def accuracy(runner: Runner, truth: Answers, progress: Callable[[str], None] = lambda what: None) -> Accuracy:
-    """Read the text with a runner, as generation would: the prompt at once, then token by token.
+    """Read the text with a runner, as generation would: each prompt at once, then token by token.
 
     Raises:
         UserError: what the runner raises, or states that are not shaped like the original's.
     """
     batch, steps = truth.rows.ids.shape[0], truth.steps
     seen = _Seen(truth)
+    for place, length in enumerate(truth.lengths[:-1]):
+        with runner.session(batch, length) as session:
+            seen.prompt(place, session.prefill(truth.rows.ids[:, :length])[:, -1])
     with runner.session(batch, truth.prompt + steps) as session:
         seen.logits(0, session.prefill(truth.rows.ids[:, : truth.prompt])[:, -1])
         seen.states(0, session.read_states(), session.contract)
@@ -166,6 +184,8 @@ def accuracy(runner: Runner, truth: Answers, progress: Callable[[str], None] = l
 def pass_accuracy(runner: Runner, truth: Answers) -> Accuracy:
     """Read the text whole instead, with a runner that gives all tokens' logits."""
     given, seen = answers(runner, truth.rows, truth.prompt), _Seen(truth)
+    for place in range(len(truth.lengths) - 1):
+        seen.prompt(place, given.prompts[:, place])
     for step in range(truth.steps + 1):
         seen.logits(step, given.logits[:, step])
         if step in truth.states:
@@ -193,25 +213,45 @@ def _larger(a: Errors, b: Errors) -> Errors:
     return a if a.error is None or (b.error is not None and a.error >= b.error) else b
 
 
+class _Differences:
+    """From what is true, by position."""
+
+    def __init__(self, positions: int) -> None:
+        self.squares, self.norms, self.largest = np.zeros((3, positions))
+
+    def add(self, position: int, ours: Doubles, true: Doubles) -> None:
+        with np.errstate(invalid="ignore", over="ignore"):
+            self.squares[position] = np.square(ours - true).sum()
+            self.largest[position] = np.abs(ours - true).max()
+        self.norms[position] = np.square(true).sum()
+
+    def error(self, start: int = 0, end: int | None = None) -> float | None:
+        """Relative, over positions from ``start`` to before ``end``."""
+        return _finite(np.sqrt(self.squares[start:end].sum() / self.norms[start:end].sum()))
+
+
 class _Seen:
-    """Sums over what a runner answers."""
+    """What a runner answers, beside what is true."""
 
     def __init__(self, truth: Answers) -> None:
         self.truth = truth
-        self.squares = np.zeros(truth.steps + 1)
-        self.norms = np.zeros(truth.steps + 1)
-        self.largest = np.zeros(truth.steps + 1)
+        self.prompts, self.steps = _Differences(len(truth.lengths)), _Differences(truth.steps)
         self.same, self.bits = 0, 0.0
         self.state_errors: list[StateError] = []
 
+    def prompt(self, position: int, given: NDArray[np.floating]) -> None:
+        """float[rows, vocab] after one of the prompts."""
+        self.prompts.add(position, given.astype(np.float64), self.truth.prompts[:, position])
+
     def logits(self, step: int, given: NDArray[np.floating]) -> None:
-        """float[rows, vocab] after a step."""
+        """float[rows, vocab] after a step; step 0 is the longest prompt."""
         ours, true = given.astype(np.float64), self.truth.logits[:, step]
+        if step:
+            self.steps.add(step - 1, ours, true)
+        else:
+            self.prompts.add(-1, ours, true)
         with np.errstate(invalid="ignore", over="ignore"):
-            self.squares[step] = np.square(ours - true).sum()
-            self.largest[step] = np.abs(ours - true).max()
             self.bits += bits(ours, self.truth.rows.ids[:, self.truth.prompt + step])
-        self.norms[step] = np.square(true).sum()
         self.same += int((ours.argmax(-1) == true.argmax(-1)).sum())
 
     def states(self, step: int, ours: States, contract: Contract) -> None:
@@ -224,24 +264,21 @@ class _Seen:
 
     def result(self) -> Accuracy:
         return Accuracy(
-            prompt_error=self._error(0, 1),
-            prompt_max=_finite(self.largest[0]),
-            decode_error=self._error(1, None),
-            decode_max=_finite(self.largest[1:].max()),
+            prompt_error=self.prompts.error(),
+            prompt_max=_finite(self.prompts.largest.max()),
+            decode_error=self.steps.error(),
+            decode_max=_finite(self.steps.largest.max()),
             steps=self._steps(),
             states=tuple(self.state_errors),
             agreement=self.same / (self.truth.rows.ids.shape[0] * (self.truth.steps + 1)),
             bits_per_byte=_finite(self.bits / self.truth.rows.bytes),
         )
 
-    def _error(self, start: int, end: int | None) -> float | None:
-        return _finite(np.sqrt(self.squares[start:end].sum() / self.norms[start:end].sum()))
-
     def _steps(self) -> tuple[StepError, ...]:
         edges = np.unique(np.geomspace(1, self.truth.steps, BINS).round().astype(int))
         starts = [0, *edges[:-1]]
         pairs = zip(starts, edges, strict=True)
-        return tuple(StepError(int(end), self._error(start + 1, end + 1)) for start, end in pairs)
+        return tuple(StepError(int(end), self.steps.error(start, end)) for start, end in pairs)
 
 
 def bits(logits: Doubles, targets: Tokens) -> float:
@@ -272,7 +309,7 @@ def checks(given: Accuracy, own: Accuracy, dtype: str) -> tuple[Check, ...]:
     """Hold each error to twice PyTorch's own, the latter taken as one rounding at least."""
     last = given.steps[-1].step
     found = [
-        _check("logits after the prompt", given.prompt_error, own.prompt_error, dtype),
+        _check("logits after the prompts", given.prompt_error, own.prompt_error, dtype),
         _check(f"logits of {last} decode steps", given.decode_error, own.decode_error, dtype),
     ]
     for ours, theirs in zip(given.states, own.states, strict=True):

@@ -16,6 +16,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from seqexport.plugins import library
+from seqexport.runtimes import cublas
 from seqexport.runtimes.bundle import CONTRACT, MODEL, REFERENCE, open_bundle, sha256, write_contract
 from tests.cli.conftest import Run
 from tests.conftest import Exported
@@ -244,3 +246,24 @@ def test_doctor_says_what_works_and_what_does_not(run: Run) -> None:
     without = without_pytorch("doctor")
     assert (without.returncode, without.stderr) == (0, "")
     assert "not importable: No module named 'torch'" in without.stdout
+
+
+@pytest.mark.parametrize(
+    ("place", "row"),
+    [
+        ("/pip/libcublasLt.so.13", ["✓", "cuBLASLt", "/pip/libcublasLt.so.13", ""]),
+        (None, ["–", "cuBLASLt", "not on the library path or in pip's packages", cublas.INSTALL]),
+    ],
+    ids=["found", "missing"],
+)
+def test_doctor_says_where_cublaslt_is(
+    run: Run, monkeypatch: pytest.MonkeyPatch, place: str | None, row: list[str]
+) -> None:
+    asked: list[int] = []
+    built = library.Built("tensorrt", Path("lib.so"), "0", "0.1.0", {"cuda": "12.2.0"})
+    monkeypatch.setattr(library, "built", lambda: {"tensorrt": built})
+    monkeypatch.setattr(cublas, "load", lambda major: asked.append(major) or place)
+    monkeypatch.setenv("COLUMNS", "400")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in run("doctor").out.splitlines()]
+    assert row in rows
+    assert asked == [12]

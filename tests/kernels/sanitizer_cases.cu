@@ -189,6 +189,7 @@ int main() {
     scan(dtype, 1, 300, 96, 16, 1, 4, false);
     scan(dtype, 10, 40, 1536, 16, 1, 1, false);
     scan(dtype, 40, 40, 768, 16, 1, 1, false);
+    scan(dtype, 1, 600, 1100, 16, 1, 0, true);
     attention(dtype, 1, 8, 2, 64, 64, 500, 3, true);
     attention(dtype, 5, 4, 2, 80, 64, 100, 1, false);
     attention(dtype, 150, 4, 2, 64, 64, 40, 1, true);

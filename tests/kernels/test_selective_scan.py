@@ -105,12 +105,23 @@ def test_slices_of_fused_projections(kernels, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("length", "channels", "groups", "states"), [(600, 1537, 1, 16), (521, 1539, 3, 13)])
-def test_time_over_lanes(kernels, length, channels, groups, states, dtype):
+@pytest.mark.parametrize(
+    ("length", "channels", "groups"), [(256, 1584, 1), (600, 1100, 1), (521, 1200, 3), (2049, 1536, 1)]
+)
+def test_time_over_lanes(kernels, length, channels, groups, dtype):
+    """What the kernel takes on a GPU of 132 multiprocessors; on others some of it."""
     torch.manual_seed(9)
     for optional in (True, False):
-        args = make(1, length, channels, states, groups, dtype, optional)
-        check(f"D={channels} N={states}", [run(kernels, args, in_place=in_place) for in_place in (False, True)], args)
+        args = make(1, length, channels, 16, groups, dtype, optional)
+        check(f"L={length}", [run(kernels, args, in_place=in_place) for in_place in (False, True)], args)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("channels", "groups", "states"), [(1537, 1, 16), (1539, 3, 13), (1536, 1, 12), (1410, 3, 16)])
+def test_what_time_over_lanes_does_not_take(kernels, channels, groups, states, dtype):
+    torch.manual_seed(9)
+    args = make(1, 521, channels, states, groups, dtype)
+    check(f"D={channels} N={states}", run(kernels, args), args)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -126,13 +137,17 @@ def test_time_over_lanes_ragged(kernels, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_time_over_lanes_of_unaligned_slices(kernels, dtype):
+def test_time_over_lanes_of_slices(kernels, dtype):
     torch.manual_seed(11)
     args = make(1, 530, 1536, 16, dtype=dtype)
     xz, bc = randn(1, 530, 3073, dtype=dtype), randn(1, 530, 1, 33, dtype=dtype)
     args[0], args[6] = xz[..., 1:1537], xz[..., 1537:]
     args[3], args[4] = bc[..., 1:17], bc[..., 17:]
     check("unaligned slices", run(kernels, args), args)
+    xz, bc = randn(1, 530, 3072, dtype=dtype), randn(1, 530, 1, 48, dtype=dtype)
+    args[0], args[6] = xz[..., :1536], xz[..., 1536:]
+    args[3], args[4] = bc[..., 16:32], bc[..., 32:]
+    check("aligned slices", run(kernels, args), args)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,4 +1,4 @@
-"""cpu_cases.cpp: the CPU kernels without ONNX Runtime, under sanitizers and on another architecture."""
+"""cpu_cases: the CPU kernels without ONNX Runtime, under sanitizers and on another architecture."""
 
 from __future__ import annotations
 

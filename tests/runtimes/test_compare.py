@@ -44,16 +44,16 @@ class Wrong(Runner):
         return "wrong on purpose"
 
     def session(self, batch: int = 1, capacity: int | None = None) -> Session:
-        return WrongSession(self, self.inner.session(batch, capacity))
+        return WrongSession(self, self.inner.session(batch, capacity), self.error)
 
     def close(self) -> None:
         self.inner.close()
 
 
 class WrongSession(Session):
-    def __init__(self, runner: Wrong, inner: Session) -> None:
+    def __init__(self, runner: Runner, inner: Session, error: float) -> None:
         super().__init__(runner.contract, inner.batch, inner.capacity)
-        self.inner, self.factor = inner, np.float32(1 + runner.error)
+        self.inner, self.factor = inner, np.float32(1 + error)
 
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
         return self.inner.prefill(tokens, seq_lens) * self.factor
@@ -87,10 +87,9 @@ def run(model: PreTrainedModel, text: Path, error: float, **changes: Any) -> tup
     }
     comparison = compare(
         [bundle_of(model)],
-        backends,
         text=text,
         options=SMALL,
-        **{"original": reference_runners(lambda bundle: model)} | changes,
+        **{"backends": backends, "original": reference_runners(lambda bundle: model)} | changes,
     )
     return comparison, comparison.bundles[0]
 
@@ -125,6 +124,22 @@ def test_a_known_error_is_measured_and_fails(model: PreTrainedModel, text: Path)
     assert wrong.accuracy.agreement == 1
     assert not any(check.passed for check in wrong.checks)
     assert not comparison.passed
+
+
+def test_an_error_after_a_shorter_prompt_is_measured(model: PreTrainedModel, text: Path) -> None:
+    class WrongPrompt(TorchRunner):
+        def session(self, batch: int = 1, capacity: int | None = None) -> Session:
+            session = super().session(batch, capacity)
+            return WrongSession(self, session, 0.01) if capacity == 2 else session
+
+    _, bundle = run(model, text, 0.0, backends={"wrong": lambda bundle: WrongPrompt(bundle, model)})
+    wrong = bundle.results[0].accuracy
+    assert wrong is not None
+    assert wrong.prompt_error is not None
+    assert 0.001 < wrong.prompt_error < 0.01
+    assert wrong.decode_error is not None
+    assert wrong.decode_error < 1e-5
+    assert [check.what for check in bundle.results[0].checks if not check.passed] == ["logits after the prompts"]
 
 
 def test_what_is_not_finite_fails_and_survives_json(model: PreTrainedModel, text: Path) -> None:

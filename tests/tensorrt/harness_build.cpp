@@ -115,6 +115,13 @@ struct Refusal {
   std::string message;
 };
 
+// Two tokens more than the kernels number, as known extents of an input [B, L, ...].
+void lengthen(Array& array) {
+  array.axes.clear();
+  array.shape[0] = 2;
+  array.shape[1] = (1 << 29) + 1;
+}
+
 const std::vector<Refusal>& refusals() {
   static const std::vector<Refusal> all = {
       {"CausalConv1d", [](Case& c) { c.arrays["weight"].shape = {25, 4}; },
@@ -147,6 +154,8 @@ const std::vector<Refusal>& refusals() {
        "input 'past_key' must be [B, Hkv=2, S, "},
       {"CausalAttention", [](Case& c) { c.attributes = {{"window", -1}}; },
        "attribute 'window' must be an integer of"},
+      {"CausalAttention", [](Case& c) { c.attributes = {{"scale", "big"}}; },
+       "attribute 'scale' must be a number of at least 0, got 'big'"},
       {"RmsNorm", [](Case& c) { c.attributes = {{"wide", 2}}; },
        "attribute 'wide' must be an integer of at least 0 and at most 1, got 2"},
       {"RmsNorm", [](Case& c) { c.attributes = {{"wide", 0}}; }, "input 'residual' must be float16 as input 'x' is"},
@@ -155,8 +164,14 @@ const std::vector<Refusal>& refusals() {
        "R (rotated features) must be even and at most Dh = 48, got 47"},
       {"RotaryQueryKey", [](Case& c) { c.arrays["cos"].shape[2] = c.arrays["sin"].shape[2] = 50; },
        "R (rotated features) must be even and at most Dh = 48, got 50"},
-      {"CausalAttention", [](Case& c) { c.attributes = {{"scale", "big"}}; },
-       "attribute 'scale' must be a number of at least 0, got 'big'"},
+      {"Linear", [](Case& c) { lengthen(c.arrays["x"]); },
+       "Linear 'node': B * L (tokens) must be at most 1073741824, got 1073741826"},
+      {"RmsNorm", [](Case& c) { lengthen(c.arrays["x"]); },
+       "RmsNorm 'node': B * L (tokens) must be at most 1073741824, got 1073741826"},
+      {"RotaryQueryKey", [](Case& c) { lengthen(c.arrays["query"]); },
+       "RotaryQueryKey 'node': B * L (tokens) must be at most 1073741824, got 1073741826"},
+      {"Embedding", [](Case& c) { lengthen(c.arrays["ids"]); },
+       "Embedding 'node': B * L (tokens) must be at most 1073741824, got 1073741826"},
   };
   return all;
 }
