@@ -78,18 +78,23 @@ class Session(Closing):
         if tokens.ndim != 2 or tokens.shape[0] != self.batch or tokens.shape[1] == 0:
             raise UserError(f"tokens of shape {tokens.shape}: expected [{self.batch}, at least 1]; the prompt is empty")
         length = tokens.shape[1]
-        seq_lens = np.full(self.batch, length, np.int32) if seq_lens is None else np.asarray(seq_lens, np.int32)
-        if seq_lens.shape != (self.batch,) or seq_lens.min() < 0 or seq_lens.max() > length:
-            raise UserError(f"seq_lens {seq_lens.tolist()}: expected {self.batch} values from 0 to {length}")
-        if tokens.min() < 0 or tokens.max() >= self.contract.vocab_size:
+        if seq_lens is None:
+            seq_lens = np.full(self.batch, length, np.int32)
+        else:
+            seq_lens = np.asarray(seq_lens, np.int32)
+            if seq_lens.shape != (self.batch,) or seq_lens.min() < 0 or seq_lens.max() > length:
+                raise UserError(f"seq_lens {seq_lens.tolist()}: expected {self.batch} values from 0 to {length}")
+        if tokens.view(np.uint64).max() >= self.contract.vocab_size:  # as which a negative one is huge
             bad = tokens[(tokens < 0) | (tokens >= self.contract.vocab_size)][0]
             raise UserError(f"token {bad}: outside the vocabulary of {self.contract.vocab_size}")
         self._check_capacity(seq_lens)
         return seq_lens
 
     def _check_capacity(self, seq_lens: Lengths) -> None:
+        if self.contract.capacity is None:
+            return
         longest = int((self.lengths + seq_lens).max())
-        if self.contract.capacity is not None and longest > self.capacity:
+        if longest > self.capacity:
             raise UserError(
                 f"{longest} tokens in a row: this session's cache holds {self.capacity}; "
                 "shorten the prompt, or give the session a larger capacity"

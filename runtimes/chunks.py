@@ -20,7 +20,9 @@ class Chunk:
 
 def split(tokens: Tokens, seq_lens: Lengths, longest: int, *, whole: bool) -> list[Chunk]:
     """Cut tokens [batch, L] into pieces of at most ``longest`` columns; without ``whole``, no mere padding."""
-    length = tokens.shape[1] if whole else max(1, int(seq_lens.max()))
+    length = tokens.shape[1]
+    if not whole and length > 1:
+        length = max(1, int(seq_lens.max()))
     if length <= longest:
         return [Chunk(tokens[:, :length], seq_lens)]
     return [

@@ -28,6 +28,7 @@ constexpr int kEnoughWarps = 10;  // of an SM, for a scan without chunks
 constexpr int kFullWarps = 16;    // of an SM, for a scan in chunks: more, shorter chunks measured slower
 constexpr int kMinLaneTokens = 256, kMaxLaneTokens = 4096;  // of a row, for a scan over lanes
 constexpr int kMinLaneChannels = 8;                         // of an SM, for a scan over lanes
+constexpr int64_t kMaxLaneStride = 1 << 22;                 // whose offsets in a tile fit an int
 
 template <typename Traits, bool kLocal>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kThreadsPerSm / Traits::kThreads)
@@ -65,12 +66,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) lane_scan_kernel(Selectiv
   wait_for_previous_kernel();
   const ScanPlace s = ScanPlace::of<Traits>(p, ScanChunks{1, p.length, nullptr, nullptr});
   if (s.width <= 0) return;
-  auto& shared = *reinterpret_cast<typename Traits::Shared*>(shared_bytes);
-  if (threadIdx.x < Traits::kScanThreads) {
-    LaneScanner<Traits>(p, s, shared).run();
-  } else {
-    LaneMover<Traits>{p, s, shared, int(threadIdx.x) - Traits::kScanThreads}.run();
-  }
+  LaneScanBlock<Traits>(p, s, *reinterpret_cast<typename Traits::Shared*>(shared_bytes)).run();
 }
 
 __global__ void carry_kernel(SelectiveScanParams p, ScanChunks chunks) {
@@ -157,6 +153,7 @@ __global__ void __launch_bounds__(kStepThreads) step_kernel(SelectiveScanParams 
 
 struct ScanPlan {
   int ns, split, chunk_tokens, chunks;
+  bool lanes;  // time over lanes; else states over threads
 };
 
 size_t chunk_bytes(const SelectiveScanParams& p) {
@@ -179,24 +176,32 @@ int lane_scan_blocks(const SelectiveScanParams& p) {
   return p.groups * ceil_div(ceil_div(p.channels, p.groups), Traits::kChannels);
 }
 
-// Whether a scan over lanes pays: in one wave of blocks (in two it measured slower than chunks) that most SMs have a
-// part in, and for rows neither too short to fill tiles nor so long that chunks do well.
+// Whether blocks, of which one SM holds one, leave few SMs without any: in one wave, or in several full ones.
 template <typename T>
-bool lane_scan_pays(const SelectiveScanParams& p) {
+bool lane_scan_fills(const SelectiveScanParams& p) {
   using Traits = LaneScanTraits<T>;
-  const int64_t channels = int64_t(p.batch) * p.channels, blocks = int64_t(p.batch) * lane_scan_blocks<Traits>(p);
-  const int sms = device_attribute(cudaDevAttrMultiProcessorCount);
-  return channels >= int64_t(kMinLaneChannels) * sms && blocks <= sms && p.length >= kMinLaneTokens &&
-         p.length <= kMaxLaneTokens &&
-         sizeof(typename Traits::Shared) <= size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  const int64_t sms = device_attribute(cudaDevAttrMultiProcessorCount);
+  const int64_t blocks = int64_t(p.batch) * lane_scan_blocks<Traits>(p), waves = (blocks + sms - 1) / sms;
+  const int64_t channels = int64_t(p.batch) * p.channels;
+  const bool fills = waves == 1 ? channels >= kMinLaneChannels * sms : 7 * blocks >= 6 * waves * sms;
+  return fills && sizeof(typename Traits::Shared) <= size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }
 
-// States a thread (fewer cost more shared-memory reads, and give more warps), then chunks.
+// Whether a scan over lanes pays: for rows neither too short to fill tiles nor so long that chunks do well.
+bool lane_scan_pays(const SelectiveScanParams& p) {
+  if (p.length < kMinLaneTokens || p.length > kMaxLaneTokens) return false;
+  const int64_t stride = std::max({p.x_stride, p.dt_stride, p.z_stride, p.B_stride, p.C_stride});
+  if (std::max<int64_t>(stride, p.channels) > kMaxLaneStride) return false;
+  return p.dtype == SEQEXPORT_FLOAT32 ? lane_scan_fills<float>(p) : lane_scan_fills<Bfloat16>(p);
+}
+
+// States a thread (fewer cost more shared-memory reads, and give more warps), then lanes or chunks.
 //   1. As few threads as N needs where they fill the device, else for 8 < N <= 16 more of them.
-//   2. If there are still too few, the cheapest thread shape and as many chunks as run at once.
-//   3. Chunks no shorter than kMinChunk, and no more than the workspace holds.
+//   2. If there are still too few, for 8 < N <= 16 time over lanes where that pays.
+//   3. Else the cheapest thread shape and as many chunks as run at once.
+//   4. Chunks no shorter than kMinChunk, and no more than the workspace holds.
 ScanPlan plan_scan(const SelectiveScanParams& p, size_t workspace_bytes) {
-  ScanPlan plan = {8, 1, p.length, 1};
+  ScanPlan plan = {8, 1, p.length, 1, false};
   while (plan.ns * plan.split < p.states) plan.split *= 2;
   if (plan.split == 2 && warps_per_sm(p, 2) < kFullWarps) {
     if (warps_per_sm(p, 4) >= kEnoughWarps) {
@@ -206,6 +211,10 @@ ScanPlan plan_scan(const SelectiveScanParams& p, size_t workspace_bytes) {
     }
   }
   int64_t chunks = p.chunks;
+  if (chunks == 0 && plan.split == 2 && warps_per_sm(p, 2) < kEnoughWarps) {
+    plan.lanes = lane_scan_pays(p);
+    if (plan.lanes) return plan;
+  }
   if (chunks == 0 && warps_per_sm(p, plan.split) < kEnoughWarps) {
     chunks = chunks_at_once(p, plan.split);
     if (plan.split == 2 && p.length / chunks < kMinChunk) {
@@ -250,10 +259,8 @@ cudaError_t launch_lane_scan(const SelectiveScanParams& p, cudaStream_t stream) 
 
 template <typename T>
 cudaError_t dispatch_scan(const SelectiveScanParams& p, cudaStream_t stream) {
-  if (p.chunks == 0 && lane_scan_takes<T>(p) && lane_scan_pays<T>(p)) {
-    return launch_lane_scan<LaneScanTraits<T>>(p, stream);
-  }
   const ScanPlan plan = plan_scan(p, p.workspace ? p.workspace_bytes : 0);
+  if (plan.lanes) return launch_lane_scan<LaneScanTraits<T>>(p, stream);
   if (plan.ns == 2) return launch_scan<ScanTraits<T, 2, 8>>(p, plan, stream);
   if (plan.ns == 4) return launch_scan<ScanTraits<T, 4, 4>>(p, plan, stream);
   switch (plan.split) {

@@ -34,13 +34,13 @@ class Staging:
     def __init__(self, runner: TrtRunner, batch: int, width: int) -> None:
         self.cuda, self.batch, self.width = runner.cuda, batch, width
         engine, contract = runner.engine, runner.contract
-        self._dtypes = {name: np.dtype(engine.dtype(name)) for name in FEEDS if contract.input_named(name)}
+        dtypes = {name: np.dtype(engine.dtype(name)) for name in FEEDS if contract.input_named(name)}
+        counts = {name: batch * width if name == "input_ids" else batch for name in dtypes}
         self._offsets: dict[str, int] = {}
         end = 0
-        for name, dtype in self._dtypes.items():
+        for name, dtype in dtypes.items():
             self._offsets[name] = end
-            sizes = batch * width if name == "input_ids" else batch
-            end += -(-sizes * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+            end += -(-counts[name] * dtype.itemsize // ALIGNMENT) * ALIGNMENT
         self._all = contract.logits == "all"
         self._logits_dtype = engine.dtype("logits")
         self._vocab = contract.vocab_size
@@ -51,6 +51,10 @@ class Staging:
             size = rows * self._vocab * storage(self._logits_dtype).itemsize
             self._logits, self._logits_host = self._pair(size, stack)
             self._resources = stack.pop_all()
+        self._values = {
+            name: self._feeds_host.array[offset : offset + counts[name] * dtypes[name].itemsize].view(dtypes[name])
+            for name, offset in self._offsets.items()
+        }
 
     def _pair(self, size: int, stack: ExitStack) -> Any:
         device = self.cuda.allocate(size)
@@ -66,14 +70,13 @@ class Staging:
 
     def fill(self, chunk: Chunk, past_lens: Lengths, width: int) -> None:
         """Put a call's values into host memory, the tokens padded to ``width``."""
-        tokens = np.zeros((self.batch, width), np.int64)
-        tokens[:, : chunk.tokens.shape[1]] = chunk.tokens
-        values = {"seq_lens": chunk.seq_lens, "past_lens": past_lens, "input_ids": tokens}
-        end = 0
-        for name, offset in self._offsets.items():
-            data = np.ascontiguousarray(values[name], self._dtypes[name]).view(np.uint8).reshape(-1)
-            end = offset + data.size
-            self._feeds_host.array[offset:end] = data
+        tokens = chunk.tokens
+        if tokens.shape[1] < width:
+            tokens = np.pad(tokens, ((0, 0), (0, width - tokens.shape[1])))
+        given: dict[str, Array] = {"seq_lens": chunk.seq_lens, "past_lens": past_lens, "input_ids": tokens}
+        for name, values in self._values.items():
+            values[: given[name].size] = given[name].reshape(-1)
+        end = self._offsets["input_ids"] + tokens.size * self._values["input_ids"].itemsize
         self._used = (end, width if self._all else 1)
 
     def upload(self) -> None:
