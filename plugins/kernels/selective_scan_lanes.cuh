@@ -227,8 +227,8 @@ struct LaneScanBlock {
     }
   }
 
-  // Reads of a state precede its write: lane 31's `end` depends on what every lane read.
-  __device__ __forceinline__ void finish_state(int n, const Steps& steps) {
+  // In lane 31: the state after the tile.
+  __device__ __forceinline__ float finish_state(int n, const Steps& steps) {
     float end = steps.input[0], product = steps.product;
 #pragma unroll
     for (int k = 1; k < kItems; ++k) end = fmaf(steps.decay[k], end, steps.input[k]);
@@ -241,8 +241,6 @@ struct LaneScanBlock {
       product = lane < w ? product : product * product_before;
     }
     const float end_before = __shfl_up_sync(0xffffffffu, end, 1);
-    if (lane == 31) shared.state[channel][n].y = end;
-
     float h = lane > 0 ? end_before : steps.h, c[kItems];
     load_tokens(shared.c, n, c);
 #pragma unroll
@@ -250,6 +248,14 @@ struct LaneScanBlock {
       h = fmaf(steps.decay[k], h, steps.input[k]);
       y[k] = fmaf(c[k], h, y[k]);
     }
+    return end;
+  }
+
+  __device__ __forceinline__ void keep_states(int n, float even, float odd) {
+    __syncwarp();
+    if (lane != 31) return;
+    shared.state[channel][n].y = even;
+    shared.state[channel][n + 1].y = odd;
   }
 
   // A state's decays are computed while the one before passes through the lanes. States past N, up to an even number
@@ -261,13 +267,13 @@ struct LaneScanBlock {
 #pragma unroll 1
     for (; n + 2 < p.states; n += 2) {
       begin_state(n + 1, odd);
-      finish_state(n, even);
+      const float even_end = finish_state(n, even);
       begin_state(n + 2, even);
-      finish_state(n + 1, odd);
+      keep_states(n, even_end, finish_state(n + 1, odd));
     }
     begin_state(n + 1, odd);
-    finish_state(n, even);
-    finish_state(n + 1, odd);
+    const float even_end = finish_state(n, even);
+    keep_states(n, even_end, finish_state(n + 1, odd));
   }
 
   __device__ __forceinline__ void finish(int stage, int t0) {

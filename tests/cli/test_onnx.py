@@ -194,7 +194,9 @@ def test_bfloat16_is_exported_and_onnx_runtime_says_why_it_does_not_run(
     reason = "out is bfloat16, for which ONNX Runtime's CPU has no kernels; export with --dtype fp16 or fp32"
     assert result.code == 0
     assert f"not verified: {reason}" in result.out
-    assert open_bundle("out").contract.dtype == "bfloat16"
+    contract = open_bundle("out").contract
+    assert contract.dtype == "bfloat16"
+    assert [spec.dtype for spec in contract.outputs if spec.role == "logits"] == ["float32"]
     assert run("verify", "out").refusal == reason
 
 
