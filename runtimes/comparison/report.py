@@ -11,6 +11,7 @@ from rich.table import Table
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
+from seqexport.runtimes.comparison.accuracy import PROMPTS
 from seqexport.runtimes.comparison.compare import FORMAT_VERSION, TORCH, BackendResult, BundleResult, Comparison
 from seqexport.runtimes.comparison.measure import Point
 from seqexport.runtimes.comparison.verdict import backend_name, measured, ratio_to_own, verdicts
@@ -138,6 +139,7 @@ def _values(comparison: Comparison, plots: Any) -> dict[str, Any]:
         "machine": comparison.machine,
         "verdicts": verdicts(comparison),
         "TORCH": TORCH,
+        "PROMPTS": PROMPTS,
         "ratio_to_own": ratio_to_own,
         "worst_state": worst_state,
         "sizes": sizes,
