@@ -27,6 +27,7 @@ constexpr int kMinChunk = 80;     // tokens; shorter chunks spend their time sta
 constexpr int kEnoughWarps = 10;  // of an SM, for a scan without chunks
 constexpr int kFullWarps = 16;    // of an SM, for a scan in chunks: more, shorter chunks measured slower
 constexpr int kMinLaneTokens = 256, kMaxLaneTokens = 4096;  // of a row, for a scan over lanes
+constexpr int kMinWavesTokens = 2048;                       // the same, where it takes several waves of blocks
 constexpr int kMinLaneChannels = 8;                         // of an SM, for a scan over lanes
 constexpr int64_t kMaxLaneStride = 1 << 22;                 // whose offsets in a tile fit an int
 
@@ -183,7 +184,8 @@ bool lane_scan_fills(const SelectiveScanParams& p) {
   const int64_t sms = device_attribute(cudaDevAttrMultiProcessorCount);
   const int64_t blocks = int64_t(p.batch) * lane_scan_blocks<Traits>(p), waves = (blocks + sms - 1) / sms;
   const int64_t channels = int64_t(p.batch) * p.channels;
-  const bool fills = waves == 1 ? channels >= kMinLaneChannels * sms : 7 * blocks >= 6 * waves * sms;
+  const bool fills = waves == 1 ? channels >= kMinLaneChannels * sms
+                                : p.length >= kMinWavesTokens && 7 * blocks >= 6 * waves * sms;
   return fills && sizeof(typename Traits::Shared) <= size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }
 
