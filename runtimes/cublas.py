@@ -8,6 +8,7 @@ import importlib.util
 from pathlib import Path
 
 MAJORS = (13, 12, 11)
+PLACES = "on the library path or in pip's packages"
 INSTALL = "pip install nvidia-cublas (CUDA 13) or nvidia-cublas-cu12, or apt install libcublas-<CUDA version>"
 
 

@@ -43,7 +43,7 @@ def command() -> None:
     for name in ("", "part", "found", "to install"):
         table.add_column(name)
     findings = (_export(), *_onnxruntime(), _torch_cuda(), _gpu(), _tensorrt(), _engines(), *_tools(), *_libraries())
-    for finding in (*findings, _cublas(), _report()):
+    for finding in (*findings, _report()):
         mark = "[green]✓[/]" if finding.works else "[yellow]–[/]"
         advice = "" if finding.works else finding.advice
         table.add_row(mark, finding.name, escape(finding.detail), escape(advice))
@@ -144,8 +144,9 @@ def _libraries() -> list[Finding]:
     try:
         built = library.built()
     except UserError as error:
-        return [Finding("plugin libraries", False, str(error), library.BUILD)]
-    return [_library(file, built.get(name)) for name, file in library.FILES.items()]
+        return [Finding("plugin libraries", False, str(error), library.BUILD), _cublas(None)]
+    libraries = [_library(file, built.get(name)) for name, file in library.FILES.items()]
+    return [*libraries, _cublas(built.get("tensorrt"))]
 
 
 def _library(file: str, entry: Built | None) -> Finding:
@@ -154,13 +155,8 @@ def _library(file: str, entry: Built | None) -> Finding:
     return Finding(file, entry.fault is None, entry.fault or str(entry.path), library.BUILD)
 
 
-def _cublas() -> Finding:
+def _cublas(plugins: Built | None) -> Finding:
     """That of the CUDA which our TensorRT plugins were built for, if there is a choice."""
-    try:
-        plugins = library.built().get("tensorrt")
-    except UserError:
-        plugins = None
     cuda = plugins.built_for.get("cuda", "0") if plugins is not None else "0"
     place = cublas.load(version_tuple(cuda)[0])
-    missing = "not on the library path or in pip's packages"
-    return Finding("cuBLASLt", place is not None, place or missing, cublas.INSTALL)
+    return Finding("cuBLASLt", place is not None, place or f"not {cublas.PLACES}", cublas.INSTALL)

@@ -250,7 +250,7 @@ int seqexport_embedding(const EmbeddingParams* params, void* stream) {
   c.pointer("params", params);
   if (c.failed()) return kBadArgument;
   const EmbeddingParams& p = *params;
-  check_sizes(c, p.dtype, 1, p.rows);
+  check_rows(c, p.dtype, p.rows);
   c.in_range("vocab (V)", p.vocab, 1, kMaxDim);
   c.in_range("channels (D)", p.channels, 1, kMaxDim);
   const struct { const char* name; const void* p; unsigned bytes; } tensors[] = {

@@ -144,11 +144,7 @@ cudaError_t launch_norm(const RmsNormParams& p, cudaStream_t stream) {
 template <typename T, typename S>
 cudaError_t dispatch_vector(const RmsNormParams& p, cudaStream_t stream) {
   constexpr int V = kVectorSize<T>;
-  bool whole = p.channels % V == 0;
-  for (const void* tensor : {p.x, p.weight, p.residual, static_cast<const void*>(p.y),
-                             static_cast<const void*>(p.sum)}) {
-    whole = whole && is_aligned_to_vectors(tensor);
-  }
+  const bool whole = rows_are_vectors(p.channels, sizeof(T), {p.x, p.weight, p.residual, p.y, p.sum});
   return whole ? launch_norm<T, S, V>(p, stream) : launch_norm<T, S, 1>(p, stream);
 }
 
@@ -161,7 +157,7 @@ cudaError_t dispatch_stream(const RmsNormParams& p, cudaStream_t stream) {
 
 cudaError_t rms_norm(const RmsNormParams& p, cudaStream_t stream) {
   switch (p.dtype) {
-    case SEQEXPORT_FLOAT32: return dispatch_vector<float, float>(p, stream);
+    case SEQEXPORT_FLOAT32: return dispatch_stream<float>(p, stream);
     case SEQEXPORT_FLOAT16: return dispatch_stream<__half>(p, stream);
     case SEQEXPORT_BFLOAT16: return dispatch_stream<Bfloat16>(p, stream);
     default: return cudaErrorInvalidValue;

@@ -30,52 +30,24 @@ class SessionPool {
   OrtStatus* failed_ = nullptr;
 };
 
-inline void launch_cpu(Call& call, const CausalConv1dParams& p) {
+template <typename Params>
+void run_on_cpu(Call& call, void (*kernel)(const Params&, const cpu::Pool&), const Params& p) {
   SessionPool threads(call.context());
-  cpu::kernels().causal_conv1d(p, threads.pool());
+  kernel(p, threads.pool());
   threads.check_ran();
 }
 
-inline void launch_cpu(Call& call, const SelectiveScanParams& p) {
-  SessionPool threads(call.context());
-  cpu::kernels().selective_scan(p, threads.pool());
-  threads.check_ran();
-}
-
+inline void launch_cpu(Call& call, const CausalConv1dParams& p) { run_on_cpu(call, cpu::kernels().causal_conv1d, p); }
+inline void launch_cpu(Call& call, const SelectiveScanParams& p) { run_on_cpu(call, cpu::kernels().selective_scan, p); }
 inline void launch_cpu(Call& call, const CausalAttentionParams& p) {
-  SessionPool threads(call.context());
-  cpu::kernels().causal_attention(p, threads.pool());
-  threads.check_ran();
+  run_on_cpu(call, cpu::kernels().causal_attention, p);
 }
-
-inline void launch_cpu(Call& call, const EmbeddingParams& p) {
-  SessionPool threads(call.context());
-  cpu::kernels().embedding(p, threads.pool());
-  threads.check_ran();
-}
-
-inline void launch_cpu(Call& call, const LastTokenParams& p) {
-  SessionPool threads(call.context());
-  cpu::kernels().last_token(p, threads.pool());
-  threads.check_ran();
-}
-
-inline void launch_cpu(Call& call, const LinearParams& p) {
-  SessionPool threads(call.context());
-  cpu::kernels().linear(p, threads.pool());
-  threads.check_ran();
-}
-
-inline void launch_cpu(Call& call, const RmsNormParams& p) {
-  SessionPool threads(call.context());
-  cpu::kernels().rms_norm(p, threads.pool());
-  threads.check_ran();
-}
-
+inline void launch_cpu(Call& call, const EmbeddingParams& p) { run_on_cpu(call, cpu::kernels().embedding, p); }
+inline void launch_cpu(Call& call, const LastTokenParams& p) { run_on_cpu(call, cpu::kernels().last_token, p); }
+inline void launch_cpu(Call& call, const LinearParams& p) { run_on_cpu(call, cpu::kernels().linear, p); }
+inline void launch_cpu(Call& call, const RmsNormParams& p) { run_on_cpu(call, cpu::kernels().rms_norm, p); }
 inline void launch_cpu(Call& call, const RotaryEmbeddingParams& p) {
-  SessionPool threads(call.context());
-  cpu::kernels().rotary_embedding(p, threads.pool());
-  threads.check_ran();
+  run_on_cpu(call, cpu::kernels().rotary_embedding, p);
 }
 
 }  // namespace seqexport::ort

@@ -26,6 +26,8 @@ from seqexport.plugins.ops.linear import empty_outputs
 from seqexport.plugins.ops.rms_norm import stream_dtype
 
 if TYPE_CHECKING:
+    from ctypes import Structure
+
     from seqexport.plugins.ops.op import Op
 
 Outputs = Sequence[Tensor]
@@ -67,7 +69,7 @@ def causal_conv1d(
     weight, bias, seq_lens = weight.contiguous(), _contiguous(bias), _contiguous(seq_lens)
     y, present = x.new_empty(x.shape), past.new_empty(past.shape)
     params = loaded.causal_conv1d(x, weight, bias, past, seq_lens, y, present, activation)
-    loaded.call("causal_conv1d", params, torch.cuda.current_stream().cuda_stream)
+    _launch(loaded, "causal_conv1d", params)
     return y, present
 
 
@@ -120,7 +122,7 @@ def rms_norm(
     x, weight, residual = x.contiguous(), weight.contiguous(), _contiguous(residual)
     y, total = torch.empty_like(x), torch.empty_like(x, dtype=stream_dtype(x, wide))
     params = loaded.rms_norm(x, weight, residual, y, total, epsilon, bool(wide))
-    loaded.call("rms_norm", params, torch.cuda.current_stream().cuda_stream)
+    _launch(loaded, "rms_norm", params)
     return y, total
 
 
@@ -128,21 +130,21 @@ def rotary_embedding(loaded: Kernels, query: Tensor, key: Tensor, cos: Tensor, s
     query, key, cos, sin = query.contiguous(), key.contiguous(), cos.contiguous(), sin.contiguous()
     rotated = torch.empty_like(query), torch.empty_like(key)
     params = loaded.rotary_embedding(query, key, cos, sin, *rotated)
-    loaded.call("rotary_embedding", params, torch.cuda.current_stream().cuda_stream)
+    _launch(loaded, "rotary_embedding", params)
     return rotated
 
 
 def embedding(loaded: Kernels, weight: Tensor, ids: Tensor) -> Outputs:
     weight, ids = weight.contiguous(), ids.contiguous()
     y = weight.new_empty(*ids.shape, weight.shape[1])
-    loaded.call("embedding", loaded.embedding(weight, ids, y), torch.cuda.current_stream().cuda_stream)
+    _launch(loaded, "embedding", loaded.embedding(weight, ids, y))
     return [y]
 
 
 def last_token(loaded: Kernels, x: Tensor, seq_lens: Tensor) -> Outputs:
     x, seq_lens = x.contiguous(), seq_lens.contiguous()
     y = x.new_empty(x.shape[0], 1, x.shape[2])
-    loaded.call("last_token", loaded.last_token(x, seq_lens, y), torch.cuda.current_stream().cuda_stream)
+    _launch(loaded, "last_token", loaded.last_token(x, seq_lens, y))
     return [y]
 
 
@@ -167,6 +169,10 @@ def _with_workspace(
     """Launch with the workspace that the sizes ask for. The stream orders its reuse after the kernels."""
     workspace = torch.empty(loaded.workspace(stem, params), dtype=torch.uint8, device=device)
     params.workspace, params.workspace_bytes = workspace.data_ptr() or None, workspace.numel()
+    _launch(loaded, stem, params)
+
+
+def _launch(loaded: Kernels, stem: str, params: Structure) -> None:
     loaded.call(stem, params, torch.cuda.current_stream().cuda_stream)
 
 

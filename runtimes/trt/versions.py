@@ -135,7 +135,7 @@ def load_plugins(trt: Any) -> library.Built:
             f"again: {library.BUILD}"
         )
     if cublas.load(version_tuple(built.built_for.get("cuda", "0"))[0]) is None:
-        raise UserError(f"no libcublasLt on the library path or in pip's packages; {cublas.INSTALL}")
+        raise UserError(f"no libcublasLt {cublas.PLACES}; {cublas.INSTALL}")
     log = logger(trt)[1]
     log.clear()
     _register(trt, built.path)
