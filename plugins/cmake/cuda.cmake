@@ -32,3 +32,13 @@ if(CMAKE_CUDA_COMPILER AND seqexport_fat_build)
     list(APPEND CMAKE_CUDA_ARCHITECTURES 110-real)
   endif()
 endif()
+
+# Some kernels have a faster version for sm_90a, which no later architecture runs: PTX stays that of sm_90.
+function(seqexport_architectures target)
+  set(architectures ${CMAKE_CUDA_ARCHITECTURES})
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12)
+    list(TRANSFORM architectures REPLACE "^90-real$" "90a-real")
+    list(TRANSFORM architectures REPLACE "^90$" "90a-real;90-virtual")
+  endif()
+  set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${architectures}")
+endfunction()

@@ -5,7 +5,11 @@
 #include <cstdarg>
 #include <cstdio>
 
+#include "numeric.cuh"
+
 namespace {
+
+using seqexport::element_bytes;
 
 thread_local char last_error[512] = "";
 
@@ -46,8 +50,6 @@ class Checks {
 };
 
 constexpr long long kMaxDim = 1 << 30, kMaxGridRows = 65535;
-
-unsigned element_bytes(int dtype) { return dtype == SEQEXPORT_FLOAT32 ? 4 : 2; }
 
 void check_dtype(Checks& c, int dtype) {
   c.require(dtype >= SEQEXPORT_FLOAT32 && dtype <= SEQEXPORT_BFLOAT16,

@@ -100,20 +100,15 @@ int choose_splits(const CausalAttentionParams& p, Path path, size_t workspace_by
 
 cudaError_t copy_cache(const CausalAttentionParams& p, const void* past, void* present, int dim, cudaStream_t stream) {
   if (past == present) return cudaSuccess;
-  const size_t element = p.dtype == SEQEXPORT_FLOAT32 ? 4 : 2;
-  const size_t bytes = size_t(p.batch) * p.kv_heads * p.capacity * dim * element;
+  const size_t bytes = size_t(p.batch) * p.kv_heads * p.capacity * dim * element_bytes(p.dtype);
   return cudaMemcpyAsync(present, past, bytes, cudaMemcpyDeviceToDevice, stream);
 }
 
 cudaError_t combine(const CausalAttentionParams& p, const SplitResults& results, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(results.rows));
-  switch (p.dtype) {
-    case SEQEXPORT_FLOAT32:
-      return launch(combine_kernel<float>, grid, kCombineThreads, 0, stream, p, results);
-    case SEQEXPORT_FLOAT16:
-      return launch(combine_kernel<__half>, grid, kCombineThreads, 0, stream, p, results);
-    default: return launch(combine_kernel<Bfloat16>, grid, kCombineThreads, 0, stream, p, results);
-  }
+  return with_type(p.dtype, [&](auto zero) {
+    return launch(combine_kernel<decltype(zero)>, grid, kCombineThreads, 0, stream, p, results);
+  });
 }
 
 }  // namespace

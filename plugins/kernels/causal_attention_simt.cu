@@ -186,12 +186,7 @@ cudaError_t dispatch_dim(const CausalAttentionParams& p, const SplitResults& res
 }  // namespace
 
 cudaError_t causal_attention_simt(const CausalAttentionParams& p, const SplitResults& results, cudaStream_t stream) {
-  switch (p.dtype) {
-    case SEQEXPORT_FLOAT32: return dispatch_dim<float>(p, results, stream);
-    case SEQEXPORT_FLOAT16: return dispatch_dim<__half>(p, results, stream);
-    case SEQEXPORT_BFLOAT16: return dispatch_dim<Bfloat16>(p, results, stream);
-    default: return cudaErrorInvalidValue;
-  }
+  return with_type(p.dtype, [&](auto zero) { return dispatch_dim<decltype(zero)>(p, results, stream); });
 }
 
 }  // namespace seqexport

@@ -192,12 +192,7 @@ cudaError_t dispatch_vector(const CausalConv1dParams& p, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t causal_conv1d(const CausalConv1dParams& p, cudaStream_t stream) {
-  switch (p.dtype) {
-    case SEQEXPORT_FLOAT32: return dispatch_vector<float>(p, stream);
-    case SEQEXPORT_FLOAT16: return dispatch_vector<__half>(p, stream);
-    case SEQEXPORT_BFLOAT16: return dispatch_vector<Bfloat16>(p, stream);
-    default: return cudaErrorInvalidValue;
-  }
+  return with_type(p.dtype, [&](auto zero) { return dispatch_vector<decltype(zero)>(p, stream); });
 }
 
 }  // namespace seqexport

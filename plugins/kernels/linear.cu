@@ -137,8 +137,7 @@ cudaError_t dispatch_share(const LinearParams& p, cudaStream_t stream) {
 }
 
 bool takes_vectors(const LinearParams& p) {
-  const int element_bytes = p.dtype == SEQEXPORT_FLOAT32 ? 4 : 2;
-  return rows_are_vectors(p.in_features, element_bytes, {p.x, p.weight, p.weight1, p.weight2});
+  return rows_are_vectors(p.in_features, element_bytes(p.dtype), {p.x, p.weight, p.weight1, p.weight2});
 }
 
 template <typename T, int kRows>
@@ -155,17 +154,12 @@ cudaError_t dispatch_rows(const LinearParams& p, cudaStream_t stream) {
 }
 
 cudaError_t linear_rows(const LinearParams& p, cudaStream_t stream) {
-  switch (p.dtype) {
-    case SEQEXPORT_FLOAT32: return dispatch_rows<float>(p, stream);
-    case SEQEXPORT_FLOAT16: return dispatch_rows<__half>(p, stream);
-    case SEQEXPORT_BFLOAT16: return dispatch_rows<Bfloat16>(p, stream);
-    default: return cudaErrorInvalidValue;
-  }
+  return with_type(p.dtype, [&](auto zero) { return dispatch_rows<decltype(zero)>(p, stream); });
 }
 
 // As many tokens as there are, a few at a time.
 cudaError_t linear_all_rows(const LinearParams& p, cudaStream_t stream) {
-  const int64_t bytes = p.dtype == SEQEXPORT_FLOAT32 ? 4 : 2;
+  const int64_t bytes = element_bytes(p.dtype);
   cudaError_t e = cudaSuccess;
   for (int first = 0; first < p.rows && e == cudaSuccess; first += kFewRows) {
     LinearParams part = p;

@@ -18,6 +18,19 @@ struct alignas(2) Bfloat16 {
   uint16_t bits;
 };
 
+inline unsigned element_bytes(int dtype) { return dtype == SEQEXPORT_FLOAT32 ? 4 : 2; }
+
+// Calls body with a value of the C++ type of `dtype`; cudaErrorInvalidValue where it is none.
+template <typename Body>
+cudaError_t with_type(int dtype, const Body& body) {
+  switch (dtype) {
+    case SEQEXPORT_FLOAT32: return body(float());
+    case SEQEXPORT_FLOAT16: return body(__half());
+    case SEQEXPORT_BFLOAT16: return body(Bfloat16());
+    default: return cudaErrorInvalidValue;
+  }
+}
+
 __device__ __forceinline__ float to_float(float v) { return v; }
 __device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
 __device__ __forceinline__ float to_float(Bfloat16 v) { return __uint_as_float(uint32_t(v.bits) << 16); }

@@ -156,12 +156,7 @@ cudaError_t dispatch_stream(const RmsNormParams& p, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t rms_norm(const RmsNormParams& p, cudaStream_t stream) {
-  switch (p.dtype) {
-    case SEQEXPORT_FLOAT32: return dispatch_stream<float>(p, stream);
-    case SEQEXPORT_FLOAT16: return dispatch_stream<__half>(p, stream);
-    case SEQEXPORT_BFLOAT16: return dispatch_stream<Bfloat16>(p, stream);
-    default: return cudaErrorInvalidValue;
-  }
+  return with_type(p.dtype, [&](auto zero) { return dispatch_stream<decltype(zero)>(p, stream); });
 }
 
 }  // namespace seqexport

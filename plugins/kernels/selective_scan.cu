@@ -61,13 +61,19 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kThreadsPerSm / Trai
   }
 }
 
-template <typename Traits>
-__global__ void __launch_bounds__(Traits::kThreads, 1) lane_scan_kernel(SelectiveScanParams p) {
+template <typename T>
+__global__ void __launch_bounds__(LaneScanTraits<T>::kThreads, 1) lane_scan_kernel(SelectiveScanParams p) {
+  using Traits = LaneScanTraits<T>;
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   wait_for_previous_kernel();
   const ScanPlace s = ScanPlace::of<Traits>(p, ScanChunks{1, p.length, nullptr, nullptr});
   if (s.width <= 0) return;
-  LaneScanBlock<Traits>(p, s, *reinterpret_cast<typename Traits::Shared*>(shared_bytes)).run();
+  auto& shared = *reinterpret_cast<typename Traits::Shared*>(shared_bytes);
+  if constexpr (Traits::kSpecialized) {
+    lane_scan_specialized<Traits>(p, s, shared);
+  } else {
+    lane_scan<Traits>(p, s, shared);
+  }
 }
 
 __global__ void carry_kernel(SelectiveScanParams p, ScanChunks chunks) {
@@ -172,21 +178,37 @@ int64_t chunks_at_once(const SelectiveScanParams& p, int split) {
   return std::max<int64_t>(slots * 64 / (int64_t(p.batch) * p.channels * split), 1);
 }
 
-template <typename Traits>
+// How the scan over lanes was compiled for this device.
+struct LaneScanShape {
+  int threads;
+  size_t shared_bytes;
+};
+
+template <typename T>
+LaneScanShape lane_scan_shape() {
+  using Together = LaneScanTraits<T, false>;
+  using Specialized = LaneScanTraits<T, true>;
+  if (compiled_threads(lane_scan_kernel<T>) < Specialized::kThreads) {
+    return {Together::kThreads, sizeof(typename Together::Shared)};
+  }
+  return {Specialized::kThreads, sizeof(typename Specialized::Shared)};
+}
+
+template <typename T>
 int lane_scan_blocks(const SelectiveScanParams& p) {
-  return p.groups * ceil_div(ceil_div(p.channels, p.groups), Traits::kChannels);
+  return p.groups * ceil_div(ceil_div(p.channels, p.groups), LaneScanTraits<T>::kChannels);
 }
 
 // Whether blocks, of which one SM holds one, leave few SMs without any: in one wave, or in several full ones.
 template <typename T>
 bool lane_scan_fills(const SelectiveScanParams& p) {
-  using Traits = LaneScanTraits<T>;
   const int64_t sms = device_attribute(cudaDevAttrMultiProcessorCount);
-  const int64_t blocks = int64_t(p.batch) * lane_scan_blocks<Traits>(p), waves = (blocks + sms - 1) / sms;
+  const int64_t blocks = int64_t(p.batch) * lane_scan_blocks<T>(p), waves = (blocks + sms - 1) / sms;
   const int64_t channels = int64_t(p.batch) * p.channels;
   const bool fills = waves == 1 ? channels >= kMinLaneChannels * sms
                                 : p.length >= kMinWavesTokens && 7 * blocks >= 6 * waves * sms;
-  return fills && sizeof(typename Traits::Shared) <= size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  return fills &&
+         lane_scan_shape<T>().shared_bytes <= size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }
 
 // Whether a scan over lanes pays: for rows neither too short to fill tiles nor so long that chunks do well.
@@ -253,16 +275,17 @@ cudaError_t launch_scan(const SelectiveScanParams& p, const ScanPlan& plan, cuda
   return launch(scan_kernel<Traits, false>, grid, Traits::kThreads, shared, stream, p, chunks);
 }
 
-template <typename Traits>
+template <typename T>
 cudaError_t launch_lane_scan(const SelectiveScanParams& p, cudaStream_t stream) {
-  const dim3 grid(lane_scan_blocks<Traits>(p), 1, p.batch);
-  return launch(lane_scan_kernel<Traits>, grid, Traits::kThreads, sizeof(typename Traits::Shared), stream, p);
+  const dim3 grid(lane_scan_blocks<T>(p), 1, p.batch);
+  const LaneScanShape shape = lane_scan_shape<T>();
+  return launch(lane_scan_kernel<T>, grid, shape.threads, shape.shared_bytes, stream, p);
 }
 
 template <typename T>
 cudaError_t dispatch_scan(const SelectiveScanParams& p, cudaStream_t stream) {
   const ScanPlan plan = plan_scan(p, p.workspace ? p.workspace_bytes : 0);
-  if (plan.lanes) return launch_lane_scan<LaneScanTraits<T>>(p, stream);
+  if (plan.lanes) return launch_lane_scan<T>(p, stream);
   if (plan.ns == 2) return launch_scan<ScanTraits<T, 2, 8>>(p, plan, stream);
   if (plan.ns == 4) return launch_scan<ScanTraits<T, 4, 4>>(p, plan, stream);
   switch (plan.split) {
@@ -304,12 +327,7 @@ size_t selective_scan_workspace(const SelectiveScanParams& p) {
 }
 
 cudaError_t selective_scan(const SelectiveScanParams& p, cudaStream_t stream) {
-  switch (p.dtype) {
-    case SEQEXPORT_FLOAT32: return dispatch_length<float>(p, stream);
-    case SEQEXPORT_FLOAT16: return dispatch_length<__half>(p, stream);
-    case SEQEXPORT_BFLOAT16: return dispatch_length<Bfloat16>(p, stream);
-    default: return cudaErrorInvalidValue;
-  }
+  return with_type(p.dtype, [&](auto zero) { return dispatch_length<decltype(zero)>(p, stream); });
 }
 
 }  // namespace seqexport
