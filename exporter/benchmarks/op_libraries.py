@@ -2,10 +2,11 @@
 
     python -m seqexport.exporter.benchmarks.op_libraries [--device cpu] [--rounds 5] [--lock FILE] [-o FILE]
 
-Each op is a model of one node, batch 1, at the sizes of a model of 130 M parameters. Every form is held to the op's
-reference in float64 before it is timed; the forms take turns, and the least time of each counts. On CUDA a time is the
-slope between two chains of the node, beside that of the bare kernel (op_chains.py). Where another form is faster than
-the library, the target ``ort`` should use that: register.cpp in plugins/onnxruntime, exporter/passes/ort.
+Each op that these graphs have is a model of one node, batch 1, at the sizes of a model of 130 M parameters. Every form
+is held to the op's reference in float64 before it is timed; the forms take turns, and the least time of each counts. On
+CUDA a time is the slope between two chains of the node, beside that of the bare kernel (op_chains.py). Where another
+form is faster than the library, the target ``ort`` should use that: register.cpp in plugins/onnxruntime,
+exporter/passes/ort.
 
 The file is written anew after each op. With --lock, each op waits until nobody else is timed on the GPU.
 """
@@ -45,7 +46,6 @@ from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.ort import lower_for_ort
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.ops import OPS
 from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.benchmarks.lock import alone
 
@@ -77,7 +77,7 @@ def main(device: str, rounds: int, lock: Path | None, output: Path) -> None:
                "head_dim": HEAD_DIM, "cached tokens at decode": PROMPT, "rounds": rounds}  # fmt: skip
     rows: list[dict[str, Any]] = []
     record = {"machine": msgspec.to_builtins(this_machine()), "setting": setting, "wanted": WANTED, "results": rows}
-    for dtype, length, name in itertools.product((torch.float32, torch.float16), (PROMPT, 1), OPS):
+    for dtype, length, name in itertools.product((torch.float32, torch.float16), (PROMPT, 1), INPUTS):
         with alone(lock) if lock else nullcontext():
             found = _row(name, length, dtype, device, rounds)
         rows.append({"op": name, "tokens": length, "dtype": str(dtype).removeprefix("torch."), **found})

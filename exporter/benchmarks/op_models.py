@@ -111,4 +111,5 @@ def _attention_inputs(length: int, dtype: torch.dtype) -> tuple[Values, dict[str
     return new | old | lens, {"scale": HEAD_DIM**-0.5, "window": 0, "softcap": 0.0}
 
 
-INPUTS = {"SelectiveScan": _scan_inputs, "CausalConv1d": _conv_inputs, "CausalAttention": _attention_inputs}
+INPUTS = {"CausalAttention": _attention_inputs, "CausalConv1d": _conv_inputs, "SelectiveScan": _scan_inputs}
+"""The ops that graphs of every target have."""

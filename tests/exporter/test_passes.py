@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
+import onnx.shape_inference
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from seqexport.exporter import pipeline, trace
 from seqexport.exporter.layers import layer_stack
@@ -155,6 +158,32 @@ def test_onnx_runtime_runs_an_rms_norm_as_one_kernel(name: str, norms: int, trac
     kernels = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert kernels["SimplifiedLayerNormalization"] == norms
     assert kernels["ReduceMean"] == kernels["Reciprocal"] == 0
+
+
+RMS_NORM = """<ir_version: 10, opset_import: ["": 20]>
+norm ({given}[2, 8] given, {result}[8] weight) => ({result}[2, 8] y) <float two = {{2.0}}, int64[1] axis = {{-1}}> {{
+    x = Cast <to = 1> (given)
+    squares = Pow (x, two)
+    mean = ReduceMean (squares, axis)
+    root = Sqrt (mean)
+    inverse = Reciprocal (root)
+    quotient = Mul (x, inverse)
+    narrow = Cast <to: int = {to}> (quotient)
+    y = Mul (weight, narrow)
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("given", "result", "kernel"),
+    [("float", "float16", True), ("bfloat16", "bfloat16", True), ("float", "bfloat16", False)],
+)
+def test_a_norm_that_onnx_runtime_has_no_kernel_for_is_not_offered_to_it(given: str, result: str, kernel: bool) -> None:
+    to = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}[result]
+    text = RMS_NORM.format(given=given, result=result, to=to)
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text)))
+    divide_by_roots(model)
+    kinds_of_nodes = [node.op_type for node in model.graph]
+    assert ("Div" in kinds_of_nodes, "Reciprocal" in kinds_of_nodes) == (kernel, not kernel)
 
 
 def test_an_op_used_in_one_way_has_one_body_without_a_name(traced: Traced) -> None:
