@@ -1,8 +1,8 @@
 """Targets ``portable`` and ``ort``: x * (1 / sqrt(v)), as PyTorch's rsqrt is traced, becomes x / sqrt(v).
 
-ONNX Runtime then runs an RMS norm as one kernel (its SimplifiedLayerNormFusion) instead of six. Where that would take
-float32 and give bfloat16, as in a Mamba with its residual in float32, the norm stays as it is: ONNX Runtime fuses there
-too, and then finds that its CUDA provider has no such kernel.
+ONNX Runtime then runs an RMS norm as one kernel (its SimplifiedLayerNormFusion) instead of six. Its CUDA provider has
+none of bfloat16 on one side and float32 on the other, but ONNX Runtime fuses to that as well and then does not load the
+graph; there, as in a Mamba whose residual is float32, the norm stays as it is.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ def _over_root(op: Any, x: Any, v: Any, **_: Any) -> Any:
 
 
 def _has_kernel(_: Any, x: ir.Value, quotient: ir.Value, **__: Any) -> bool:
-    narrowed = any(node.op_type == "Cast" and node.outputs[0].dtype == BFLOAT16 for node in quotient.consumers())
-    cast = x.producer()
-    given = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
-    return not narrowed or (given is not None and given.dtype == BFLOAT16)
+    """Whether the norm is of one type, from x, or what was cast to x for this norm alone, to what the quotient is cast."""
+    cast, given = x.producer(), x.dtype
+    if cast is not None and cast.op_type == "Cast" and cast.inputs[0] is not None and len(x.uses()) == 2:
+        given = cast.inputs[0].dtype
+    casts = {node.outputs[0].dtype for node in quotient.consumers() if node.op_type == "Cast"}
+    return (given == BFLOAT16) == (BFLOAT16 in casts)
 
 
 _RULES = pattern.RewriteRuleSet([pattern.RewriteRule(_times_inverse_root, _over_root, _has_kernel)], commute=True)

@@ -161,29 +161,41 @@ def test_onnx_runtime_runs_an_rms_norm_as_one_kernel(name: str, norms: int, trac
 
 
 RMS_NORM = """<ir_version: 10, opset_import: ["": 20]>
-norm ({given}[2, 8] given, {result}[8] weight) => ({result}[2, 8] y) <float two = {{2.0}}, int64[1] axis = {{-1}}> {{
+norm ({given}[2, 8] given, {scale}[8] weight) => ({scale}[2, 8] y, float[2, 8] shared)
+<float two = {{2.0}}, int64[1] axis = {{-1}}> {{
     x = Cast <to = 1> (given)
     squares = Pow (x, two)
     mean = ReduceMean (squares, axis)
     root = Sqrt (mean)
     inverse = Reciprocal (root)
     quotient = Mul (x, inverse)
-    narrow = Cast <to: int = {to}> (quotient)
-    y = Mul (weight, narrow)
+    cast = Cast <to: int = {to}> (quotient)
+    y = Mul (weight, {scaled})
+    shared = Neg ({residual})
 }}"""
 
 
 @pytest.mark.parametrize(
-    ("given", "result", "kernel"),
-    [("float", "float16", True), ("bfloat16", "bfloat16", True), ("float", "bfloat16", False)],
+    ("given", "scale", "residual", "kernel"),
+    [
+        ("float", "float16", "x", True),
+        ("bfloat16", "bfloat16", "squares", True),
+        ("bfloat16", "bfloat16", "x", False),  # the cast serves others too: the norm is given float32
+        ("float", "bfloat16", "squares", False),
+        ("bfloat16", "float", "squares", False),
+        ("bfloat16", "float", "x", True),
+    ],
 )
-def test_a_norm_that_onnx_runtime_has_no_kernel_for_is_not_offered_to_it(given: str, result: str, kernel: bool) -> None:
-    to = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}[result]
-    text = RMS_NORM.format(given=given, result=result, to=to)
+def test_onnx_runtime_is_not_offered_a_norm_that_it_has_no_kernel_for(
+    given: str, scale: str, residual: str, kernel: bool
+) -> None:
+    to = {"float": 1, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}[scale]
+    scaled = "quotient" if scale == "float" else "cast"
+    text = RMS_NORM.format(given=given, scale=scale, to=to, scaled=scaled, residual=residual)
     model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text)))
     divide_by_roots(model)
-    kinds_of_nodes = [node.op_type for node in model.graph]
-    assert ("Div" in kinds_of_nodes, "Reciprocal" in kinds_of_nodes) == (kernel, not kernel)
+    nodes = [node.op_type for node in model.graph]
+    assert ("Div" in nodes, "Reciprocal" in nodes) == (kernel, not kernel)
 
 
 def test_an_op_used_in_one_way_has_one_body_without_a_name(traced: Traced) -> None:
