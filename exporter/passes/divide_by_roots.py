@@ -24,7 +24,7 @@ def _over_root(op: Any, x: Any, v: Any, **_: Any) -> Any:
 
 
 def _has_kernel(_: Any, x: ir.Value, quotient: ir.Value, **__: Any) -> bool:
-    """Whether the norm is of one type, from x, or what was cast to x for this norm alone, to what the quotient is cast."""
+    """Whether the norm is of one type, from x (or what was cast to it alone) to what the quotient is cast."""
     cast, given = x.producer(), x.dtype
     if cast is not None and cast.op_type == "Cast" and cast.inputs[0] is not None and len(x.uses()) == 2:
         given = cast.inputs[0].dtype
