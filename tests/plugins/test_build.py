@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import json
+import re
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -218,6 +221,23 @@ def test_an_architecture_that_nvcc_does_not_know_is_refused(tools: Toolchain) ->
         leave_out("tests of CUDA architectures left out: no nvcc")
     with pytest.raises(UserError, match=r"--cuda-arch 13: .*nvcc compiles for .*\b90\b.*give one of them"):
         Build(Options(("13",)), tools)
+
+
+def test_hopper_is_compiled_for_with_its_own_instructions(tools: Toolchain, tmp_path: Path) -> None:
+    if tools.nvcc.path is None or int(tools.nvcc.version.split(".")[0]) < 12:
+        leave_out("tests of sm_90a left out: no nvcc of CUDA 12 or later")
+    definitions = {
+        "CMAKE_CUDA_COMPILER": tools.nvcc.path,
+        "CMAKE_CUDA_ARCHITECTURES": "80-real;90",
+        "CMAKE_MAKE_PROGRAM": tools.make.path,
+        "CMAKE_EXPORT_COMPILE_COMMANDS": "ON",
+    }
+    options = [f"-D{name}={value}" for name, value in definitions.items()]
+    command = [tools.cmake.path, "-S", building.SOURCE / "kernels", "-B", tmp_path, "-G", tools.generator, *options]
+    subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    compiled = json.loads((tmp_path / "compile_commands.json").read_text())
+    scan = next(entry["command"] for entry in compiled if entry["file"].endswith("selective_scan.cu"))
+    assert re.findall(r"code=\[([^\]]+)\]", scan) == ["sm_80", "sm_90a", "compute_90"]
 
 
 @pytest.mark.parametrize(("log", "line"), [
