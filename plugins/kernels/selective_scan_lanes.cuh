@@ -206,8 +206,7 @@ __device__ __forceinline__ void hand_over() {
   asm volatile("barrier.sync 1, %0;" ::"n"(Traits::kThreads) : "memory");
 }
 
-// B and C come a tile ahead of the rest, to be
-// transposed while the rest arrives.
+// B and C come a tile ahead of the rest, to be transposed while the rest arrives.
 template <typename Traits>
 __device__ __forceinline__ void move_lane_tiles(LaneMover<Traits> mover, int length) {
   constexpr int kTokens = Traits::kTokens;
