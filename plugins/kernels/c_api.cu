@@ -5,11 +5,9 @@
 #include <cstdarg>
 #include <cstdio>
 
-#include "numeric.cuh"
-
 namespace {
 
-using seqexport::element_bytes;
+constexpr auto element_bytes = seqexport_element_bytes;
 
 thread_local char last_error[512] = "";
 

@@ -100,7 +100,7 @@ int choose_splits(const CausalAttentionParams& p, Path path, size_t workspace_by
 
 cudaError_t copy_cache(const CausalAttentionParams& p, const void* past, void* present, int dim, cudaStream_t stream) {
   if (past == present) return cudaSuccess;
-  const size_t bytes = size_t(p.batch) * p.kv_heads * p.capacity * dim * element_bytes(p.dtype);
+  const size_t bytes = size_t(p.batch) * p.kv_heads * p.capacity * dim * seqexport_element_bytes(p.dtype);
   return cudaMemcpyAsync(present, past, bytes, cudaMemcpyDeviceToDevice, stream);
 }
 

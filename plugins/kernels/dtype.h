@@ -8,4 +8,6 @@ enum SeqexportDataType {
   SEQEXPORT_BFLOAT16 = 2,
 };
 
+static inline unsigned seqexport_element_bytes(int dtype) { return dtype == SEQEXPORT_FLOAT32 ? 4 : 2; }
+
 #endif /* SEQEXPORT_KERNELS_DTYPE_H_ */

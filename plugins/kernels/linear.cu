@@ -137,7 +137,7 @@ cudaError_t dispatch_share(const LinearParams& p, cudaStream_t stream) {
 }
 
 bool takes_vectors(const LinearParams& p) {
-  return rows_are_vectors(p.in_features, element_bytes(p.dtype), {p.x, p.weight, p.weight1, p.weight2});
+  return rows_are_vectors(p.in_features, seqexport_element_bytes(p.dtype), {p.x, p.weight, p.weight1, p.weight2});
 }
 
 template <typename T, int kRows>
@@ -159,7 +159,7 @@ cudaError_t linear_rows(const LinearParams& p, cudaStream_t stream) {
 
 // As many tokens as there are, a few at a time.
 cudaError_t linear_all_rows(const LinearParams& p, cudaStream_t stream) {
-  const int64_t bytes = element_bytes(p.dtype);
+  const int64_t bytes = seqexport_element_bytes(p.dtype);
   cudaError_t e = cudaSuccess;
   for (int first = 0; first < p.rows && e == cudaSuccess; first += kFewRows) {
     LinearParams part = p;

@@ -18,8 +18,6 @@ struct alignas(2) Bfloat16 {
   uint16_t bits;
 };
 
-inline unsigned element_bytes(int dtype) { return dtype == SEQEXPORT_FLOAT32 ? 4 : 2; }
-
 // Calls body with a value of the C++ type of `dtype`; cudaErrorInvalidValue where it is none.
 template <typename Body>
 cudaError_t with_type(int dtype, const Body& body) {

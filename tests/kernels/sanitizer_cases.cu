@@ -51,7 +51,7 @@ int32_t* ints(const std::vector<int32_t>& host) { return static_cast<int32_t*>(u
 
 void* output(int dtype, size_t count) {
   void* device = nullptr;
-  check(cudaMalloc(&device, count * (dtype == SEQEXPORT_FLOAT32 ? 4 : 2)));
+  check(cudaMalloc(&device, count * seqexport_element_bytes(dtype)));
   allocations.push_back(device);
   return device;
 }

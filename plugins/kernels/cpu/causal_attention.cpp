@@ -25,7 +25,7 @@ struct Sizes {
 void fill_cache(const CausalAttentionParams& p, int b, int h, const void* old, void* cache, const void* fresh,
                 int64_t stride, int dim) {
   const Sizes sizes(p);
-  const int64_t bytes = p.dtype == SEQEXPORT_FLOAT32 ? 4 : 2;
+  const int64_t bytes = seqexport_element_bytes(p.dtype);
   const int64_t head = ((int64_t)b * p.kv_heads + h) * p.capacity * dim * bytes;
   if (old != cache) memcpy((char*)cache + head, (const char*)old + head, p.capacity * dim * bytes);
   for (int t = 0; t < sizes.fresh(b); ++t) {

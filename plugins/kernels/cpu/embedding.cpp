@@ -19,7 +19,7 @@ void copy_token(const EmbeddingParams& p, int token, int64_t bytes) {
 }  // namespace
 
 void embedding(const EmbeddingParams& p, const Pool& pool) {
-  const int64_t bytes = (int64_t)p.channels * (p.dtype == SEQEXPORT_FLOAT32 ? 4 : 2);
+  const int64_t bytes = (int64_t)p.channels * seqexport_element_bytes(p.dtype);
   const int tokens = larger(1, kTaskElements / p.channels);
   parallel(pool, blocks_of(p.rows, tokens), (int64_t)p.rows * p.channels, [&](size_t task) {
     const int first = (int)task * tokens, end = smaller(first + tokens, p.rows);
