@@ -104,13 +104,13 @@ class CausalAttentionOp : public OpInfo {
  public:
   const char* name() const override { return "CausalAttention"; }
   const std::vector<Input>& inputs() const override {
-    static const std::vector<Input> all = {{"query", Kind::T},      {"key", Kind::T},       {"value", Kind::T},
-                                           {"past_key", Kind::T},   {"past_value", Kind::T}, {"past_lens", Kind::I},
-                                           {"seq_lens", Kind::I, true}};
+    static const auto& all = *new std::vector<Input>{
+        {"query", Kind::T},      {"key", Kind::T},       {"value", Kind::T},         {"past_key", Kind::T},
+        {"past_value", Kind::T}, {"past_lens", Kind::I}, {"seq_lens", Kind::I, true}};
     return all;
   }
   const std::vector<Output>& outputs() const override {
-    static const std::vector<Output> all = {{Kind::T}, {Kind::T}, {Kind::T}};
+    static const auto& all = *new std::vector<Output>{{Kind::T}, {Kind::T}, {Kind::T}};
     return all;
   }
   std::unique_ptr<Kernel> create(const Attributes& attributes, Provider provider) const override {
@@ -126,7 +126,7 @@ class CausalAttentionOp : public OpInfo {
 }  // namespace
 
 const OpInfo& causal_attention_op() {
-  static const CausalAttentionOp op;
+  static const auto& op = *new CausalAttentionOp;
   return op;
 }
 

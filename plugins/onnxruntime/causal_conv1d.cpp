@@ -53,12 +53,12 @@ class CausalConv1dOp : public OpInfo {
  public:
   const char* name() const override { return "CausalConv1d"; }
   const std::vector<Input>& inputs() const override {
-    static const std::vector<Input> all = {
+    static const auto& all = *new std::vector<Input>{
         {"x", Kind::T}, {"weight", Kind::T}, {"bias", Kind::T, true}, {"past", Kind::T}, {"seq_lens", Kind::I, true}};
     return all;
   }
   const std::vector<Output>& outputs() const override {
-    static const std::vector<Output> all = {{Kind::T}, {Kind::T}};
+    static const auto& all = *new std::vector<Output>{{Kind::T}, {Kind::T}};
     return all;
   }
   std::unique_ptr<Kernel> create(const Attributes& attributes, Provider provider) const override {
@@ -73,7 +73,7 @@ class CausalConv1dOp : public OpInfo {
 }  // namespace
 
 const OpInfo& causal_conv1d_op() {
-  static const CausalConv1dOp op;
+  static const auto& op = *new CausalConv1dOp;
   return op;
 }
 

@@ -34,11 +34,11 @@ class EmbeddingOp : public OpInfo {
  public:
   const char* name() const override { return "Embedding"; }
   const std::vector<Input>& inputs() const override {
-    static const std::vector<Input> all = {{"weight", Kind::T}, {"ids", Kind::I}};
+    static const auto& all = *new std::vector<Input>{{"weight", Kind::T}, {"ids", Kind::I}};
     return all;
   }
   const std::vector<Output>& outputs() const override {
-    static const std::vector<Output> all = {{Kind::T}};
+    static const auto& all = *new std::vector<Output>{{Kind::T}};
     return all;
   }
   std::unique_ptr<Kernel> create(const Attributes&, Provider provider) const override {
@@ -52,7 +52,7 @@ class EmbeddingOp : public OpInfo {
 }  // namespace
 
 const OpInfo& embedding_op() {
-  static const EmbeddingOp op;
+  static const auto& op = *new EmbeddingOp;
   return op;
 }
 

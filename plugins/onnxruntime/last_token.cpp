@@ -34,11 +34,11 @@ class LastTokenOp : public OpInfo {
  public:
   const char* name() const override { return "LastToken"; }
   const std::vector<Input>& inputs() const override {
-    static const std::vector<Input> all = {{"x", Kind::T}, {"seq_lens", Kind::I}};
+    static const auto& all = *new std::vector<Input>{{"x", Kind::T}, {"seq_lens", Kind::I}};
     return all;
   }
   const std::vector<Output>& outputs() const override {
-    static const std::vector<Output> all = {{Kind::T}};
+    static const auto& all = *new std::vector<Output>{{Kind::T}};
     return all;
   }
   std::unique_ptr<Kernel> create(const Attributes&, Provider provider) const override {
@@ -50,7 +50,7 @@ class LastTokenOp : public OpInfo {
 }  // namespace
 
 const OpInfo& last_token_op() {
-  static const LastTokenOp op;
+  static const auto& op = *new LastTokenOp;
   return op;
 }
 

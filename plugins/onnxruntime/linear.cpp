@@ -68,13 +68,13 @@ class LinearOp : public OpInfo {
  public:
   const char* name() const override { return "Linear"; }
   const std::vector<Input>& inputs() const override {
-    static const std::vector<Input> all = {
+    static const auto& all = *new std::vector<Input>{
         {"x", Kind::T},           {"weight", Kind::T},        {"bias", Kind::T, true},  {"weight1", Kind::T, true},
         {"bias1", Kind::T, true}, {"weight2", Kind::T, true}, {"bias2", Kind::T, true}};
     return all;
   }
   const std::vector<Output>& outputs() const override {
-    static const std::vector<Output> all = {{Kind::T}, {Kind::T, true}, {Kind::T, true}};
+    static const auto& all = *new std::vector<Output>{{Kind::T}, {Kind::T, true}, {Kind::T, true}};
     return all;
   }
   std::unique_ptr<Kernel> create(const Attributes&, Provider provider) const override {
@@ -90,7 +90,7 @@ class LinearOp : public OpInfo {
 }  // namespace
 
 const OpInfo& linear_op() {
-  static const LinearOp op;
+  static const auto& op = *new LinearOp;
   return op;
 }
 

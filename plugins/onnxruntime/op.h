@@ -138,7 +138,7 @@ class ShapeRule {
   OrtShapeInferContext* context_;
 };
 
-// An op as it is described to ONNX Runtime; lives as long as the library.
+// An op as it is described to ONNX Runtime; never destroyed (see register.cpp).
 class OpInfo {
  public:
   virtual ~OpInfo() = default;

@@ -39,10 +39,11 @@ std::vector<CustomOp> make_ops(bool infers_shapes) {
   return made;
 }
 
-// Made once, for the one runtime of the process.
+// Made once, for the one runtime of the process. Never destroyed, as all that an op is described by: a program's global
+// session still runs when the statics of a library that was loaded after it are gone.
 void add_domains(OrtSessionOptions* options, int minor_version) {
-  static std::vector<CustomOp> ops = make_ops(minor_version >= kInfersShapesSince);
-  static std::vector<OrtCustomOpDomain*> domains = [] {
+  static auto& ops = *new std::vector<CustomOp>(make_ops(minor_version >= kInfersShapesSince));
+  static const auto& domains = *new std::vector<OrtCustomOpDomain*>([] {
     std::vector<OrtCustomOpDomain*> made;
     for (const char* name : kDomains) {
       OrtCustomOpDomain* domain = nullptr;
@@ -51,7 +52,7 @@ void add_domains(OrtSessionOptions* options, int minor_version) {
       made.push_back(domain);
     }
     return made;
-  }();
+  }());
   for (OrtCustomOpDomain* domain : domains) check(api().AddCustomOpDomain(options, domain));
 }
 

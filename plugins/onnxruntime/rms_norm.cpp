@@ -53,11 +53,11 @@ class RmsNormOp : public OpInfo {
  public:
   const char* name() const override { return "RmsNorm"; }
   const std::vector<Input>& inputs() const override {
-    static const std::vector<Input> all = {{"x", Kind::T}, {"weight", Kind::T}, {"residual", Kind::S, true}};
+    static const auto& all = *new std::vector<Input>{{"x", Kind::T}, {"weight", Kind::T}, {"residual", Kind::S, true}};
     return all;
   }
   const std::vector<Output>& outputs() const override {
-    static const std::vector<Output> all = {{Kind::T}, {Kind::S, true}};
+    static const auto& all = *new std::vector<Output>{{Kind::T}, {Kind::S, true}};
     return all;
   }
   std::unique_ptr<Kernel> create(const Attributes& attributes, Provider provider) const override {
@@ -72,7 +72,7 @@ class RmsNormOp : public OpInfo {
 }  // namespace
 
 const OpInfo& rms_norm_op() {
-  static const RmsNormOp op;
+  static const auto& op = *new RmsNormOp;
   return op;
 }
 

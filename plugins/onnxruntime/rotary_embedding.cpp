@@ -47,12 +47,12 @@ class RotaryEmbeddingOp : public OpInfo {
  public:
   const char* name() const override { return "RotaryQueryKey"; }
   const std::vector<Input>& inputs() const override {
-    static const std::vector<Input> all = {
+    static const auto& all = *new std::vector<Input>{
         {"query", Kind::T}, {"key", Kind::T}, {"cos", Kind::T}, {"sin", Kind::T}};
     return all;
   }
   const std::vector<Output>& outputs() const override {
-    static const std::vector<Output> all = {{Kind::T}, {Kind::T}};
+    static const auto& all = *new std::vector<Output>{{Kind::T}, {Kind::T}};
     return all;
   }
   std::unique_ptr<Kernel> create(const Attributes&, Provider provider) const override {
@@ -67,7 +67,7 @@ class RotaryEmbeddingOp : public OpInfo {
 }  // namespace
 
 const OpInfo& rotary_embedding_op() {
-  static const RotaryEmbeddingOp op;
+  static const auto& op = *new RotaryEmbeddingOp;
   return op;
 }
 

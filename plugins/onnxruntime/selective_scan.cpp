@@ -67,14 +67,14 @@ class SelectiveScanOp : public OpInfo {
  public:
   const char* name() const override { return "SelectiveScan"; }
   const std::vector<Input>& inputs() const override {
-    static const std::vector<Input> all = {{"x", Kind::T},          {"dt", Kind::T},       {"A", Kind::F},
-                                           {"B", Kind::T},          {"C", Kind::T},        {"D", Kind::F, true},
-                                           {"z", Kind::T, true},    {"dt_bias", Kind::F, true},
-                                           {"past", Kind::F},       {"seq_lens", Kind::I, true}};
+    static const auto& all = *new std::vector<Input>{
+        {"x", Kind::T}, {"dt", Kind::T},      {"A", Kind::F},       {"B", Kind::T},
+        {"C", Kind::T}, {"D", Kind::F, true}, {"z", Kind::T, true}, {"dt_bias", Kind::F, true},
+        {"past", Kind::F}, {"seq_lens", Kind::I, true}};
     return all;
   }
   const std::vector<Output>& outputs() const override {
-    static const std::vector<Output> all = {{Kind::T}, {Kind::F}};
+    static const auto& all = *new std::vector<Output>{{Kind::T}, {Kind::F}};
     return all;
   }
   std::unique_ptr<Kernel> create(const Attributes& attributes, Provider provider) const override {
@@ -89,7 +89,7 @@ class SelectiveScanOp : public OpInfo {
 }  // namespace
 
 const OpInfo& selective_scan_op() {
-  static const SelectiveScanOp op;
+  static const auto& op = *new SelectiveScanOp;
   return op;
 }
 

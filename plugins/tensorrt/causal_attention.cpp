@@ -58,7 +58,7 @@ cudaError_t launch(const Call& call) {
 }  // namespace
 
 const Op& causal_attention() {
-  static const Op op = {
+  static const Op& op = *new Op{
       "CausalAttention",
       {{"B", 1, 65535}, {"L", 1, 1 << 30}, {"Hq", 1, 65535}, {"Hkv", 1, 65535}, {"Dh", 1, 256}, {"Dv", 1, 256},
        {"S", 1, 1 << 30}},

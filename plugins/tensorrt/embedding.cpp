@@ -26,7 +26,7 @@ cudaError_t launch(const Call& call) {
 }  // namespace
 
 const Op& embedding() {
-  static const Op op = {
+  static const Op& op = *new Op{
       "Embedding",
       {{"B", 1, 65535}, {"L", 1, 1 << 30}, {"V", 1, 1 << 30}, {"D", 1, 1 << 30}},
       {{"weight", 'T', {V, D}}, {"ids", 'I', {B, L}}},

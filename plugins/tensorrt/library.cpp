@@ -89,9 +89,9 @@ SEQEXPORT_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
 
 // JSON: the versions of seqexport, and of the TensorRT and CUDA headers that the library was built with.
 SEQEXPORT_EXPORT const char* seqexport_tensorrt_info() {
-  static const std::string info = "{\"seqexport\": \"" SEQEXPORT_VERSION "\", \"tensorrt\": \"" +
-                                  trt::dotted({NV_TENSORRT_MAJOR, NV_TENSORRT_MINOR, NV_TENSORRT_PATCH}) +
-                                  "\", \"cuda\": \"" +
-                                  trt::dotted({CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10}) + "\"}";
+  static const auto& info =
+      *new std::string("{\"seqexport\": \"" SEQEXPORT_VERSION "\", \"tensorrt\": \"" +
+                       trt::dotted({NV_TENSORRT_MAJOR, NV_TENSORRT_MINOR, NV_TENSORRT_PATCH}) + "\", \"cuda\": \"" +
+                       trt::dotted({CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10}) + "\"}");
   return info.c_str();
 }

@@ -43,7 +43,7 @@ cudaError_t launch(const Call& call) {
 }  // namespace
 
 const Op& linear() {
-  static const Op op = {
+  static const Op& op = *new Op{
       "Linear",
       {{"B", 1, 65535},
        {"L", 1, 1 << 30},

@@ -112,6 +112,7 @@ inline void require_tokens(int64_t batch, int64_t length) {
                 std::to_string(batch * length));
 }
 
+// Never destroyed: a program's global engine may still run when the statics of this library are gone.
 struct Op {
   const char* name;
   std::vector<SizeRange> sizes;

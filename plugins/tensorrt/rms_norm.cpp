@@ -32,7 +32,7 @@ cudaError_t launch(const Call& call) {
 }  // namespace
 
 const Op& rms_norm() {
-  static const Op op = {
+  static const Op& op = *new Op{
       "RmsNorm",
       {{"B", 1, 65535}, {"L", 1, 1 << 30}, {"D", 1, 1 << 30}},
       {{"x", 'T', {B, L, D}}, {"weight", 'T', {D}}, {"residual", 'S', {B, L, D}, true}},

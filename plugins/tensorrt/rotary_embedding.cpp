@@ -37,7 +37,7 @@ cudaError_t launch(const Call& call) {
 }  // namespace
 
 const Op& rotary_embedding() {
-  static const Op op = {
+  static const Op& op = *new Op{
       "RotaryQueryKey",
       {{"B", 1, 65535}, {"L", 1, 1 << 30}, {"Hq", 1, 65535}, {"Hkv", 1, 65535}, {"Dh", 2, 65535}, {"R", 2, 65535}},
       {{"query", 'T', {B, L, Hq, Dh}},

@@ -48,7 +48,7 @@ cudaError_t launch(const Call& call) {
 }  // namespace
 
 const Op& selective_scan() {
-  static const Op op = {
+  static const Op& op = *new Op{
       "SelectiveScan",
       {{"B", 1, 65535}, {"L", 1, 1 << 30}, {"D", 1, 1 << 30}, {"N", 1, 256}, {"G", 1, 1 << 30}},
       {{"x", 'T', {B, L, D}},

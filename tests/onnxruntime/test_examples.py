@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from seqexport.runtimes.ort.runner import OrtRunner
-from tests.conftest import Exported, leave_out
+from tests.conftest import Exported
+from tests.onnxruntime.cxx import headers_and_library
 
 ROOT = Path(__file__).parents[2]
 MODELS = pytest.mark.parametrize("model", ["preset:mamba", "preset:transformer"])
@@ -64,24 +64,14 @@ def test_the_lines_of_the_readme(exported: Exported, native_library: Callable[[s
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory, native_plugins: Path) -> Path:
     """The C++ example, linked with the ONNX Runtime that Python has."""
-    include = next(iter(Path(onnxruntime.__file__).parent.rglob("onnxruntime_c_api.h")), None) or cached_header()
-    runtime = next(iter(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")), None)
-    if include is None or runtime is None:
-        leave_out(f"the C++ example left out: no {'headers' if runtime else 'libonnxruntime.so'} of ONNX Runtime")
     folder = tmp_path_factory.mktemp("example")
-    linked = folder / "libonnxruntime.so.1"  # the name that the loader will look for; pip's file has another
-    linked.symlink_to(runtime)
-    options = [f"-DORT_INCLUDE_DIR={include.parent}", f"-DORT_LIBRARY={linked}", "-DCMAKE_BUILD_TYPE=Release"]
+    include, linked = headers_and_library(folder, "the C++ example")
+    options = [f"-DORT_INCLUDE_DIR={include}", f"-DORT_LIBRARY={linked}", "-DCMAKE_BUILD_TYPE=Release"]
     configure = ["cmake", "-S", ROOT / "examples" / "onnxruntime_cpp", "-B", folder, *options]
     for command in (configure, ["cmake", "--build", folder]):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder / "onnxruntime_example"
-
-
-def cached_header() -> Path | None:
-    folders = (Path.home() / ".cache/seqexport/headers").glob("onnxruntime-*/include/onnxruntime_c_api.h")
-    return min(folders, default=None)
 
 
 @MODELS
