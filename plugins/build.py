@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from seqexport.plugins import library, toolchain
+from seqexport.plugins import folders, library, toolchain
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.library import Built
 from seqexport.plugins.toolchain import Toolchain
@@ -217,9 +217,8 @@ def _check_writable(output: Path) -> None:
 
 def _build_folder(tools: Toolchain, architectures: tuple[str, ...]) -> Path:
     """In the user's cache, one for each set of tools and architectures, so that a second build has little to do."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     key = "\n".join([str(SOURCE), *(f"{tool.path} {tool.version}" for tool in tools.all), *architectures])
-    return cache / "seqexport" / "build" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    return folders.cache() / "seqexport" / "build" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def _readable(output: Path) -> dict[str, Built]:

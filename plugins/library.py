@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+from seqexport.plugins import folders
 from seqexport.plugins.errors import UserError
 
 FILES = {
@@ -67,11 +68,17 @@ def version() -> str:
 
 
 def folder() -> Path:
-    """Where the libraries live: ``$SEQEXPORT_PLUGINS``, or ``seqexport/plugins`` in the user's data folder."""
+    """Where the libraries live: ``$SEQEXPORT_PLUGINS``, or ``seqexport/plugins`` in the user's data folder.
+
+    Raises:
+        UserError: neither variable is set, and there is no such user.
+    """
     if named := os.environ.get("SEQEXPORT_PLUGINS"):
         return Path(named).expanduser()
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "seqexport" / "plugins"
+    try:
+        return folders.data() / "seqexport" / "plugins"
+    except UserError as error:
+        raise UserError(f"{error}, or SEQEXPORT_PLUGINS to the folder of the plugin libraries") from error
 
 
 def built(where: Path | None = None) -> dict[str, Built]:
@@ -80,7 +87,10 @@ def built(where: Path | None = None) -> dict[str, Built]:
     Raises:
         UserError: the manifest cannot be read.
     """
-    where = where or folder()
+    try:
+        where = where or folder()
+    except UserError:
+        return {}
     manifest = where / MANIFEST
     try:
         entries = json.loads(manifest.read_text())

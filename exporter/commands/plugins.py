@@ -145,8 +145,17 @@ def _show_built(console: Console, libraries: list[Built], found: Found, output: 
         needs_cuda = name != "onnxruntime" and not found.versions["cuda"]
         advice = "the CUDA Toolkit, whose nvcc is missing" if needs_cuda else INSTALL.get(name, "")
         _line(console, name, f"not built ({PURPOSE[name]}); it needs {advice}")
-    if output is not None and output.expanduser().absolute() != library.folder().absolute():
+    if output is not None and not _is_searched(output):
         _line(console, "to use them", f"export SEQEXPORT_PLUGINS={output.expanduser().absolute()}")
+
+
+def _is_searched(output: Path) -> bool:
+    from seqexport.plugins.errors import UserError
+
+    try:
+        return output.expanduser().absolute() == library.folder().absolute()
+    except UserError:  # no folder is
+        return False
 
 
 def _line(console: Console, name: str, text: str) -> None:

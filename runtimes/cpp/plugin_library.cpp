@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 #include <elf.h>
+#include <pwd.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -20,15 +22,26 @@ namespace fs = std::filesystem;
 constexpr char kName[] = "libseqexport_tensorrt.so";
 constexpr char kBuild[] = "seqexport plugins build";
 
+fs::path variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+// $HOME, or the folder that the system lists for this user. A relative one counts as none, here and of XDG_DATA_HOME:
+// else the library would come from the folder that the program happens to run in.
+fs::path home() {
+  if (fs::path named = variable("HOME"); named.is_absolute()) return named;
+  const passwd* user = getpwuid(getuid());
+  if (fs::path listed = user ? user->pw_dir : ""; listed.is_absolute()) return listed;
+  throw UserError("HOME: not set to an absolute path, and the system knows no folder of this user; set HOME, or "
+                  "SEQEXPORT_PLUGINS to the folder of the plugin library, or give --plugins=FILE");
+}
+
 // $SEQEXPORT_PLUGINS, or seqexport/plugins in the user's data folder.
 fs::path default_folder() {
-  const auto variable = [](const char* name) {
-    const char* value = std::getenv(name);
-    return std::string(value ? value : "");
-  };
-  if (const std::string named = variable("SEQEXPORT_PLUGINS"); !named.empty()) return named;
-  const std::string data = variable("XDG_DATA_HOME");
-  return (data.empty() ? fs::path(variable("HOME")) / ".local/share" : fs::path(data)) / "seqexport/plugins";
+  if (fs::path named = variable("SEQEXPORT_PLUGINS"); !named.empty()) return named;
+  const fs::path data = variable("XDG_DATA_HOME");
+  return (data.is_absolute() ? data : home() / ".local/share") / "seqexport/plugins";
 }
 
 // The manifest's entry of `file`; null where there is none.

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from seqexport.plugins import library, toolchain
+from seqexport.plugins import folders, library, toolchain
 from tests.cli.conftest import Result
 from tests.conftest import leave_out
 
@@ -29,8 +29,7 @@ Build = Callable[..., Result]
 
 def headers(version: str) -> Path | None:
     """The cached headers of a TensorRT, if they hold the parser's too."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = cache / "seqexport" / "headers" / f"tensorrt-{version}" / "include"
+    folder = folders.cache() / "seqexport" / "headers" / f"tensorrt-{version}" / "include"
     return folder if (folder / "NvOnnxParser.h").is_file() else None
 
 

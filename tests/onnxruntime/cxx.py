@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnxruntime
 
+from seqexport.plugins import folders
 from tests.conftest import leave_out
 
 
@@ -25,5 +26,5 @@ def headers_and_library(folder: Path, what: str) -> tuple[Path, Path]:
 
 
 def _cached_header() -> Path | None:
-    folders = (Path.home() / ".cache/seqexport/headers").glob("onnxruntime-*/include/onnxruntime_c_api.h")
-    return min(folders, default=None)
+    cached = (folders.cache() / "seqexport" / "headers").glob("onnxruntime-*/include/onnxruntime_c_api.h")
+    return min(cached, default=None)

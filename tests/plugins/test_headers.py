@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Machine:
     def github(self) -> Path:
         return self.root / "github"
 
-    def find(self, **definitions: object) -> dict[str, str]:
+    def find(self, environment: Mapping[str, str] = {}, **definitions: object) -> dict[str, str]:
         script = self.root / "find.cmake"
         names = [f"{p}_{n}" for p in ("TENSORRT", "ORT")
                  for n in ("INCLUDE_DIR", "HEADERS_VERSION", "HEADERS_FROM", "HEADERS_MISSING")]  # fmt: skip
@@ -69,8 +70,10 @@ class Machine:
             "SEQEXPORT_HEADERS_CACHE": self.cache,
             "SEQEXPORT_SYSTEM_INCLUDE_DIRS": self.root / "system",
         } | definitions
-        command = [str(self.cmake), *(f"-D{k}={v}" for k, v in options.items()), "-P", str(script)]
-        result = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, check=False)
+        given = {name: value for name, value in options.items() if value is not None}
+        command = [str(self.cmake), *(f"-D{k}={v}" for k, v in given.items()), "-P", str(script)]
+        env = {"PATH": "/usr/bin:/bin", **environment}
+        result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=self.root, check=False)
         if result.returncode:
             raise RuntimeError(" ".join(result.stderr.split()))
         return dict(line.split("=", 1) for line in out.read_text().splitlines())
@@ -184,6 +187,27 @@ def test_a_download_is_kept_for_the_next_time(machine: Machine) -> None:
     again = machine.find(TENSORRT_VERSION="11.1.0", SEQEXPORT_HEADERS_URL="file:///nowhere")
     assert again["TENSORRT_HEADERS_FROM"] == "the cache"
     assert again["TENSORRT_INCLUDE_DIR"] == str(machine.cache / "tensorrt-11.1.0/include")
+
+
+@pytest.mark.parametrize("environment", [{}, {"HOME": ""}, {"HOME": "home"}, {"HOME": "", "XDG_CACHE_HOME": ".cache"}])
+def test_without_a_home_there_is_no_cache(machine: Machine, environment: dict[str, str]) -> None:
+    table = machine.publish("10.3.0", "v10.3.0")
+    for cache in (".cache", "home/.cache"):
+        tensorrt(machine.root / cache / "seqexport/headers/tensorrt-8.6.1/include", "8.6.1")
+    found = machine.find(environment, SEQEXPORT_HEADERS_CACHE=None, SEQEXPORT_HEADERS_TABLE=table)
+    assert found["TENSORRT_INCLUDE_DIR"] == ""
+    assert found["TENSORRT_HEADERS_MISSING"] == (
+        "there is no cache to download them into; set HOME or SEQEXPORT_HEADERS_CACHE"
+    )
+
+
+def test_the_cache_is_the_user_s(machine: Machine) -> None:
+    tensorrt(machine.root / "home/.cache/seqexport/headers/tensorrt-8.6.1/include", "8.6.1")
+    tensorrt(machine.root / "cache/seqexport/headers/tensorrt-10.3.0/include", "10.3.0")
+    home = {"HOME": str(machine.root / "home")}
+    assert machine.find(home, SEQEXPORT_HEADERS_CACHE=None)["TENSORRT_HEADERS_VERSION"] == "8.6.1"
+    named = home | {"XDG_CACHE_HOME": str(machine.root / "cache")}
+    assert machine.find(named, SEQEXPORT_HEADERS_CACHE=None)["TENSORRT_HEADERS_VERSION"] == "10.3.0"
 
 
 @pytest.mark.parametrize("package", ["tensorrt", "onnxruntime"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seqexport.plugins import library
+from seqexport.plugins import folders, library
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.library import Built
 
@@ -19,12 +19,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def install(folder: Path, name: str = "kernels", seqexport: str | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / library.FILES[name]
     path.write_bytes(b"\x7fELF" + name.encode())
     status = path.stat()
     digest = library.sha256_of(path, status.st_mtime_ns, status.st_size)
     entry = Built(name, path, digest, seqexport or library.version(), {"cuda": "13.0"})
-    library.write_manifest(folder, [*(b for b in library.built().values() if b.name != name), entry])
+    library.write_manifest(folder, [*(b for b in library.built(folder).values() if b.name != name), entry])
     return path
 
 
@@ -37,6 +38,32 @@ def test_the_folder_is_found_without_any_path_being_set(monkeypatch: pytest.Monk
     assert library.folder() == tmp_path / "data/seqexport/plugins"
     monkeypatch.setenv("SEQEXPORT_PLUGINS", str(tmp_path / "own"))
     assert library.folder() == tmp_path / "own"
+
+
+def test_a_relative_folder_counts_as_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Or the library would be that of the folder which the program happens to run in."""
+    (tmp_path / "listed").mkdir()
+    monkeypatch.setattr("seqexport.plugins.folders._listed_home", lambda: tmp_path / "listed")
+    monkeypatch.delenv("SEQEXPORT_PLUGINS", raising=False)
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "somewhere")
+    assert library.folder() == tmp_path / "listed/.local/share/seqexport/plugins"
+    assert folders.cache() == tmp_path / "listed/.cache"
+    monkeypatch.setenv("HOME", "")
+    assert library.folder() == tmp_path / "listed/.local/share/seqexport/plugins"
+
+
+def test_without_a_home_nothing_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container that runs under a number: what needs no library still runs."""
+    install(tmp_path / ".local/share/seqexport/plugins")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("seqexport.plugins.folders._listed_home", lambda: None)
+    for name in ("SEQEXPORT_PLUGINS", "HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert library.built() == {}
+    assert library.find("kernels") is None
+    with pytest.raises(UserError, match=r"HOME: not set .*set HOME, or SEQEXPORT_PLUGINS to the folder"):
+        library.require("kernels")
 
 
 def test_nothing_built(folder: Path) -> None:

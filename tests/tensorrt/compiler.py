@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
-from seqexport.plugins import toolchain
+from seqexport.plugins import folders, toolchain
 from tests.conftest import leave_out
 
 ROOT = Path(__file__).parent.parent.parent
@@ -15,8 +14,7 @@ VERSIONS = ("8.5.2", "8.6.1", "10.3.0", "10.13.0", "11.1.0")
 
 def headers(version: str) -> Path | None:
     """The cached headers of a TensorRT."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = cache / "seqexport" / "headers" / f"tensorrt-{version}" / "include"
+    folder = folders.cache() / "seqexport" / "headers" / f"tensorrt-{version}" / "include"
     return folder if (folder / "NvInferVersion.h").is_file() else None
 
 

@@ -5,11 +5,11 @@ For each such version whose headers are in the user's cache, the plugin library 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from seqexport.plugins import folders
 from seqexport.plugins.library import FILES
 from seqexport.plugins.toolchain import find_toolchain
 from seqexport.runtimes.benchmarks.results import Row
@@ -38,7 +38,7 @@ def run(setting: Setting) -> Iterator[Row]:
 
 def cache() -> Path:
     """Where CMake keeps downloaded headers."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "seqexport" / "headers"
+    return folders.cache() / "seqexport" / "headers"
 
 
 def cached_headers() -> dict[str, Path]:
