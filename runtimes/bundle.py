@@ -21,7 +21,9 @@ from pathlib import Path
 import msgspec
 
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes import external_data
 from seqexport.runtimes.contract import FORMAT_VERSION, Contract
+from seqexport.runtimes.links import is_inside
 
 CONTRACT = "seqexport.json"
 MODEL = "model.onnx"
@@ -69,6 +71,7 @@ def open_bundle(path: str | os.PathLike[str], *, check_files: bool = True) -> Bu
     if check_files:
         for name, expected in contract.files.items():
             _check_file(folder, name, expected)
+        _check_weights(folder, contract)
     return Bundle(folder, contract)
 
 
@@ -100,8 +103,8 @@ class _Version(msgspec.Struct):
 
 def _check_file(folder: Path, name: str, expected: str) -> None:
     file = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        raise BundleError(f"{folder / CONTRACT}: file {name!r} lies outside the bundle; export the model again")
+    if not is_inside(folder, name):
+        raise BundleError(f"{folder / CONTRACT}: file {name!r} lies outside the bundle; put the file itself into it")
     try:
         actual = sha256(file)
     except OSError as error:
@@ -111,6 +114,18 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
             f"{file}: sha256 {actual[:12]}..., expected {expected[:12]}...; "
             "the file was changed or cut short: copy or export the bundle again"
         )
+
+
+def _check_weights(folder: Path, contract: Contract) -> None:
+    """The graph could name any file of the system as the place of its weights."""
+    if not (folder / MODEL).is_file():
+        return
+    for name in sorted(external_data.locations(folder / MODEL)):
+        if name not in contract.files:
+            raise BundleError(
+                f"{folder / MODEL}: has weights in {name!r}, which {CONTRACT} does not name as a file of the bundle; "
+                "export the model again"
+            )
 
 
 def sha256(file: Path) -> str:

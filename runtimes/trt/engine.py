@@ -15,6 +15,7 @@ from typing import Any
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import MODEL, Bundle
+from seqexport.runtimes.external_data import check_inside
 from seqexport.runtimes.trt import versions
 from seqexport.runtimes.trt.cuda import Cuda, load_runtime
 from seqexport.runtimes.trt.graph import drops_bodies, graph_bytes, node_at
@@ -125,6 +126,7 @@ def build_plain(model: Path, options: BuildOptions, progress: Progress) -> Path:
         tools.trt.init_libnvinfer_plugins(tools.logger, "")
         tools.log.clear()
         graph = graph_bytes(model, drop=False)
+        check_inside(model)
         build = _Build(tools, options, model, graph)
         inputs = {tensor.name: tuple(tensor.shape) for tensor in build.inputs}
         profiles = {"default": plain_profile(inputs, options.shapes)}

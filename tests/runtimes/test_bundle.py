@@ -1,6 +1,7 @@
 """The bundle reader raises its own error or works; the writer leaves all or nothing."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from seqexport.runtimes.bundle import (
     CONTRACT,
+    MODEL,
     BundleError,
     check_destination,
     open_bundle,
@@ -19,6 +21,7 @@ from seqexport.runtimes.bundle import (
     writing,
 )
 from seqexport.runtimes.contract import FORMAT_VERSION, Contract, Source, StateSpec, TensorSpec
+from tests.runtimes.test_external_data import save_weights_in
 
 
 def contract(**changes):
@@ -92,6 +95,50 @@ def test_files_outside_the_bundle_are_refused(folder, name):
     write_contract(folder, contract(files={name: "0" * 64}))
     with pytest.raises(BundleError, match="outside the bundle"):
         open_bundle(folder)
+
+
+def linked(folder, target):
+    """The bundle's graph replaced by a link."""
+    (folder / MODEL).unlink()
+    (folder / MODEL).symlink_to(target)
+
+
+def test_a_link_out_of_the_bundle_is_refused(folder):
+    shutil.copy(folder / MODEL, folder.parent / "elsewhere")
+    linked(folder, folder.parent / "elsewhere")
+    with pytest.raises(BundleError, match=r"file 'model\.onnx' lies outside the bundle; put the file itself into it"):
+        open_bundle(folder)
+    shutil.copy(folder.parent / "elsewhere", folder / "within")
+    linked(folder, "within")
+    assert open_bundle(folder).contract == contract(files={MODEL: sha256(folder / MODEL)})
+    linked(folder, MODEL)
+    with pytest.raises(BundleError, match="lies outside the bundle"):
+        open_bundle(folder)
+
+
+def test_the_blobs_of_the_hub_s_cache_are_of_the_bundle(folder, tmp_path):
+    home = tmp_path / "models--x--y"
+    cached = shutil.copytree(folder, home / "snapshots" / "0123" / "my-bundle")
+    (home / "blobs").mkdir()
+    (cached / MODEL).rename(home / "blobs" / "abcd")
+    (cached / MODEL).symlink_to("../../../blobs/abcd")
+    assert open_bundle(cached).contract == open_bundle(folder).contract
+    shutil.copy(home / "blobs" / "abcd", home / "abcd")
+    linked(cached, "../../../abcd")
+    with pytest.raises(BundleError, match="lies outside the bundle"):
+        open_bundle(cached)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "secret", "C:\\secret"])
+def test_weights_that_are_no_file_of_the_bundle_are_refused(folder, name):
+    (folder / "secret").write_bytes(b"abc")
+    save_weights_in(folder / MODEL, name)
+    write_contract(folder, contract(files={MODEL: sha256(folder / MODEL)}))
+    with pytest.raises(BundleError, match=f"has weights in {re.escape(repr(name))}, which {CONTRACT} does not name"):
+        open_bundle(folder)
+    write_contract(folder, contract(files={n: sha256(folder / n) for n in (MODEL, "secret")}))
+    if name == "secret":
+        assert open_bundle(folder)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

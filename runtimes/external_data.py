@@ -1,0 +1,113 @@
+"""The files that an ONNX graph's tensors lie in, read from its protobuf: the runtimes need no onnx package.
+
+ModelProto      7 graph · 20 training_info · 25 functions
+TrainingInfo    1 initialization · 2 algorithm: graphs
+GraphProto      1 node · 5 initializer · 15 sparse_initializer
+FunctionProto   7 node · 11 attribute_proto
+NodeProto       5 attribute
+AttributeProto  5 t · 6 g · 10 tensors · 11 graphs · 22 sparse_tensor · 23 sparse_tensors
+SparseTensor    1 values · 2 indices
+TensorProto     13 external_data
+its entry       1 key · 2 value
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.links import is_inside
+
+_Message: TypeAlias = "dict[int, _Message]"
+
+ENTRY: _Message = {}
+TENSOR: _Message = {13: ENTRY}
+SPARSE: _Message = {1: TENSOR, 2: TENSOR}
+GRAPH: _Message = {5: TENSOR, 15: SPARSE}
+ATTRIBUTE: _Message = {5: TENSOR, 6: GRAPH, 10: TENSOR, 11: GRAPH, 22: SPARSE, 23: SPARSE}
+NODE: _Message = {5: ATTRIBUTE}
+GRAPH[1] = NODE
+MODEL: _Message = {7: GRAPH, 20: {1: GRAPH, 2: GRAPH}, 25: {7: NODE, 11: ATTRIBUTE}}
+LOCATION = b"location"
+VARINT, BYTES, GROUPS, FIXED = 0, 2, (3, 4), {1: 8, 5: 4}
+"""How a field is written."""
+
+
+def locations(model: Path) -> set[str]:
+    """The files that a graph's tensors lie in, as it names them; bytes that are no text are kept as surrogates.
+
+    A file that is no whole graph is read as far as it goes: every runtime refuses it.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found = set[str]()
+    if not model.stat().st_size:
+        return found
+    with (
+        model.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        suppress(_NotWhole, RecursionError),
+    ):
+        found.update(_locations(data, 0, len(data), MODEL))
+    return found
+
+
+def check_inside(model: Path) -> None:
+    """Refuse a graph whose tensors lie in a file outside of its own folder: it would be read, whatever it holds.
+
+    Raises:
+        UserError: naming the file.
+        OSError: the graph cannot be read.
+    """
+    for name in sorted(locations(model)):
+        if not is_inside(model.parent, name):
+            raise UserError(f"{model}: has weights in {name!r}, outside its folder; put the file itself beside it")
+
+
+class _NotWhole(Exception):
+    """Bytes that are no protobuf."""
+
+
+def _locations(data: mmap.mmap, start: int, end: int, message: _Message) -> Iterator[str]:
+    entry: dict[int, bytes] = {}
+    for field, begin, stop in _fields(data, start, end):
+        if message is ENTRY:
+            entry[field] = data[begin:stop]
+        elif (inner := message.get(field)) is not None:
+            yield from _locations(data, begin, stop, inner)
+    if entry.get(1) == LOCATION:
+        yield entry.get(2, b"").decode(errors="surrogateescape")
+
+
+def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The number, begin and end of each field that holds bytes."""
+    while position < end:
+        key, position = _varint(data, position, end)
+        kind = key & 7
+        if kind == BYTES:
+            size, position = _varint(data, position, end)
+            if size > end - position:
+                raise _NotWhole
+            yield key >> 3, position, position + size
+            position += size
+        elif kind == VARINT:
+            _, position = _varint(data, position, end)
+        elif kind in FIXED:
+            position += FIXED[kind]
+        elif kind not in GROUPS:
+            raise _NotWhole
+
+
+def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < end and shift < 70:
+        byte = data[position]
+        position, value, shift = position + 1, value | (byte & 127) << shift, shift + 7
+        if byte < 128:
+            return value, position
+    raise _NotWhole
