@@ -6,6 +6,7 @@
 
 #include "engine.h"
 #include "error.h"
+#include "external_data.h"
 #include "files.h"
 #include "options.h"
 #include "plugin_library.h"
@@ -63,15 +64,32 @@ fs::path plan_path(const Options& options, const Bundle* bundle, const Gpu& gpu)
   return options.model.parent_path() / (options.model.stem().string() + "-" + file.string());
 }
 
-// Neither file without the other.
+fs::path record_path(const fs::path& plan) { return fs::path(plan).replace_extension(".json"); }
+
+// Found before a build that takes minutes: what cannot be written, and what must not be replaced.
+void check_outputs(const fs::path& plan, const Model& model, const Options& options) {
+  const fs::path record = record_path(plan);
+  for (const fs::path& read : {model.file, fs::path(model.file.string() + ".data"), options.timing_cache}) {
+    std::error_code ignored;  // where one is not there yet
+    if (!read.empty() && (plan == read || fs::equivalent(plan, read, ignored)))
+      throw UserError("--output " + plan.string() + ": is a file that the build itself needs; give another name");
+  }
+  if (fs::is_regular_file(record) && !is_record(record))
+    throw UserError("--output " + plan.string() + ": its record would replace " + record.string() +
+                    ", which is no engine's; give another name");
+  require_writable(plan);
+  require_writable(record);
+}
+
+// Neither file without the other; where one cannot be written, both stay what they were.
 void write(const fs::path& plan, const nvinfer1::IHostMemory& content, const std::string& record) {
   PendingFile pending_plan(plan, content.data(), content.size());
-  PendingFile pending_record(fs::path(plan).replace_extension(".json"), record.data(), record.size());
+  PendingFile pending_record(record_path(plan), record.data(), record.size());
   pending_plan.commit();
   try {
     pending_record.commit();
   } catch (const UserError&) {
-    fs::remove(plan);
+    pending_plan.undo();
     throw;
   }
 }
@@ -90,6 +108,8 @@ void build(const Options& options) {
   const Gpu gpu = current_gpu();
   const fs::path plan = plan_path(options, ours, gpu);
   const Model model = ours ? ours->model : Model{options.model, sha256_of(options.model), ""};
+  if (!ours) check_inside(model.file);
+  check_outputs(plan, model, options);
 
   Logger logger(options.verbose);
   const Engine engine = build_engine(options, ours, library ? &*library : nullptr, logger);

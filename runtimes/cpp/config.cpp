@@ -137,6 +137,7 @@ TimingCache::TimingCache(nvinfer1::IBuilderConfig& config, std::filesystem::path
     : file_(std::move(file)) {
   if (file_.empty()) return;
   if (std::filesystem::exists(file_)) before_ = read_file(file_);
+  require_writable(file_);
   cache_.reset(config.createTimingCache(before_.empty() ? nullptr : before_.data(), before_.size()));
   if (!cache_ && loses_timings(logger.cause())) {
     std::fprintf(stderr, "warning: %s cannot read the timings it wrote to %s: it measures again\n",
@@ -151,10 +152,14 @@ TimingCache::TimingCache(nvinfer1::IBuilderConfig& config, std::filesystem::path
 
 void TimingCache::save() const {
   if (!cache_) return;
-  const std::unique_ptr<nvinfer1::IHostMemory> blob(cache_->serialize());
-  if (!blob) throw UserError(file_.string() + ": TensorRT does not serialise its timings");
-  if (before_ == std::string(static_cast<const char*>(blob->data()), blob->size())) return;
-  PendingFile(file_, blob->data(), blob->size()).commit();
+  try {
+    const std::unique_ptr<nvinfer1::IHostMemory> blob(cache_->serialize());
+    if (!blob) throw UserError(file_.string() + ": TensorRT does not serialise its timings");
+    if (before_ == std::string(static_cast<const char*>(blob->data()), blob->size())) return;
+    PendingFile(file_, blob->data(), blob->size()).commit();
+  } catch (const UserError& error) {
+    std::fprintf(stderr, "warning: the timings are lost: %s\n", error.what());
+  }
 }
 
 }  // namespace seqexport

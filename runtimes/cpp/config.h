@@ -18,8 +18,9 @@ void configure(nvinfer1::IBuilderConfig& config, const Options& options, const P
 // The timings of `file`, if it is there, for the builds of `config`. Empty `file`: none are kept.
 class TimingCache {
  public:
-  // Throws UserError if the file is of another TensorRT or damaged.
+  // Throws UserError if the file is of another TensorRT, damaged, or cannot be written.
   TimingCache(nvinfer1::IBuilderConfig& config, std::filesystem::path file, Logger& logger);
+  // Warns where it fails: the engine is built by then.
   void save() const;
 
  private:

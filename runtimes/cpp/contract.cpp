@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "error.h"
+#include "external_data.h"
 #include "files.h"
 
 namespace seqexport {
@@ -12,6 +13,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int kFormatVersion = 1;
+constexpr char kContract[] = "seqexport.json";
 
 Axis axis_from(const json& value) {
   if (!value.is_string()) return {value.get<int64_t>(), ""};
@@ -36,7 +38,11 @@ Bundle bundle_from(const json& contract, const std::filesystem::path& folder) {
   return bundle;
 }
 
-void check_file(const std::filesystem::path& file, const std::string& expected) {
+void check_file(const std::filesystem::path& folder, const std::string& name, const std::string& expected) {
+  const std::filesystem::path file = folder / name;
+  if (!is_inside(folder, name))
+    throw UserError((folder / kContract).string() + ": file '" + name +
+                    "' lies outside the bundle; put the file itself into it");
   const std::string actual = sha256_of(file);
   if (actual != expected)
     throw UserError(file.string() + ": sha256 " + actual.substr(0, 12) + "..., expected " + expected.substr(0, 12) +
@@ -51,10 +57,20 @@ void check_version(const json& contract, const std::string& file) {
                   (version > kFormatVersion ? "upgrade seqexport" : "export the model again"));
 }
 
+// The graph could name any file of the system as the place of its weights.
+void check_weights(const std::filesystem::path& model, const json& files) {
+  for (const std::string& name : external_data(model)) {
+    if (!files.contains(name))
+      throw UserError(model.string() + ": has weights in '" + name + "', which " + kContract +
+                      " does not name as a file of the bundle; export the model again");
+    check_file(model.parent_path(), name, files[name].get<std::string>());
+  }
+}
+
 }  // namespace
 
 Bundle open_bundle(const std::filesystem::path& folder) {
-  const std::filesystem::path file = folder / "seqexport.json";
+  const std::filesystem::path file = folder / kContract;
   if (!std::filesystem::is_regular_file(file))
     throw UserError(folder.string() +
                     " is not a bundle: it has no seqexport.json; make one with: seqexport onnx "
@@ -66,8 +82,8 @@ Bundle open_bundle(const std::filesystem::path& folder) {
     const json contract = json::parse(read_file(file));
     check_version(contract, file.string());
     Bundle bundle = bundle_from(contract, folder);
-    check_file(bundle.model.file, bundle.model.sha256);
-    if (!bundle.model.weights_sha256.empty()) check_file(folder / "model.onnx.data", bundle.model.weights_sha256);
+    check_file(folder, bundle.model.file.filename().string(), bundle.model.sha256);
+    check_weights(bundle.model.file, contract.at("files"));
     return bundle;
   } catch (const json::exception& error) {
     throw damaged(error);

@@ -39,7 +39,7 @@ struct Bundle {
   Model model;
 };
 
-// Opens a bundle and checks the sha256 of the graph and its weights. Throws UserError.
+// Opens a bundle and checks the graph and its weights: their sha256, and that they lie in it. Throws UserError.
 Bundle open_bundle(const std::filesystem::path& folder);
 
 }  // namespace seqexport

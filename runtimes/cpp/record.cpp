@@ -4,6 +4,8 @@
 #include <ctime>
 #include <nlohmann/json.hpp>
 
+#include "files.h"
+
 namespace seqexport {
 namespace {
 
@@ -59,6 +61,11 @@ std::string record_text(const std::filesystem::path& plan, const std::string& pl
   if (!model.weights_sha256.empty()) record["weights_sha256"] = model.weights_sha256;
   if (plugins) record["plugins"] = {{"sha256", plugins->sha256}, {"version", plugins->version}};
   return record.dump(2) + "\n";
+}
+
+bool is_record(const std::filesystem::path& file) {
+  const json record = json::parse(read_file(file), nullptr, false);
+  return record.is_object() && record.contains("plan") && record.contains("sha256");
 }
 
 }  // namespace seqexport

@@ -16,4 +16,7 @@ std::string engine_name(const Gpu& gpu);
 std::string record_text(const std::filesystem::path& plan, const std::string& plan_sha256, const Gpu& gpu,
                         const PluginLibrary* plugins, const Model& model, const Engine& engine, const Options& options);
 
+// Whether a file says what some plan is.
+bool is_record(const std::filesystem::path& file);
+
 }  // namespace seqexport

@@ -18,6 +18,7 @@ from seqexport.runtimes.bundle import MODEL, Bundle
 from seqexport.runtimes.external_data import check_inside
 from seqexport.runtimes.trt import versions
 from seqexport.runtimes.trt.cuda import Cuda, load_runtime
+from seqexport.runtimes.trt.files import require_writable, write_whole
 from seqexport.runtimes.trt.graph import drops_bodies, graph_bytes, node_at
 from seqexport.runtimes.trt.precision import pin_types
 from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles, plain_profile
@@ -28,9 +29,9 @@ from seqexport.runtimes.trt.record import (
     Platform,
     PluginsUsed,
     Profile,
+    require_writable_engine,
     weights_hash,
     write_engine,
-    write_whole,
 )
 from seqexport.runtimes.trt.versions import Log, Progress
 
@@ -96,6 +97,8 @@ def build(bundle: Bundle, options: BuildOptions, progress: Progress) -> Path:
     tools = _Tools.here_and_now()
     with tools.cuda:
         drop = drops_bodies(bundle, plugins=options.plugins, major=versions.major(tools.trt))
+        name = f"{tools.here.engine_name}.plan"
+        require_writable_engine(bundle.path / FOLDER / name)
         profiles = bundle_profiles(bundle.contract, options.shapes)
         ours = versions.load_plugins(tools.trt) if options.plugins and bundle.contract.ops else None
         tools.log.clear()
@@ -107,7 +110,7 @@ def build(bundle: Bundle, options: BuildOptions, progress: Progress) -> Path:
             bundle.path / FOLDER,
             plan,
             EngineRecord(
-                **_common(tools.here, options, plan, profiles, f"{tools.here.engine_name}.plan"),
+                **_common(tools.here, options, plan, profiles, name),
                 plugins=PluginsUsed(ours.sha256, ours.seqexport) if ours else None,
                 model_sha256=bundle.contract.files[MODEL],
                 weights_sha256=weights_hash(bundle),
@@ -123,6 +126,8 @@ def build_plain(model: Path, options: BuildOptions, progress: Progress) -> Path:
     """
     tools = _Tools.here_and_now()
     with tools.cuda:
+        name = f"{model.stem}-{tools.here.engine_name}.plan"
+        require_writable_engine(model.parent / name)
         tools.trt.init_libnvinfer_plugins(tools.logger, "")
         tools.log.clear()
         graph = graph_bytes(model, drop=False)
@@ -135,7 +140,7 @@ def build_plain(model: Path, options: BuildOptions, progress: Progress) -> Path:
             model.parent,
             plan,
             EngineRecord(
-                **_common(tools.here, options, plan, profiles, f"{model.stem}-{tools.here.engine_name}.plan"),
+                **_common(tools.here, options, plan, profiles, name),
                 plugins=None,
                 model_sha256=hashlib.sha256(graph).hexdigest(),
             ),
@@ -198,7 +203,7 @@ class _Build:
             raise KeyboardInterrupt
         if plan is None:
             raise UserError(self._build_error())
-        self._write_timing_cache(config, timings)
+        self._write_timing_cache(config, timings, progress)
         return memoryview(plan)
 
     def _config(self, profiles: Mapping[str, Profile], monitor: Any, *, half: bool) -> Any:
@@ -243,10 +248,13 @@ class _Build:
     def _read_timing_cache(self, config: Any, progress: Progress) -> bytes:
         """What the timing cache's file holds, given to the build too; without a file, the build has an empty cache."""
         file, here, log = self.options.timing_cache, self.tools.here, self.tools.log
+        if file is None:
+            return b""
         try:
-            data = file.read_bytes() if file and file.exists() else b""
+            data = file.read_bytes() if file.exists() else b""
+            require_writable(file)
         except OSError as error:
-            raise UserError(f"--timingCacheFile {file}: cannot be read ({error.strerror})") from error
+            raise UserError(f"--timingCacheFile {file}: cannot be read or written ({error.strerror})") from error
         if not data:
             return data
         cache = config.create_timing_cache(data)
@@ -259,7 +267,8 @@ class _Build:
             progress.warn(f"TensorRT {here.tensorrt} cannot read the timings it wrote to {file}: it measures again")
         return data
 
-    def _write_timing_cache(self, config: Any, before: bytes) -> None:
+    def _write_timing_cache(self, config: Any, before: bytes, progress: Progress) -> None:
+        """Only warns where that fails: the engine is built by then."""
         file = self.options.timing_cache
         cache = config.get_timing_cache() if file else None
         now = bytes(cache.serialize()) if cache else before
@@ -268,7 +277,9 @@ class _Build:
         try:
             write_whole(file, memoryview(now))
         except OSError as error:
-            raise UserError(f"--timingCacheFile {file}: cannot be written ({error.strerror or error})") from error
+            progress.warn(
+                f"--timingCacheFile {file}: cannot be written ({error.strerror or error}); the timings are lost"
+            )
 
     def _parse_error(self, graph: bytes) -> str:
         """The node, and what our plugin or else the parser says of it."""

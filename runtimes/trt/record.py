@@ -6,17 +6,15 @@ engines/<GPU>-trt<version>.json   its record; a plan that does not match it is n
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
-import tempfile
 from pathlib import Path
 
 import msgspec
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import MODEL, Bundle
+from seqexport.runtimes.trt.files import require_writable, write_both
 
 FORMAT_VERSION = 1
 FOLDER = "engines"
@@ -162,33 +160,25 @@ def _read_plan(bundle: Bundle, file: Path, record: EngineRecord, rebuild: str) -
     return plan
 
 
+def require_writable_engine(plan: Path) -> None:
+    """Raises UserError: the plan or its record could not be written."""
+    for file in (plan, plan.with_suffix(".json")):
+        try:
+            require_writable(file)
+        except OSError as error:
+            raise UserError(f"cannot write {file}: {error.strerror or error}; the engine was not built") from error
+
+
 def write_engine(folder: Path, plan: memoryview, record: EngineRecord) -> Path:
-    """Write a plan and its record, each whole or not at all; gives the plan's path.
+    """Write a plan and its record; gives the plan's path.
 
     Raises:
-        UserError: they cannot be written; no plan that its record does not match is left usable.
+        UserError: one of them cannot be written; both are then what they were.
     """
+    file = folder / record.plan
+    text = msgspec.json.format(msgspec.json.encode(record), indent=2)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / record.plan, plan)
-        text = msgspec.json.format(msgspec.json.encode(record), indent=2)
-        write_whole((folder / record.plan).with_suffix(".json"), memoryview(text))
+        write_both(file, plan, file.with_suffix(".json"), memoryview(text))
     except OSError as error:
-        raise UserError(f"cannot write {folder / record.plan}: {error.strerror or error}") from error
-    return folder / record.plan
-
-
-def write_whole(file: Path, data: memoryview) -> None:
-    """Write a file through a temporary sibling, so that no half of it ever carries the name."""
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
+        raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+    return file

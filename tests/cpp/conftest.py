@@ -103,9 +103,9 @@ def _linked_rtx() -> Path:
 def build(executable: Path) -> Build:
     """Runs seqexport-build with arguments; no plugin library is installed but those that ``plugins`` holds."""
 
-    def seqexport_build(*args: object, plugins: Path = Path("/nonexistent")) -> Result:
-        environment = {"PATH": os.environ["PATH"], "SEQEXPORT_PLUGINS": str(plugins)}
-        done = _run(executable, *args, env=environment)
+    def seqexport_build(*args: object, plugins: Path = Path("/nonexistent"), **more: Any) -> Result:
+        environment = {"PATH": os.environ["PATH"], "SEQEXPORT_PLUGINS": str(plugins), **more.pop("env", {})}
+        done = _run(executable, *args, env=environment, **more)
         return Result(done.returncode, done.stdout, done.stderr)
 
     return seqexport_build

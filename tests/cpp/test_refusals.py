@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from seqexport.runtimes.bundle import CONTRACT, MODEL, sha256
 from tests.conftest import Exported
 from tests.cpp.conftest import Build
 from tests.cpp.test_engines import plain_model
+from tests.runtimes.test_external_data import NAMES, everywhere, save_weights_in
 
 Edit = Callable[[onnx.ModelProto, onnx.NodeProto], None]
 
@@ -39,7 +41,7 @@ def edit_scan(bundle: Path, edit: Edit) -> None:
     file = bundle / MODEL
     model = onnx.load(file, load_external_data=False)
     edit(model, next(node for node in model.graph.node if node.op_type == "SelectiveScan"))
-    onnx.save(model, file)
+    file.write_bytes(model.SerializeToString())
     contract = json.loads((bundle / CONTRACT).read_text())
     contract["files"][MODEL] = sha256(file)
     (bundle / CONTRACT).write_text(json.dumps(contract))
@@ -60,6 +62,12 @@ def set_attribute(name: str, value: int) -> Edit:
         next(attribute for attribute in node.attribute if attribute.name == name).i = value
 
     return edit
+
+
+def place_weights(name: str, model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    """One tensor lies in another file."""
+    entries = next(tensor.external_data for tensor in model.graph.initializer if tensor.external_data)
+    next(entry for entry in entries if entry.key == "location").value = name
 
 
 def drop_input(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
@@ -214,6 +222,80 @@ def test_a_record_that_cannot_be_written_leaves_no_plan(build: Build, exported: 
     (tmp_path / "x.json").mkdir()  # the record's place is taken
     portable = exported("preset:mamba", target="portable").path
     assert "cannot be written" in build(portable, "--no-plugins", "-o", tmp_path / "x.plan").refusal
+
+
+def test_a_plan_that_was_there_survives(build: Build, exported: Exported, tmp_path: Path) -> None:
+    """Whatever a build fails at, both of its files stay what they were, and nothing is left beside them."""
+    portable = exported("preset:transformer", target="portable").path
+    plan, record = tmp_path / "old.engine", tmp_path / "old.json"
+    plan.write_bytes(b"old plan")
+    record.write_text('{"plan": "old.engine", "sha256": ""}')
+
+    def refusal(*words: object) -> str:
+        refused = build(portable, "--no-plugins", "-o", plan, *words).refusal
+        assert plan.read_bytes() == b"old plan"
+        return refused
+
+    assert "or give another --memPoolSize" in refusal("--memPoolSize=workspace:16")
+    assert "is a file that the build itself needs" in refusal(f"--timingCacheFile={plan}")
+    record.write_text('{"name": "my package"}')
+    assert f"its record would replace {record}, which is no engine's" in refusal()
+    record.unlink()
+    record.mkdir()
+    assert "old.json: cannot be written" in refusal()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["old.engine", "old.json"]
+
+
+def test_a_bundle_s_own_files_are_never_replaced(build: Build, exported: Exported, tmp_path: Path) -> None:
+    bundle = shutil.copytree(exported("preset:mamba", target="portable").path, tmp_path / "bundle")
+    before = {file.name: sha256(file) for file in bundle.iterdir()}
+    for name in ("model.onnx", "model.onnx.data", "seqexport.engine", "tokenizer.engine"):
+        assert "give another name" in build(bundle, "--no-plugins", "-o", bundle / name).refusal
+    assert {file.name: sha256(file) for file in bundle.iterdir()} == before
+
+
+def test_what_cannot_be_written_is_found_before_the_build(build: Build, exported: Exported) -> None:
+    portable = exported("preset:mamba", target="portable").path
+    for flag in ("--output=/proc/x.plan", "--timingCacheFile=/proc/x.cache"):
+        result = build(portable, "--no-plugins", "--verbose", flag)
+        assert result.code == 2
+        assert ": cannot be written" in result.err.splitlines()[-1]
+        assert "Engine generation" not in result.err and "Compiler backend" not in result.err
+
+
+def test_links_and_weights_outside_of_the_bundle(build: Build, plugins: Path, bundle: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    weights = bundle / f"{MODEL}.data"
+    weights.rename(elsewhere)
+    weights.symlink_to(elsewhere)
+    assert f"file '{MODEL}.data' lies outside the bundle" in build(bundle, plugins=plugins).refusal
+    weights.unlink()
+    for name in (str(elsewhere), "../elsewhere"):
+        edit_scan(bundle, partial(place_weights, name))
+        assert f"has weights in '{name}', which seqexport.json does not name" in build(bundle).refusal
+
+
+def test_weights_of_any_file_outside_of_its_folder(build: Build, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    model = tmp_path / "in" / "x.onnx"
+    for name in ("/etc/hostname", "../x.data"):
+        save_weights_in(model, name)
+        assert f"has weights in '{name}', outside its folder" in last_line(build, model)
+    model.write_bytes(everywhere().SerializeToString())
+    [first, *_] = sorted(NAMES)
+    (tmp_path / "in" / first).symlink_to("/etc/hostname")
+    assert f"has weights in '{first}', outside its folder" in last_line(build, model)
+
+
+@pytest.mark.parametrize("home", [{}, {"HOME": ""}, {"HOME": "home"}, {"HOME": "", "XDG_DATA_HOME": ".local/share"}])
+def test_the_current_folder_is_no_home(
+    home: dict[str, str], build: Build, plugins: Path, bundle: Path, tmp_path: Path
+) -> None:
+    for folder in (".local/share", "home/.local/share"):
+        shutil.copytree(plugins, tmp_path / folder / "seqexport" / "plugins")
+    refusal = build(bundle, plugins=Path(""), env={"SEQEXPORT_PLUGINS": "", **home}, cwd=tmp_path).refusal
+    assert str(tmp_path) not in refusal
+    assert "libseqexport_tensorrt.so: not built on this machine" in refusal
 
 
 def test_help_and_version(build: Build) -> None:

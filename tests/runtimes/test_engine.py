@@ -282,6 +282,21 @@ def test_a_build_that_fails_leaves_the_last_one(copy: Bundle, tools: Any) -> Non
     assert len(list((copy.path / "engines").iterdir())) == 2
 
 
+def test_what_cannot_be_written_is_found_before_the_build(
+    copy: Bundle, tools: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tools(b"the plan")
+    monkeypatch.setattr(engine._Build, "__init__", lambda *args: pytest.fail("it was built"))
+    (copy.path / "engines").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write .*\.plan: .*; the engine was not built"):
+        engine.build(copy, BuildOptions(), SimpleNamespace())  # type: ignore[arg-type]
+    plain = tmp_path / "x.onnx"
+    plain.write_bytes(b"")
+    (tmp_path / f"x-{HERE.engine_name}.json").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*\.json: Is a directory; the engine was not built"):
+        engine.build_plain(plain, BuildOptions(), SimpleNamespace())  # type: ignore[arg-type]
+
+
 class TimingCacheConfig:
     """Knows caches that begin with ``good``."""
 
@@ -314,7 +329,7 @@ def test_a_timing_cache_is_read_and_written_whole(bundle: Bundle, tmp_path: Path
     build = FakeTrt([], []).build(bundle, BuildOptions(timing_cache=file))
     config = TimingCacheConfig(b"good and new")
     assert build._read_timing_cache(config, progress) == b""
-    build._write_timing_cache(config, b"")
+    build._write_timing_cache(config, b"", progress)
     assert file.read_bytes() == b"good and new"
     assert build._read_timing_cache(config, progress) == b"good and new"
     file.write_bytes(b"nonsense")
@@ -322,6 +337,19 @@ def test_a_timing_cache_is_read_and_written_whole(bundle: Bundle, tmp_path: Path
         build._read_timing_cache(config, progress)
     assert file.read_bytes() == b"nonsense"
     assert progress.said == []
+
+
+def test_timings_that_cannot_be_written(bundle: Bundle, tmp_path: Path) -> None:
+    """Refused before the build; after it, the engine is worth more than they are."""
+    progress: Any = Warnings()
+    (tmp_path / "folder").mkdir()
+    for file in (tmp_path / "folder", Path("/proc/timings")):
+        build = FakeTrt([], []).build(bundle, BuildOptions(timing_cache=file))
+        with pytest.raises(UserError, match=f"--timingCacheFile {file}: cannot be read or written"):
+            build._read_timing_cache(TimingCacheConfig(b"good"), progress)
+        assert progress.said == []
+        build._write_timing_cache(TimingCacheConfig(b"good"), b"", progress)
+        assert f"--timingCacheFile {file}: cannot be written" in progress.said.pop()
 
 
 def build_after_myelin(version: str, bundle: Bundle, file: Path) -> engine._Build:

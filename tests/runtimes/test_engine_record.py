@@ -13,6 +13,7 @@ import pytest
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import MODEL, Bundle, open_bundle
+from seqexport.runtimes.trt.files import write_whole
 from seqexport.runtimes.trt.profiles import bundle_profiles
 from seqexport.runtimes.trt.record import (
     EngineRecord,
@@ -20,10 +21,10 @@ from seqexport.runtimes.trt.record import (
     PluginsUsed,
     engines_of,
     find_engine,
+    require_writable_engine,
     version_tuple,
     weights_hash,
     write_engine,
-    write_whole,
 )
 from tests.conftest import Exported
 
@@ -136,13 +137,49 @@ def test_a_record_of_another_format_or_place_is_refused(changes: dict[str, Any],
     assert f"{file}: " in refusal(bundle)
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "a"
-    write_whole(file, memoryview(b"old"))
-    monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(file, memoryview(b"new"))
-    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == {"a": b"old"}
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def test_a_failed_write_leaves_the_old_files_and_nothing_else(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = written(bundle).parent
+    before = contents(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(UserError, match=r"cannot write .*\.plan: No space left on device"):
+            written(bundle, gpu="another")
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(folder / "new", memoryview(b"new"))
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_record_that_cannot_be_replaced_leaves_the_old_plan(
+    links: bool, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = written(bundle)
+    plan.write_bytes(b"old plan")
+    plan.with_suffix(".json").unlink()
+    plan.with_suffix(".json").mkdir()
+    if not links:
+        monkeypatch.setattr("os.link", lambda *names: (_ for _ in ()).throw(OSError(1, "Operation not permitted")))
+    with pytest.raises(UserError, match="cannot write"):
+        written(bundle)
+    assert contents(plan.parent) == {plan.name: b"old plan"}
+    plan.unlink()
+    with pytest.raises(UserError, match="cannot write"):
+        written(bundle)
+    assert contents(plan.parent) == {}
+
+
+def test_what_cannot_be_written_is_found_out_without_a_trace(bundle: Bundle) -> None:
+    before = sorted(bundle.path.rglob("*"))
+    require_writable_engine(bundle.path / "some" / "engines" / "x.plan")
+    assert sorted(bundle.path.rglob("*")) == before
+    (bundle.path / "taken").write_text("")
+    for plan in (Path("/proc/x.plan"), bundle.path / "taken" / "x.plan", bundle.path):
+        with pytest.raises(UserError, match=r"cannot write .*; the engine was not built"):
+            require_writable_engine(plan)
 
 
 def test_versions_are_compared_as_numbers() -> None:
