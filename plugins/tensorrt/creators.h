@@ -3,7 +3,7 @@
 
 #include <NvInferRuntime.h>
 
-#include <string_view>
+#include <string>
 #include <vector>
 
 namespace seqexport::tensorrt {
@@ -17,7 +17,7 @@ using CreatorInterface = nvinfer1::IPluginCreator;
 // Never destroyed: TensorRT may look at them as late as the process's end.
 const std::vector<CreatorInterface*>& creators();
 
-// Empty for a creator of another interface.
-std::string_view name_of(CreatorInterface& creator);
+// What a registry tells creators apart by, as "namespace::name, version 1"; empty for one of an unknown interface.
+std::string identity_of(CreatorInterface& creator);
 
 }  // namespace seqexport::tensorrt

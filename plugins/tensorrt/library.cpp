@@ -1,6 +1,7 @@
 // How TensorRT comes to know the plugins: they register themselves when the library is loaded, by whatever means, and
 // IPluginRegistry::loadLibrary finds its entry points.
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 
 #include <algorithm>
 #include <atomic>
@@ -27,10 +28,33 @@ std::pair<CreatorInterface* const*, int32_t> list_of(nvinfer1::IPluginRegistry& 
   return {first, count};
 }
 
-bool is_known(nvinfer1::IPluginRegistry& registry, CreatorInterface& creator) {
+// Under the name, version and namespace of one of ours; null where there is none.
+CreatorInterface* registered(nvinfer1::IPluginRegistry& registry, CreatorInterface& ours) {
   const auto [first, count] = list_of(registry);
-  const auto is_named_so = [&](CreatorInterface* known) { return name_of(*known) == name_of(creator); };
-  return std::any_of(first, first + count, is_named_so);
+  const std::string wanted = identity_of(ours);
+  const auto found = std::find_if(first, first + count, [&](CreatorInterface* c) { return identity_of(*c) == wanted; });
+  return found == first + count ? nullptr : *found;
+}
+
+// The file of the library or program that a creator's class is in.
+std::string file_of(const CreatorInterface& creator) {
+  Dl_info info = {};
+  dladdr(*reinterpret_cast<const void* const*>(&creator), &info);  // its table of virtual functions
+  return info.dli_fname ? info.dli_fname : "a library that cannot be found out";
+}
+
+// Whether it is of this library, or of another copy of it.
+bool is_ours(const CreatorInterface& creator) {
+  void* handle = dlopen(file_of(creator).c_str(), RTLD_LAZY | RTLD_NOLOAD);
+  if (!handle) return false;
+  const bool ours = dlsym(handle, "seqexport_tensorrt_info");
+  dlclose(handle);
+  return ours;
+}
+
+std::string complaint(CreatorInterface& wanted, const CreatorInterface& taken) {
+  return "plugin '" + identity_of(wanted) + "', is already registered with TensorRT by " + file_of(taken) +
+         ", which would build seqexport's nodes; keep the two in processes of their own, or load seqexport's first";
 }
 
 std::string dotted(std::initializer_list<int> numbers) {
@@ -39,7 +63,8 @@ std::string dotted(std::initializer_list<int> numbers) {
   return text;
 }
 
-// TensorRT takes a name once: what another copy of this library registered stays, and end() makes room.
+// TensorRT takes a name once: what another copy of this library registered stays, and end() makes room. A plugin of
+// others under a name of ours is an error, which seqexport's programs look for when they have loaded this library.
 class Registration {
  public:
   Registration() {
@@ -50,7 +75,9 @@ class Registration {
     nvinfer1::IPluginRegistry* registry = find_registry();
     if (!registry) return;
     for (CreatorInterface* creator : creators()) {
-      if (!is_known(*registry, *creator) && registry->registerCreator(*creator, kNamespace)) ours_.push_back(creator);
+      const CreatorInterface* known = registered(*registry, *creator);
+      if (known && !is_ours(*known)) report(complaint(*creator, *known));
+      if (!known && registry->registerCreator(*creator, kNamespace)) ours_.push_back(creator);
     }
   }
   ~Registration() { end(); }
@@ -94,4 +121,16 @@ SEQEXPORT_EXPORT const char* seqexport_tensorrt_info() {
                        trt::dotted({NV_TENSORRT_MAJOR, NV_TENSORRT_MINOR, NV_TENSORRT_PATCH}) + "\", \"cuda\": \"" +
                        trt::dotted({CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10}) + "\"}");
   return info.c_str();
+}
+
+// One line about a plugin of others that TensorRT has under a name of ours; empty where there is none.
+SEQEXPORT_EXPORT const char* seqexport_tensorrt_conflict() {
+  static thread_local std::string text;
+  text.clear();
+  nvinfer1::IPluginRegistry* registry = trt::find_registry();
+  for (trt::CreatorInterface* creator : trt::creators()) {
+    const trt::CreatorInterface* known = registry ? trt::registered(*registry, *creator) : nullptr;
+    if (text.empty() && known && !trt::is_ours(*known)) text = trt::complaint(*creator, *known);
+  }
+  return text.c_str();
 }

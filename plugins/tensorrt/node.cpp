@@ -212,6 +212,11 @@ void Node::require_count(size_t came) const {
                 std::to_string(came) + "; attribute 'inputs' names those that are present");
 }
 
+void Node::require_outputs(int came) const {
+  if (came == output_count()) return;
+  throw Refusal("expected " + std::to_string(output_count()) + " outputs, got " + std::to_string(came));
+}
+
 Type Node::check_types(const std::vector<Type>& types) const {
   require_count(types.size());
   int first = -1;

@@ -45,6 +45,8 @@ class Node {
   // 'T', 'F' or 'I': what a tensor is in this node.
   char kind(const Tensor& tensor) const;
 
+  // Throws Refusal for any other number of outputs.
+  void require_outputs(int came) const;
   // T, if every input's type is what the op takes.
   Type check_types(const std::vector<Type>& types) const;
   // The op's sizes, if the shapes go together; sizes of unknown extents are -1.

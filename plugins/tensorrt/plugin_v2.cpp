@@ -65,13 +65,14 @@ class Plugin final : public nvinfer1::IPluginV2DynamicExt {
       check_shapes(node_, inputs, count);
       return output_shape(node_, index, inputs, builder);
     });
-    return shape.value_or(inputs[0]);
+    return shape.value_or(count > 0 ? inputs[0] : DimsExprs{});
   }
 
-  bool supportsFormatCombination(int32_t position, const PluginTensorDesc* tensors, int32_t,
-                                 int32_t) noexcept override {
+  bool supportsFormatCombination(int32_t position, const PluginTensorDesc* tensors, int32_t inputs,
+                                 int32_t outputs) noexcept override {
+    if (refused_ || inputs != node_.input_count() || outputs != node_.output_count()) return false;
     if (is_t(position) && (tensors[position].type == DataType::kHALF) != half_) return false;
-    return !refused_ && supports(node_, position, tensors[position], tensors[0]);
+    return supports(node_, position, tensors[position], tensors[0]);
   }
 
   void configurePlugin(const DynamicPluginTensorDesc* inputs, int32_t count, const DynamicPluginTensorDesc*,
@@ -150,7 +151,7 @@ const std::vector<CreatorInterface*>& creators() {
   return *all;
 }
 
-std::string_view name_of(CreatorInterface& creator) { return creator.getPluginName(); }
+std::string identity_of(CreatorInterface& creator) { return identity(creator); }
 
 }  // namespace seqexport::tensorrt
 

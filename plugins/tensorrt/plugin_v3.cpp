@@ -52,6 +52,7 @@ class Plugin final : public nvinfer1::IPluginV3,
                              int32_t count) const noexcept override {
     return guarded(node_, kFailure, [&] {
       const Type type = check_types(node_, inputs, count);
+      node_.require_outputs(output_count);
       for (int i = 0; i < output_count; ++i) outputs[i] = output_type(node_, i, type);
       return 0;
     });
@@ -61,13 +62,15 @@ class Plugin final : public nvinfer1::IPluginV3,
                           int32_t output_count, nvinfer1::IExprBuilder& builder) noexcept override {
     return guarded(node_, kFailure, [&] {
       check_shapes(node_, inputs, count);
+      node_.require_outputs(output_count);
       for (int i = 0; i < output_count; ++i) outputs[i] = output_shape(node_, i, inputs, builder);
       return 0;
     });
   }
 
-  bool supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* tensors, int32_t,
-                                 int32_t) noexcept override {
+  bool supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* tensors, int32_t inputs,
+                                 int32_t outputs) noexcept override {
+    if (inputs != node_.input_count() || outputs != node_.output_count()) return false;
     return supports(node_, position, tensors[position].desc, tensors[0].desc);
   }
 
@@ -143,10 +146,15 @@ const std::vector<CreatorInterface*>& creators() {
   return *all;
 }
 
-std::string_view name_of(CreatorInterface& creator) {
-  const bool is_v3 = std::string_view(creator.getInterfaceInfo().kind) == "PLUGIN CREATOR_V3ONE";
-  return is_v3 ? static_cast<nvinfer1::IPluginCreatorV3One&>(creator).getPluginName() : "";
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"  // others' creators may be of the older interface
+std::string identity_of(CreatorInterface& creator) {
+  const std::string_view kind = creator.getInterfaceInfo().kind;
+  if (kind == "PLUGIN CREATOR_V3ONE") return identity(static_cast<nvinfer1::IPluginCreatorV3One&>(creator));
+  if (kind == "PLUGIN CREATOR_V1") return identity(static_cast<nvinfer1::v_1_0::IPluginCreator&>(creator));
+  return "";
 }
+#pragma GCC diagnostic pop
 
 }  // namespace seqexport::tensorrt
 

@@ -5,8 +5,8 @@
 
 namespace seqexport::tensorrt {
 
-void report(const Op& op, const char* node, const char* message) noexcept try {
-  const std::string text = std::string("seqexport: ") + op.name + " '" + (node ? node : "") + "': " + message;
+void report(const std::string& message) noexcept try {
+  const std::string text = "seqexport: " + message;
   if (nvinfer1::ILogger* logger = find_logger()) {
     return logger->log(nvinfer1::ILogger::Severity::kERROR, text.c_str());
   }
@@ -16,6 +16,12 @@ void report(const Op& op, const char* node, const char* message) noexcept try {
     return;
   }
   std::fprintf(stderr, "%s\n", text.c_str());
+} catch (const std::exception&) {
+  std::fprintf(stderr, "seqexport: out of memory while reporting an error\n");
+}
+
+void report(const Op& op, const char* node, const char* message) noexcept try {
+  report(std::string(op.name) + " '" + (node ? node : "") + "': " + message);
 } catch (const std::exception&) {
   std::fprintf(stderr, "seqexport: out of memory while reporting an error\n");
 }

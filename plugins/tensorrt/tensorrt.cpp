@@ -31,6 +31,7 @@ Shape shape_of(const nvinfer1::DimsExprs& dims) {
 
 std::variant<double, std::string> value_of(const nvinfer1::PluginField& field) {
   const std::string name = field.name;
+  if (!field.data && field.length > 0) throw Refusal("attribute '" + name + "' has no value");
   const auto scalar = [&](auto zero) {
     if (field.length != 1) throw Refusal("attribute '" + name + "' must be one value, not a list");
     return double(*static_cast<const decltype(zero)*>(field.data));
@@ -65,7 +66,7 @@ FieldNames::FieldNames(const Op& op) {
 
 std::vector<Field> fields_of(const nvinfer1::PluginFieldCollection* collection) {
   std::vector<Field> fields;
-  for (int i = 0; i < collection->nbFields; ++i) {
+  for (int i = 0; collection && i < collection->nbFields; ++i) {
     fields.push_back({collection->fields[i].name, value_of(collection->fields[i])});
   }
   return fields;

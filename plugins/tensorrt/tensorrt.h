@@ -43,11 +43,21 @@ nvinfer1::DimsExprs output_shape(const Node& node, int index, const nvinfer1::Di
 bool supports(const Node& node, int position, const nvinfer1::PluginTensorDesc& tensor,
               const nvinfer1::PluginTensorDesc& first);
 
+// Of any creator that has them.
+template <typename Creator>
+std::string identity(const Creator& creator) {
+  const auto text = [](const char* name) { return std::string(name ? name : ""); };
+  return text(creator.getPluginNamespace()) + "::" + text(creator.getPluginName()) + ", version " +
+         text(creator.getPluginVersion());
+}
+
 // Queues the op on `stream` for the extents that the descriptions have; throws where it cannot.
 void enqueue(const Node& node, const nvinfer1::PluginTensorDesc* descs, const void* const* inputs,
              void* const* outputs, void* workspace, cudaStream_t stream);
 
-// Tells the user about a node, through TensorRT's logger, else its error recorder, else stderr.
+// Tells the user, through TensorRT's logger, else its error recorder, else stderr.
+void report(const std::string& message) noexcept;
+// The same about a node.
 void report(const Op& op, const char* node, const char* message) noexcept;
 
 // What `work` returns; where it throws, the reason is reported and `failure` returned.

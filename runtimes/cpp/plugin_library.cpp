@@ -75,13 +75,14 @@ bool is_whole_library(const fs::path& file) {
   return header.e_shoff + uint64_t(header.e_shnum) * header.e_shentsize <= content.size();
 }
 
-// What the library says of itself: seqexport, tensorrt, cuda. It is loaded then, for the rest of the process.
-json info_of(const fs::path& file) {
+// What one of the library's functions answers. It is loaded then, for the rest of the process.
+std::string ask(const fs::path& file, const char* function) {
   void* library = dlopen(file.c_str(), RTLD_LAZY | RTLD_LOCAL);
   if (!library) throw UserError(file.string() + ": cannot be loaded (" + dlerror() + "); build it again: " + kBuild);
-  const auto info = reinterpret_cast<const char* (*)()>(dlsym(library, "seqexport_tensorrt_info"));
-  if (!info) throw UserError(file.string() + ": not seqexport's plugin library; build it: " + kBuild);
-  return json::parse(info());
+  const auto answer = reinterpret_cast<const char* (*)()>(dlsym(library, function));
+  if (!answer)
+    throw UserError(file.string() + ": not this seqexport's plugin library (no " + function + "); build it: " + kBuild);
+  return answer();
 }
 
 }  // namespace
@@ -110,7 +111,7 @@ PluginLibrary find_plugin_library(const fs::path& given) {
 void load(PluginLibrary& library, [[maybe_unused]] const Logger& logger) {
   if (!is_whole_library(library.file))
     throw UserError(library.file.string() + ": damaged, not a whole shared library; build it again: " + kBuild);
-  const json info = info_of(library.file);  // before 8.6 that is all: it registers its plugins itself
+  const json info = json::parse(ask(library.file, "seqexport_tensorrt_info"));  // before 8.6 that is all: it registers its plugins itself
   check_major(library.file, info.value("tensorrt", ""));
   library.version = info.value("seqexport", "");
 #if SEQEXPORT_TENSORRT_SINCE(8, 6)
@@ -118,6 +119,8 @@ void load(PluginLibrary& library, [[maybe_unused]] const Logger& logger) {
     throw UserError(library.file.string() + ": TensorRT refuses it (" + logger.cause() +
                     "); build it again: " + kBuild);
 #endif
+  const std::string conflict = ask(library.file, "seqexport_tensorrt_conflict");
+  if (!conflict.empty()) throw UserError(library.file.string() + ": " + conflict);
 }
 
 }  // namespace seqexport

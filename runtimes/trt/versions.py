@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import threading
 from collections.abc import Callable, Sequence
@@ -125,7 +126,8 @@ def load_plugins(trt: Any) -> library.Built:
     """Our plugin library, registered with TensorRT.
 
     Raises:
-        UserError: it is not built, damaged, built for another major version of TensorRT, or does not load.
+        UserError: it is not built, damaged, built for another major version of TensorRT, or does not load; or another
+            library's plugin has the name of one of ours.
     """
     built = library.require("tensorrt")
     made_for = built.built_for.get("tensorrt", "")
@@ -139,6 +141,8 @@ def load_plugins(trt: Any) -> library.Built:
     log = logger(trt)[1]
     log.clear()
     _register(trt, built.path)
+    if conflict := _conflict(built.path):
+        raise UserError(f"{built.path}: {conflict}")
     if missing := sorted(OPS - _creators(trt)):
         raise UserError(
             f"{built.path}: TensorRT {version(trt)} finds no {missing[0]} in it ({log.cause()}); build it again: "
@@ -153,6 +157,14 @@ def _register(trt: Any, path: Path) -> Any:
         return trt.get_plugin_registry().load_library(str(path))
     except Exception as error:
         raise UserError(f"{path}: does not load ({error}); build it again: {library.BUILD}") from error
+
+
+def _conflict(path: Path) -> str:
+    """What the library, which is loaded, says about a plugin of others that TensorRT has under a name of ours."""
+    ask = ctypes.CDLL(str(path)).seqexport_tensorrt_conflict
+    ask.restype = ctypes.c_char_p
+    answer: bytes = ask()
+    return answer.decode(errors="replace")
 
 
 def _creators(trt: Any) -> set[str]:

@@ -161,7 +161,7 @@ def test_plugin_libraries_that_are_not_loaded(build: Build, plugins: Path, bundl
         stream.truncate(built.path.stat().st_size - 4096)
     assert "damaged, not a whole shared library" in build(bundle, "--plugins", alone).refusal
     other = shutil.copy(library.built(plugins)["kernels"].path, tmp_path / "other.so")
-    assert "not seqexport's plugin library" in build(bundle, "--plugins", other).refusal
+    assert "not this seqexport's plugin library" in build(bundle, "--plugins", other).refusal
 
 
 def test_manifest_decides_about_its_library(build: Build, plugins: Path, bundle: Path, tmp_path: Path) -> None:

@@ -1,15 +1,16 @@
-// Drives a plugin library through IPluginV3 as TensorRT does, where no TensorRT is installed.
+// Drives a plugin library as TensorRT does, where no TensorRT is installed: through IPluginV3, or IPluginV2DynamicExt
+// before TensorRT 10.
 //
 //   nvcc -std=c++17 -Xcompiler -rdynamic -isystem "$TENSORRT_INCLUDE_DIR" -o harness tests/tensorrt/*.cpp
-//   ./harness libseqexport_tensorrt.so
+//   ./harness libseqexport_tensorrt.so [--no-launches]
 //
-// Both of TensorRT 10 or later. Prints a line for every check, and exits 1 if one failed. Without a GPU, launches are
-// left out.
+// Both of one TensorRT. Prints a line for every check, and exits 1 if one failed. Without a GPU, launches are left out.
 #include "harness.h"
 
 #include <dlfcn.h>
 
 #include <cstdio>
+#include <cstring>
 #include <stdexcept>
 
 namespace {
@@ -19,11 +20,16 @@ int failed = 0;
 
 }  // namespace
 
-// What the library looks for in the process: a TensorRT of the headers' version, with a logger and without a registry.
+Registry& registry() {
+  static Registry all;
+  return all;
+}
+
+// What the library looks for in the process: a TensorRT of the headers' version.
 extern "C" {
 __attribute__((visibility("default"))) int32_t getInferLibVersion() noexcept { return NV_TENSORRT_VERSION; }
 __attribute__((visibility("default"))) nvinfer1::ILogger* getLogger() noexcept { return &logger; }
-__attribute__((visibility("default"))) nvinfer1::IPluginRegistry* getPluginRegistry() noexcept { return nullptr; }
+__attribute__((visibility("default"))) nvinfer1::IPluginRegistry* getPluginRegistry() noexcept { return &registry(); }
 }
 
 void expect(bool holds, const std::string& what, const std::string& detail) {
@@ -33,7 +39,11 @@ void expect(bool holds, const std::string& what, const std::string& detail) {
 
 int failures() { return failed; }
 
-std::string take_log() { return std::exchange(logger.last, ""); }
+std::string take_log() {
+  std::string said = std::exchange(logger.said, "");
+  while (!said.empty() && said.back() == '\n') said.pop_back();
+  return said;
+}
 
 const char* type_name(DataType type) {
   return type == DataType::kFLOAT ? "float32" : type == DataType::kHALF ? "float16" : "bfloat16";
@@ -49,42 +59,36 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
-Plugin::Plugin(nvinfer1::IPluginV3* plugin) : self(plugin) {
-  using Capability = nvinfer1::PluginCapabilityType;
-  if (!plugin) return;
-  core = static_cast<nvinfer1::IPluginV3OneCore*>(plugin->getCapabilityInterface(Capability::kCORE));
-  build = static_cast<nvinfer1::v_1_0::IPluginV3OneBuild*>(plugin->getCapabilityInterface(Capability::kBUILD));
-  runtime = static_cast<nvinfer1::IPluginV3OneRuntime*>(plugin->getCapabilityInterface(Capability::kRUNTIME));
-}
-
-Library::Library(const std::string& path) : handle_(dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) {
+Library::Library(const std::string& path) : handle_(dlopen(path.c_str(), RTLD_LAZY | RTLD_LOCAL)) {
   if (!handle_) throw std::runtime_error(dlerror());
-  using GetCreators = nvinfer1::IPluginCreatorInterface* const* (*)(int32_t&);
-  const auto get = reinterpret_cast<GetCreators>(dlsym(handle_, "getCreators"));
-  if (!get) throw std::runtime_error(path + " has no getCreators: it was built for TensorRT 8");
+}
+
+void* Library::symbol(const char* name) const {
+  void* found = dlsym(handle_, name);
+  if (!found) throw std::runtime_error(std::string("the library has no ") + name + ": it is for another TensorRT");
+  return found;
+}
+
+void Library::take_creators() {
+  const char* name = kIsV2 ? "getPluginCreators" : "getCreators";
+  const auto get = reinterpret_cast<CreatorInterface* const* (*)(int32_t&)>(symbol(name));
   int32_t count = 0;
-  nvinfer1::IPluginCreatorInterface* const* all = get(count);
-  for (int i = 0; i < count; ++i) creators_.push_back(static_cast<nvinfer1::IPluginCreatorV3One*>(all[i]));
+  CreatorInterface* const* all = get(count);
+  creators_ = wrapped(all, count);
 }
 
-std::string Library::info() const {
-  return reinterpret_cast<const char* (*)()>(dlsym(handle_, "seqexport_tensorrt_info"))();
+std::string Library::ask(const char* function) const {
+  return reinterpret_cast<const char* (*)()>(symbol(function))();
 }
 
-std::vector<std::string> Library::names() const {
-  std::vector<std::string> all;
-  for (const auto* creator : creators_) all.push_back(creator->getPluginName());
-  return all;
-}
-
-nvinfer1::IPluginCreatorV3One* Library::find(const std::string& op) const {
-  for (auto* creator : creators_) {
-    if (op == creator->getPluginName()) return creator;
+const Creator& Library::find(const std::string& op) const {
+  for (const auto& creator : creators_) {
+    if (op == creator->name()) return *creator;
   }
   throw std::runtime_error("the library has no " + op);
 }
 
-Plugin Library::create(const Case& call, const std::string& names) const {
+std::unique_ptr<Plugin> Library::create(const Case& call, const std::string& names) const {
   using Type = nvinfer1::PluginFieldType;
   std::vector<nvinfer1::PluginField> fields;
   for (const auto& [name, value] : call.attributes) {
@@ -95,38 +99,52 @@ Plugin Library::create(const Case& call, const std::string& names) const {
   }
   if (!names.empty()) fields.emplace_back("inputs", names.c_str(), Type::kCHAR, int32_t(names.size() + 1));
   const nvinfer1::PluginFieldCollection collection = {int32_t(fields.size()), fields.data()};
-  return Plugin(find(call.op)->createPlugin("node", &collection, nvinfer1::TensorRTPhase::kBUILD));
+  return find(call.op).create(&collection);
 }
 
-Plugin Library::restore(const std::string& op, const nvinfer1::PluginFieldCollection* fields) const {
-  return Plugin(find(op)->createPlugin("node", fields, nvinfer1::TensorRTPhase::kRUNTIME));
+std::unique_ptr<Plugin> Library::restore(const std::string& op, const std::string& state) const {
+  return find(op).restore(state);
 }
 
-nvinfer1::PluginTensorDesc describe(const Array& array, DataType type, bool known) {
-  nvinfer1::PluginTensorDesc desc = {};
+PluginTensorDesc describe(const Array& array, DataType type, bool known) {
+  PluginTensorDesc desc = {};
   desc.type = data_type(array.type, type);
   desc.format = nvinfer1::TensorFormat::kLINEAR;
   desc.dims.nbDims = int32_t(array.shape.size());
   for (size_t i = 0; i < array.shape.size(); ++i) {
     const bool varies = i < array.axes.size() && std::string("BLS").find(array.axes[i]) != std::string::npos;
-    desc.dims.d[i] = varies && !known ? -1 : array.shape[i];
+    desc.dims.d[i] = varies && !known ? Extent(-1) : Extent(array.shape[i]);
   }
   return desc;
 }
 
+std::vector<nvinfer1::DynamicPluginTensorDesc> described(const Case& call, DataType type) {
+  std::vector<nvinfer1::DynamicPluginTensorDesc> all;
+  for (const auto* names : {&call.inputs, &call.outputs}) {
+    for (const std::string& name : *names) {
+      nvinfer1::DynamicPluginTensorDesc tensor = {};
+      tensor.desc = describe(call.arrays.at(name), type, false);
+      tensor.min = tensor.max = describe(call.arrays.at(name), type, true).dims;
+      all.push_back(tensor);
+    }
+  }
+  return all;
+}
+
 int main(int count, char** arguments) {
-  if (count != 2) return std::fprintf(stderr, "usage: harness libseqexport_tensorrt.so\n"), 2;
+  const bool launches = count == 2;
+  if (!launches && (count != 3 || std::strcmp(arguments[2], "--no-launches") != 0)) {
+    return std::fprintf(stderr, "usage: harness libseqexport_tensorrt.so [--no-launches]\n"), 2;
+  }
   try {
-    const Library library(arguments[1]);
-    std::printf("%s\n", library.info().c_str());
-    expect(joined(library.names()) ==
-               "CausalAttention,CausalConv1d,Embedding,LastToken,Linear,RmsNorm,RotaryQueryKey,SelectiveScan",
-           "the library's creators", joined(library.names()));
+    const Library library = load_beside_another(arguments[1]);
+    std::printf("%s\n", library.ask("seqexport_tensorrt_info").c_str());
+    check_fields(library);
     for (const Case& call : cases()) {
-      for (const DataType type : {DataType::kFLOAT, DataType::kHALF, DataType::kBF16}) check_build(library, call, type);
+      for (const DataType type : kTypes) check_build(library, call, type);
     }
     check_refusals(library);
-    if (!check_launches(library)) std::printf("launches left out: no CUDA device\n");
+    if (launches && !check_launches(library)) std::printf("launches left out: no CUDA device\n");
   } catch (const std::exception& error) {
     expect(false, error.what());
   }

@@ -42,7 +42,9 @@ Bytes to_bytes(const std::vector<double>& values, DataType type) {
   switch (type) {
     case DataType::kINT32: return packed<int32_t>(values, [](double x) { return int32_t(x); });
     case DataType::kHALF: return packed<__half>(values, [](double x) { return __float2half(float(x)); });
+#if NV_TENSORRT_MAJOR > 8
     case DataType::kBF16: return packed<__nv_bfloat16>(values, [](double x) { return __float2bfloat16(float(x)); });
+#endif
     default: return packed<float>(values, [](double x) { return float(x); });
   }
 }
@@ -51,7 +53,9 @@ std::vector<double> to_values(const Bytes& bytes, DataType type) {
   switch (type) {
     case DataType::kINT32: return unpacked<int32_t>(bytes, [](int32_t x) { return x; });
     case DataType::kHALF: return unpacked<__half>(bytes, [](__half x) { return __half2float(x); });
+#if NV_TENSORRT_MAJOR > 8
     case DataType::kBF16: return unpacked<__nv_bfloat16>(bytes, [](__nv_bfloat16 x) { return __bfloat162float(x); });
+#endif
     default: return unpacked<float>(bytes, [](float x) { return x; });
   }
 }
@@ -109,11 +113,11 @@ void compare(const Array& wanted, const std::vector<double>& came, double bound,
 void check_launch(const Library& library, const Case& original, DataType type, bool in_place) {
   const Case call = answered(original, type);
   const std::string what = call.op + ", " + call.label + ", " + type_name(type) + (in_place ? ", in place" : "");
-  const Plugin built = library.create(call, joined(call.inputs));
-  const Plugin restored = library.restore(call.op, built.runtime->getFieldsToSerialize());
-  const Plugin plugin(restored.runtime->attachToContext(nullptr));
+  const auto built = library.create(call, joined(call.inputs));
+  const auto restored = library.restore(call.op, built->state());
+  const auto plugin = std::move(restored->copies().back());
   std::map<std::string, std::unique_ptr<Buffer>> memory;
-  std::vector<nvinfer1::PluginTensorDesc> inputs, outputs;
+  std::vector<PluginTensorDesc> inputs, outputs;
   std::vector<const void*> input_data;
   std::vector<void*> output_data;
   for (const std::string& name : call.inputs) {
@@ -130,18 +134,15 @@ void check_launch(const Library& library, const Case& original, DataType type, b
     if (!shared) memory[name] = std::make_unique<Buffer>(bytes);
     output_data.push_back(memory[places.back()]->data());
   }
-  const size_t workspace_bytes = built.build->getWorkspaceSize(nullptr, 0, nullptr, 0);
-  const Buffer workspace(workspace_bytes);
-  const int count = int(inputs.size()), out_count = int(outputs.size());
-  expect(plugin.runtime->onShapeChange(inputs.data(), count, outputs.data(), out_count) == 0, what + ": shapes taken",
-         take_log());
+  const Buffer workspace(built->workspace());
+  expect(plugin->take_shapes(inputs, outputs), what + ": shapes taken", take_log());
   cudaStream_t stream;
   require(cudaStreamCreate(&stream));
-  const int status = plugin.runtime->enqueue(inputs.data(), outputs.data(), input_data.data(), output_data.data(),
-                                             workspace.data(), stream);
+  const bool launched =
+      plugin->enqueue(inputs, outputs, input_data.data(), output_data.data(), workspace.data(), stream);
   require(cudaStreamSynchronize(stream));
   require(cudaStreamDestroy(stream));
-  expect(status == 0, what + ": launched", take_log());
+  expect(launched, what + ": launched", take_log());
   for (size_t i = 0; i < call.outputs.size(); ++i) {
     const Array& wanted = call.arrays.at(call.outputs[i]);
     const std::vector<double> came = to_values(memory[places[i]]->content(), outputs[i].type);
@@ -167,7 +168,7 @@ bool check_launches(const Library& library) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) return false;
   for (const Case& call : cases()) {
-    for (const DataType type : {DataType::kFLOAT, DataType::kHALF, DataType::kBF16}) {
+    for (const DataType type : kTypes) {
       for (const bool in_place : {false, true}) check_launch(library, call, type, in_place);
     }
   }
