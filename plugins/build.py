@@ -110,6 +110,7 @@ class Build:
             "CMAKE_CXX_COMPILER": tools.cxx.path,
             "SEQEXPORT_VERSION": library.version(),
             "SEQEXPORT_CUDA": "ON" if tools.nvcc.path else "OFF",
+            "SEQEXPORT_HEADERS_CACHE": folders.cache() / "seqexport" / "headers",
             "TENSORRT_VERSION": toolchain.tensorrt_version(),
             "ORT_VERSION": toolchain.onnxruntime_version(),
             "TENSORRT_INCLUDE_DIR": _absolute(options.tensorrt_include),

@@ -18,9 +18,10 @@ std::vector<int> positions(const OpInfo& op, const std::string& listed) {
     const std::string name = listed.substr(start, end - start);
     size_t index = 0;
     while (index < places.size() && name != op.inputs()[index].name) ++index;
-    if (index == places.size()) {
-      throw Refused(ORT_INVALID_ARGUMENT, std::string(op.name()) + ": attribute inputs: it has no input '" + name +
-                                              "'; got '" + listed + "'");
+    if (index == places.size() || places[index] >= 0) {
+      const std::string why = index == places.size() ? "it has no input '" + name + "'" : "twice input '" + name + "'";
+      throw Refused(ORT_INVALID_ARGUMENT, std::string(op.name()) + ": attribute inputs: " + why + "; got '" + listed +
+                                              "'");
     }
     places[index] = place;
     start = end + 1;

@@ -161,7 +161,10 @@ def _register(trt: Any, path: Path) -> Any:
 
 def _conflict(path: Path) -> str:
     """What the library, which is loaded, says about a plugin of others that TensorRT has under a name of ours."""
-    ask = ctypes.CDLL(str(path)).seqexport_tensorrt_conflict
+    try:
+        ask = ctypes.CDLL(str(path)).seqexport_tensorrt_conflict
+    except AttributeError as error:
+        raise UserError(f"{path}: built from older sources; build it again: {library.BUILD}") from error
     ask.restype = ctypes.c_char_p
     answer: bytes = ask()
     return answer.decode(errors="replace")

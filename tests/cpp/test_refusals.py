@@ -17,9 +17,10 @@ from onnx import numpy_helper
 from seqexport.plugins import library
 from seqexport.runtimes.bundle import CONTRACT, MODEL, sha256
 from tests.conftest import Exported
-from tests.cpp.conftest import Build
+from tests.cpp.conftest import RTX_HEADERS, WORK, Build
 from tests.cpp.test_engines import plain_model
 from tests.runtimes.test_external_data import NAMES, everywhere, save_weights_in
+from tests.tensorrt.compiler import compile_cleanly
 
 Edit = Callable[[onnx.ModelProto, onnx.NodeProto], None]
 
@@ -103,6 +104,33 @@ def test_changed_and_truncated_graphs(build: Build, plugins: Path, bundle: Path)
     weights = bundle / f"{MODEL}.data"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     assert f"{weights}: sha256" in build(bundle, plugins=plugins).refusal
+
+
+ANOTHER = """
+#include <NvInfer.h>
+struct Another final : nvinfer1::IPluginCreatorV3One {
+  const char* getPluginName() const noexcept override { return "SelectiveScan"; }
+  const char* getPluginVersion() const noexcept override { return "1"; }
+  const char* getPluginNamespace() const noexcept override { return ""; }
+  const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &none; }
+  nvinfer1::IPluginV3* createPlugin(const char*, const nvinfer1::PluginFieldCollection*,
+                                    nvinfer1::TensorRTPhase) noexcept override { return nullptr; }
+  nvinfer1::PluginFieldCollection none{};
+} another;
+bool registered = getPluginRegistry()->registerCreator(another, "");
+"""
+"""A library with a plugin that has the name of one of ours."""
+
+
+def test_a_plugin_of_others_under_a_name_of_ours(build: Build, plugins: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "another.cpp").write_text(ANOTHER)
+    other = tmp_path / "another.so"
+    rtx = WORK / "rtx_libraries" / "libtensorrt_rtx.so"
+    compile_cleanly(RTX_HEADERS, "-shared", "-Xcompiler", "-fPIC", "-o", other, tmp_path / "another.cpp", rtx)
+    refusal = build(bundle, plugins=plugins, env={"LD_PRELOAD": str(other)}).refusal
+    wanted = f"plugin '::SelectiveScan, version 1', is already registered with TensorRT by {other}"
+    assert refusal.startswith(f"{plugins / library.FILES['tensorrt']}: {wanted}")
+    assert "keep the two in processes of their own" in refusal
 
 
 def test_what_is_no_bundle(build: Build, bundle: Path, tmp_path: Path) -> None:

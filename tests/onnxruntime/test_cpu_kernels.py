@@ -20,7 +20,8 @@ NEEDED = {"libstdc++", "libm", "libgcc_s", "libc", "ld-linux-aarch64", "ld-linux
 
 CROSS, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 SANITIZED = ("-DCMAKE_CXX_FLAGS=-fsanitize=address,undefined -fno-sanitize-recover=all -g1",)
-AARCH64 = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={CROSS}")
+AARCH64 = ("-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_CXX_COMPILER={CROSS}")
+"""As a toolchain file that does not set CMAKE_SYSTEM_PROCESSOR."""
 
 
 def configured_and_built(sources: Path, name: str, options: tuple[str, ...]) -> Path:

@@ -116,6 +116,37 @@ def test_absent_inputs_may_be_left_out_by_name(library: Path, without: Any) -> N
     assert all((a == b.numpy()).all() for a, b in zip(outputs, expected, strict=True))
 
 
+@pytest.mark.parametrize(("listed", "message"), [
+    ("x,weight,past,x", "twice input 'x'; got 'x,weight,past,x'"),
+    ("x,weight,past,", "has no input ''; got 'x,weight,past,'|past is missing"),
+    ("x,weight,passed", "it has no input 'passed'; got 'x,weight,passed'"),
+    ("bias,seq_lens,x,weight,past", "input x is missing; it is not optional|input x: expected"),
+])  # fmt: skip
+def test_names_that_do_not_fit_the_inputs(library: Path, listed: str, message: str) -> None:
+    values = {k: v for k, v in conv(without=["bias", "seq_lens"]).items() if v is not None}
+    model = onnx.load_from_string(one_node("CausalConv1d", tuple((k, v.dtype, v.dim()) for k, v in values.items()), {}))
+    del model.graph.node[0].input[:]
+    model.graph.node[0].input.extend(values)
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("inputs", listed))
+
+    def run() -> None:
+        session = ort.InferenceSession(model.SerializeToString(), session_options(library), [PROVIDERS["cpu"]])
+        session.run(None, {k: v.numpy() for k, v in values.items()})
+
+    with pytest.raises(Exception, match=f"CausalConv1d: (attribute inputs: )?({message})"):
+        run()
+
+
+@pytest.mark.parametrize("part", ["input", "output"])
+def test_more_tensors_than_the_op_has(library: Path, part: str) -> None:
+    values = {k: v for k, v in conv().items() if v is not None}
+    model = onnx.load_from_string(one_node("CausalConv1d", tuple((k, v.dtype, v.dim()) for k, v in values.items()), {}))
+    tensors = getattr(model.graph.node[0], part)
+    tensors.extend(["x"] * 40 if part == "input" else [f"more {i}" for i in range(40)])
+    with pytest.raises(Exception, match=f"CausalConv1d:1. has {part} size {len(tensors)} not in range"):
+        ort.InferenceSession(model.SerializeToString(), session_options(library), providers=[PROVIDERS["cpu"]])
+
+
 @pytest.mark.parametrize(("features", "outputs"), [((24,), ["y", "y1"]), ((24, 8), ["y"]), ((24, 8, 5), ["y", "y1"])])
 def test_an_output_for_each_weight(library: Path, features: Any, outputs: list[str]) -> None:
     values = {k: v for k, v in linear(features=features).items() if v is not None}

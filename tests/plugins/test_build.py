@@ -19,6 +19,7 @@ from seqexport.plugins.build import Build, Options, first_error, parse_architect
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.toolchain import Tool, Toolchain, find_toolchain
 from tests.conftest import leave_out
+from tests.tensorrt.compiler import headers
 
 SOURCES = {
     "CMakeLists.txt": """
@@ -221,6 +222,31 @@ def test_an_architecture_that_nvcc_does_not_know_is_refused(tools: Toolchain) ->
         leave_out("tests of CUDA architectures left out: no nvcc")
     with pytest.raises(UserError, match=r"--cuda-arch 13: .*nvcc compiles for .*\b90\b.*give one of them"):
         Build(Options(("13",)), tools)
+
+
+def test_a_cuda_compiler_outside_of_its_toolkit(tools: Toolchain, tmp_path: Path) -> None:
+    """CMake before 3.25 takes its folder for the toolkit's: nothing may be looked for there."""
+    include = headers("8.6.1")
+    if tools.nvcc.path is None or include is None:
+        leave_out("a test of nvcc outside of its toolkit left out: no nvcc, or no cached headers of TensorRT 8.6.1")
+    wrapper = tmp_path / "bin" / "nvcc"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nexec {tools.nvcc.path} "$@"\n')
+    wrapper.chmod(0o755)
+    definitions = {
+        "CMAKE_CUDA_COMPILER": wrapper,
+        "CMAKE_CUDA_ARCHITECTURES": "90",
+        "CMAKE_MAKE_PROGRAM": tools.make.path,
+        "TENSORRT_INCLUDE_DIR": include,
+    }
+    options = [f"-D{name}={value}" for name, value in definitions.items()]
+    command = [tools.cmake.path, "-S", building.SOURCE, "-B", tmp_path / "build", "-G", tools.generator, *options]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {"kernels", "tensorrt"} <= set(
+        json.loads((tmp_path / "build/found.json").read_text())["libraries"].split(";")
+    )
+    assert str(wrapper.parent) not in (tmp_path / "build/CMakeCache.txt").read_text().replace(str(wrapper), "")
 
 
 def test_hopper_is_compiled_for_with_its_own_instructions(tools: Toolchain, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import onnx
 import pytest
 
-from seqexport.plugins import library
+from seqexport.plugins import library, toolchain
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.trt import engine, versions
@@ -23,7 +24,7 @@ from seqexport.runtimes.trt.graph import graph_bytes
 from seqexport.runtimes.trt.precision import pin_types
 from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles
 from seqexport.runtimes.trt.record import Platform, PluginsUsed, find_engine
-from tests.conftest import Exported
+from tests.conftest import Exported, leave_out
 from tests.runtimes.fake_gpu import FakeRuntime
 
 HERE = Platform("NVIDIA H100 80GB HBM3", "9.0", "8.6.0")
@@ -388,6 +389,22 @@ def test_a_library_for_another_tensorrt_is_refused(made_for: dict[str, str], mon
     with pytest.raises(
         UserError, match=r"built for TensorRT .*and this is 8.6.0; build it again: seqexport plugins build"
     ):
+        versions.load_plugins(FakeTrt)
+
+
+def test_a_plugin_of_others_under_a_name_of_ours_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = toolchain.find_toolchain().cxx.path
+    if compiler is None:
+        leave_out("a test of plugins of the same name left out: no C++ compiler")
+    path = tmp_path / library.FILES["tensorrt"]
+    source = tmp_path / "says.cpp"
+    source.write_text("""extern "C" const char* seqexport_tensorrt_conflict() { return "Linear is taken"; }""")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", path, source], check=True)
+    built = library.Built("tensorrt", path, "", "", {"tensorrt": "8.6.0", "cuda": "11.8"})
+    monkeypatch.setattr(library, "require", lambda name: built)
+    monkeypatch.setattr(versions.cublas, "load", lambda major: "libcublasLt.so")
+    monkeypatch.setattr(versions, "_register", lambda trt, path: None)
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}: Linear is taken"):
         versions.load_plugins(FakeTrt)
 
 

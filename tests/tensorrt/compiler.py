@@ -9,6 +9,10 @@ from seqexport.plugins import folders, toolchain
 from tests.conftest import leave_out
 
 ROOT = Path(__file__).parent.parent.parent
+SOURCES = ROOT / "plugins" / "tensorrt"
+ADAPTERS = [file for file in sorted(SOURCES.glob("*.cpp")) if '"tensorrt.h"' in file.read_text() or file.stem == "host"]
+"""The sources that see TensorRT's headers."""
+
 VERSIONS = ("8.5.2", "8.6.1", "10.3.0", "10.13.0", "11.1.0")
 
 

@@ -1,6 +1,6 @@
-"""The plugins' interface of TensorRT 10 and later, called by a host program as TensorRT would: no TensorRT is needed.
+"""The plugins' interfaces, called by a host program as TensorRT 8, 10 and 11 would: no TensorRT is needed.
 
-For each such version whose headers are in the user's cache, the plugin library and the program are compiled and run.
+For each version whose headers are in the user's cache, the plugin library and the program are compiled and run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from seqexport.runtimes.benchmarks.results import Row
 from seqexport.runtimes.benchmarks.setting import SOURCE, LeftOut, Setting, StepFailed
 
 SOURCES = SOURCE / "tests" / "tensorrt"
-FIRST_MAJOR, FOUND = 10, 1
+FOUND = 1
 NOT_LAUNCHED = "launches left out"
 
 
@@ -28,7 +28,7 @@ def run(setting: Setting) -> Iterator[Row]:
         raise LeftOut(f"no {SOURCES / 'harness.cpp'}: it is in the source checkout, not in the wheel")
     headers = cached_headers()
     if not headers:
-        raise LeftOut(f"no headers of TensorRT {FIRST_MAJOR} or later in {cache()}")
+        raise LeftOut(f"no headers of TensorRT in {cache()}")
     for version, include in headers.items():
         try:
             yield _run(setting, nvcc, version, include)
@@ -42,11 +42,11 @@ def cache() -> Path:
 
 
 def cached_headers() -> dict[str, Path]:
-    """Include folders by TensorRT's version, from the first that has the interface, ascending."""
+    """Include folders by TensorRT's version, ascending."""
     found = {}
     for folder in cache().glob("tensorrt-*/include"):
         numbers = tuple(int(n) for n in re.findall(r"\d+", folder.parent.name))
-        if numbers and numbers[0] >= FIRST_MAJOR:
+        if numbers:
             found[numbers] = folder
     return {".".join(map(str, numbers)): found[numbers] for numbers in sorted(found)}
 

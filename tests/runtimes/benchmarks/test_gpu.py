@@ -200,8 +200,8 @@ def test_the_harness_must_launch() -> None:
     assert not harness.row("10.13.0", "").passed
 
 
-def test_only_headers_of_versions_with_the_interface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_version_of_which_there_are_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for name in ("tensorrt-8.6.1", "tensorrt-10.13.0", "tensorrt-10.3.0", "onnxruntime-1.29.0"):
         (tmp_path / "seqexport" / "headers" / name / "include").mkdir(parents=True)
-    assert list(harness.cached_headers()) == ["10.3.0", "10.13.0"]
+    assert list(harness.cached_headers()) == ["8.6.1", "10.3.0", "10.13.0"]
