@@ -118,9 +118,9 @@ def test_absent_inputs_may_be_left_out_by_name(library: Path, without: Any) -> N
 
 @pytest.mark.parametrize(("listed", "message"), [
     ("x,weight,past,x", "twice input 'x'; got 'x,weight,past,x'"),
-    ("x,weight,past,", "has no input ''; got 'x,weight,past,'|past is missing"),
+    ("x,,weight,past", "it has no input ''; got 'x,,weight,past'"),
     ("x,weight,passed", "it has no input 'passed'; got 'x,weight,passed'"),
-    ("bias,seq_lens,x,weight,past", "input x is missing; it is not optional|input x: expected"),
+    ("bias,seq_lens,weight,past,x", "input x is missing; it is not optional"),
 ])  # fmt: skip
 def test_names_that_do_not_fit_the_inputs(library: Path, listed: str, message: str) -> None:
     values = {k: v for k, v in conv(without=["bias", "seq_lens"]).items() if v is not None}
@@ -133,7 +133,7 @@ def test_names_that_do_not_fit_the_inputs(library: Path, listed: str, message: s
         session = ort.InferenceSession(model.SerializeToString(), session_options(library), [PROVIDERS["cpu"]])
         session.run(None, {k: v.numpy() for k, v in values.items()})
 
-    with pytest.raises(Exception, match=f"CausalConv1d: (attribute inputs: )?({message})"):
+    with pytest.raises(Exception, match=f"CausalConv1d: (attribute inputs: )?{message}"):
         run()
 
 
