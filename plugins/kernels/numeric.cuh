@@ -120,12 +120,13 @@ __device__ __forceinline__ float exp2_approx(float x) {
 // (measured on H100). 2^bias is 1 exactly.
 constexpr float kExp2Bias = 2.5e-8f;
 
-// e^x with the rounding of x * log2(e) compensated.
+// e^x with the rounding of x * log2(e) compensated, where e^x is neither infinite nor 0: there the compensation, of no
+// sign that counts, would make NaN of them.
 __device__ __forceinline__ float exp_compensated(float x) {
   const float t = x * kLog2e;
   const float residue = fmaf(x, 1.925963033500e-8f, fmaf(x, kLog2e, -t));
   const float e = exp2_approx(t);
-  return fmaf(e, residue * kLn2, e);
+  return fabsf(t) < 128.f ? fmaf(e, residue * kLn2, e) : e;
 }
 
 // log(1 + e) for e in [0, 1]: minimax polynomial, relative error 1.4e-7.

@@ -20,9 +20,10 @@ static inline Vec exp2_parts(Vec shifted, Vec f) {
   return (Vec)(bits(q * f + 1.f) + (bits(shifted) << 23));
 }
 
+// NaN for NaN, of which exp2_parts shifts the payload into the exponent.
 static inline Vec exp2_in_range(Vec shifted, Vec f) {
   const Vec result = choose(shifted < kRounder - 126.f, zero(), exp2_parts(shifted, f));
-  return choose(shifted >= kRounder + 127.f, all(__builtin_inff()), result);
+  return choose(shifted < kRounder + 127.f, result, shifted * __builtin_inff());
 }
 
 // 2^(a b); with kChecked 0 below 2^-126 and infinite from 2^127, otherwise for -126 <= a b <= 126 alone. The product is
@@ -58,10 +59,19 @@ static inline Vec log1p_unit(Vec u) {
 static inline Vec magnitude(Vec x) { return (Vec)(bits(x) & 0x7fffffff); }
 static inline Vec maximum(Vec a, Vec b) { return choose(a > b, a, b); }
 
+// The larger of two magnitudes; NaN, whose bits are above infinity's, is larger than all.
+static inline Vec larger_magnitude(Vec a, Vec b) { return choose((Ints)a > (Ints)b, a, b); }
+
 static inline float largest(Vec x) {
   float most = x[0];
   for (int lane = 1; lane < W; ++lane) most = x[lane] > most ? x[lane] : most;
   return most;
+}
+
+static inline bool all_at_most(Vec x, float bound) {
+  bool held = true;
+  for (int lane = 0; lane < W; ++lane) held &= x[lane] <= bound;
+  return held;
 }
 
 static inline Vec softplus(Vec x) {

@@ -31,7 +31,7 @@ class Scan {
       widen(p_.C, p_.C_stride, start, tokens, C_);
       prepare(start, tokens, valid);
       for (int v = 0; v < vecs_; ++v) {
-        largest(most_[v] * steepest_[v]) <= kSafeExponent ? recur<false>(v, tokens) : recur<true>(v, tokens);
+        all_at_most(most_[v] * steepest_[v], kSafeExponent) ? recur<false>(v, tokens) : recur<true>(v, tokens);
       }
       finish(start, tokens);
     }
@@ -68,7 +68,7 @@ class Scan {
         }
       }
       steepest_[v] = zero();
-      for (int n = 0; n < N; ++n) steepest_[v] = maximum(steepest_[v], magnitude(A[n]));
+      for (int n = 0; n < N; ++n) steepest_[v] = larger_magnitude(steepest_[v], magnitude(A[n]));
       bias_[v] = p_.dt_bias ? load(p_.dt_bias + channel(v), count(v)) : zero();
       D_[v] = p_.D ? load(p_.D + channel(v), count(v)) : zero();
     }
@@ -107,7 +107,7 @@ class Scan {
         delta_[v][t] = delta;
         dx_[v][t] = delta * input(p_.x, p_.x_stride, start + t, v);
         sum_[v][t] = zero();
-        most_[v] = maximum(most_[v], magnitude(delta));
+        most_[v] = larger_magnitude(most_[v], magnitude(delta));
       }
     }
   }

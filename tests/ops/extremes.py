@@ -1,0 +1,179 @@
+"""Every op at the ends of its dtype: what PyTorch makes of them, on every backend. One list, and one way to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from seqexport.plugins.ops import OPS, Op
+from tests.ops.conformance import UNIT_ROUNDOFF, Values
+
+Run = Callable[[Op, Values, Mapping[str, object]], Sequence[Tensor]]
+
+LARGEST = {torch.float32: 2.0e38, torch.float16: 65504.0, torch.bfloat16: 2.0e38}
+"""Scores as large as these still are float32 in units of log2(e), in which attention counts them."""
+
+SMALLEST = {torch.float32: 1e-45, torch.float16: 6e-8, torch.bfloat16: 1e-40}
+"""A subnormal of each dtype."""
+
+ABSOLUTE = 2e-6
+"""What ONNX Runtime's Sigmoid and Tanh, which the function bodies use, may be off: they end at 18 and 9."""
+
+
+def points(dtype: torch.dtype) -> Tensor:
+    """[354]: zeros, subnormals, where exp leaves float32, the largest numbers, infinities, NaN, and NaN of all bits."""
+    positive = [0.0, SMALLEST[dtype], 0.25, 0.5, 1.0, 9.0, 17.0, 18.5, 30.0, 1e4, LARGEST[dtype], float("inf")]
+    dense = torch.arange(80, 121, 0.25).tolist()
+    ends = torch.tensor([*positive, *dense])
+    all_bits = torch.full((1,), -1, dtype=torch.int32 if dtype == torch.float32 else torch.int16).view(dtype)
+    return torch.cat([torch.cat([ends, -ends, torch.tensor([float("nan")])]).to(dtype), all_bits])
+
+
+def channels(dtype: torch.dtype) -> Tensor:
+    """[1062]: the points, often enough for kernels that want to fill a device."""
+    return points(dtype).repeat(3)
+
+
+def conv(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+    """silu of every point, at every token; the taps before the last are 0 and see what is finite alone."""
+    x = points(dtype)
+    weight = torch.zeros(len(x), 2, dtype=dtype)
+    weight[:, 1] = 1
+    values: Values = {
+        "x": torch.zeros(2, length, len(x), dtype=dtype),
+        "weight": weight,
+        "bias": None,
+        "past": torch.zeros(2, len(x), 1, dtype=dtype),
+        "seq_lens": None,
+    }
+    values["x"][:, -1] = x  # type: ignore[index]
+    return OPS["CausalConv1d"], values, {"activation": "silu"}
+
+
+def _scan(dtype: torch.dtype, length: int, **given: Tensor | None) -> tuple[Op, Values, dict[str, object]]:
+    D, N = len(channels(dtype)), 4
+    ones = torch.ones(2, length, D, dtype=dtype)
+    values: Values = {
+        "x": ones,
+        "dt": torch.full_like(ones, 0.5),
+        "A": torch.full((D, N), -0.5),
+        "B": torch.ones(2, length, 1, N, dtype=dtype),
+        "C": torch.full((2, length, 1, N), 0.125, dtype=dtype),
+        "D": None,
+        "z": None,
+        "dt_bias": None,
+        "past": torch.ones(2, D, N),
+        "seq_lens": None,
+    }
+    return OPS["SelectiveScan"], values | given, {"dt_softplus": 1}
+
+
+def _at_the_end(dtype: torch.dtype, length: int, fill: float) -> Tensor:
+    """[2,L,D] of ``fill``, with the points at the last token."""
+    whole = torch.full((2, length, len(channels(dtype))), fill, dtype=dtype)
+    whole[:, -1] = channels(dtype)
+    return whole
+
+
+def scan_gate(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+    return _scan(dtype, length, z=_at_the_end(dtype, length, 1.0))
+
+
+def scan_step(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+    """softplus of every point, and the state after a step of such a size."""
+    return _scan(dtype, length, dt=_at_the_end(dtype, length, 0.5))
+
+
+def scan_decay(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+    """Decays of every rate, from none to all at once."""
+    rates = -channels(torch.float32).abs()
+    return _scan(dtype, length, A=rates[:, None].repeat(1, 4))
+
+
+def scan_input(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+    return _scan(dtype, length, x=_at_the_end(dtype, length, 1.0), D=torch.ones(len(channels(dtype))))
+
+
+def attention(dtype: torch.dtype, length: int, softcap: float = 0.0) -> tuple[Op, Values, dict[str, object]]:
+    """Each point is a head's query; keys of 1 and -1 give it scores of its own size, values tell the keys apart."""
+    x = points(dtype)
+    heads, dim, S = len(x), 8, length + 8
+    query = torch.zeros(1, length, heads, dim, dtype=dtype)
+    query[..., 0] = x
+    key = torch.zeros(1, length, 1, dim, dtype=dtype)
+    key[:, :, 0, 0] = 1 - 2.0 * (torch.arange(length) % 2)
+    past_key = torch.zeros(1, 1, S, dim, dtype=dtype)
+    past_key[0, 0, :3, 0] = torch.tensor([0.5, -1.0, 1.0])
+    g = torch.Generator().manual_seed(0)
+    values: Values = {
+        "query": query,
+        "key": key,
+        "value": torch.randn(1, length, 1, dim, generator=g).to(dtype),
+        "past_key": past_key,
+        "past_value": torch.randn(1, 1, S, dim, generator=g).to(dtype),
+        "past_lens": torch.tensor([3], dtype=torch.int32),
+        "seq_lens": None,
+    }
+    return OPS["CausalAttention"], values, {"scale": 1.0, "softcap": softcap}
+
+
+def attention_softcap(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+    return attention(dtype, length, softcap=50.0)
+
+
+def norm(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+    """A row of each size."""
+    x = points(dtype)[:, None] * torch.linspace(0.25, 1.0, 33).to(dtype)
+    values: Values = {"x": x[None], "weight": torch.linspace(-1.0, 2.0, 33).to(dtype), "residual": None}
+    return OPS["RmsNorm"], values, {"epsilon": 1e-6, "wide": 0}
+
+
+def rotary(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+    x = points(dtype)
+    heads = x[None, :, None, None].expand(1, len(x), 1, 8).contiguous()
+    angles = torch.linspace(0.1, 1.5, 8).expand(1, len(x), 8)
+    values: Values = {"query": heads, "key": heads, "cos": angles.cos().to(dtype), "sin": angles.sin().to(dtype)}
+    return OPS["RotaryQueryKey"], values, {}
+
+
+def linear(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+    """A token of each size, by a weight that picks its first feature out."""
+    x = torch.zeros(1, len(points(dtype)), 8, dtype=dtype)
+    x[0, :, 0] = points(dtype)
+    weight = torch.zeros(8, 8, dtype=dtype)
+    weight[0, 0], weight[1, 0] = 1, -0.5
+    values: Values = {"x": x, "weight": weight, **dict.fromkeys(("bias", "weight1", "bias1", "weight2", "bias2"))}
+    return OPS["Linear"], values, {}
+
+
+CASES = {
+    case.__name__: case
+    for case in (
+        conv, scan_gate, scan_step, scan_decay, scan_input, attention, attention_softcap, norm, rotary, linear,
+    )
+}  # fmt: skip
+LENGTHS = (1, 3, 300)
+"""A step, a short prompt, and one that kernels split over threads."""
+
+
+def check(run: Run, name: str, dtype: torch.dtype, length: int) -> None:
+    """What PyTorch's reference makes of the case in this dtype: NaN and infinities where it has them, else its numbers."""
+    op, values, attributes = CASES[name](dtype, length)
+    ours, theirs = run(op, values, attributes), op.reference(**values, **attributes)
+    wide = {k: v.double() if v is not None and v.is_floating_point() else v for k, v in values.items()}
+    for index, (a, b, c) in enumerate(zip(ours, theirs, op.reference(**wide, **attributes), strict=True)):
+        _compare(a.float(), b.float(), c, dtype, f"{name}, output {index}")
+
+
+def _compare(ours: Tensor, theirs: Tensor, oracle: Tensor, dtype: torch.dtype, what: str) -> None:
+    for kind, test in (("NaN", torch.isnan), ("infinity", torch.isposinf), ("-infinity", torch.isneginf)):
+        wrong = test(ours) != test(theirs)
+        assert not wrong.any(), f"{what}: {kind} at {wrong.nonzero()[:5].tolist()}, PyTorch {theirs[wrong][:5].tolist()}"
+    finite = torch.isfinite(theirs)
+    error, own = (ours.double() - oracle).abs()[finite], (theirs.double() - oracle).abs()[finite]
+    size = oracle.abs()[finite]
+    allowed = 2 * torch.maximum(own, 2 * UNIT_ROUNDOFF[dtype] * size) + ABSOLUTE
+    worst = (error - allowed).argmax()
+    assert (error <= allowed).all(), f"{what}: {error[worst]:.3g}, allowed {allowed[worst]:.3g} at {size[worst]:.3g}"
