@@ -18,6 +18,7 @@ namespace {
 constexpr int kMaxSplits = 128;
 constexpr int kMinKeysPerSplit = 128;
 constexpr int kCombineThreads = 256;  // at least the widest value_dim
+constexpr size_t kTensorCoreBytes = 78 * 1024;  // shared memory of the largest block with tensor cores
 constexpr int kDecodeRows = 64;  // packed rows up to which reading the cache, not arithmetic, is the bound
 
 enum class Path { kPrefill, kDecode, kSimt };
@@ -80,7 +81,10 @@ bool whole_vectors(const CausalAttentionParams& p) {
 int packed_rows(const CausalAttentionParams& p) { return p.length * (p.query_heads / p.kv_heads); }
 
 Path choose_path(const CausalAttentionParams& p) {
-  if (p.dtype == SEQEXPORT_FLOAT32 || !whole_vectors(p) || !causal_attention_has_tensor_cores()) return Path::kSimt;
+  if (p.dtype == SEQEXPORT_FLOAT32 || !whole_vectors(p) || !causal_attention_has_tensor_cores() ||
+      shared_memory_limit() < kTensorCoreBytes) {
+    return Path::kSimt;
+  }
   return packed_rows(p) <= kDecodeRows ? Path::kDecode : Path::kPrefill;
 }
 

@@ -15,13 +15,28 @@ constexpr int kThreads = 32 * kWarps;
 constexpr int kKeys = 32;
 constexpr int kRows = kPackedRows / kWarps;  // of a warp
 
+// A tile of keys and one of values; wide ones take turns in the same memory, which sm_75 has 64 KB of.
 template <int kDim>
-struct SimtShared {
-  alignas(16) float q[kPackedRows][kDim];
+struct SimtTiles {
   alignas(16) float k[kKeys][kDim + 4];
   alignas(16) float v[kKeys][kDim];
+};
+template <>
+struct SimtTiles<256> {
+  union {
+    alignas(16) float k[kKeys][256 + 4];
+    alignas(16) float v[kKeys][256];
+  };
+};
+
+template <int kDim>
+struct SimtShared {
+  static constexpr bool kTakeTurns = sizeof(SimtTiles<kDim>) < sizeof(float) * kKeys * (2 * kDim + 4);
+  alignas(16) float q[kPackedRows][kDim];
+  alignas(16) SimtTiles<kDim> tiles;
   alignas(16) float prob[kPackedRows][kKeys];
 };
+static_assert(sizeof(SimtShared<256>) <= 64 * 1024 && sizeof(SimtShared<128>) <= 64 * 1024, "sm_75 has no more");
 
 template <typename T, int kDim>
 struct SimtBlock {
@@ -49,8 +64,14 @@ struct SimtBlock {
   __device__ void load_keys(int k0, int last) {
     for (int i = threadIdx.x; i < kKeys * kDim; i += kThreads) {
       const int r = i / kDim, c = i % kDim, key = k0 + r;
-      shared.k[r][c] = key < last && c < p.key_dim ? to_float(rows.key(key)[c]) : 0.f;
-      shared.v[r][c] = key < last && c < p.value_dim ? to_float(rows.value(key)[c]) : 0.f;
+      shared.tiles.k[r][c] = key < last && c < p.key_dim ? to_float(rows.key(key)[c]) : 0.f;
+    }
+  }
+
+  __device__ void load_values(int k0, int last) {
+    for (int i = threadIdx.x; i < kKeys * kDim; i += kThreads) {
+      const int r = i / kDim, c = i % kDim, key = k0 + r;
+      shared.tiles.v[r][c] = key < last && c < p.value_dim ? to_float(rows.value(key)[c]) : 0.f;
     }
   }
 
@@ -58,7 +79,7 @@ struct SimtBlock {
     float4 sums[kRows] = {};
 #pragma unroll 4
     for (int c = 0; c < kDim; c += 4) {
-      const float4 k = *reinterpret_cast<const float4*>(&shared.k[lane][c]);
+      const float4 k = *reinterpret_cast<const float4*>(&shared.tiles.k[lane][c]);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const float4 q = *reinterpret_cast<const float4*>(&shared.q[row0 + r][c]);
@@ -94,7 +115,7 @@ struct SimtBlock {
       for (int r = 0; r < kRows; ++r) prob[r] = *reinterpret_cast<const float4*>(&shared.prob[row0 + r][k]);
 #pragma unroll
       for (int i = 0; i < kDim / 32; ++i) {
-        const float* v = &shared.v[k][32 * i + lane];
+        const float* v = &shared.tiles.v[k][32 * i + lane];
         const float v0 = v[0], v1 = v[kDim], v2 = v[2 * kDim], v3 = v[3 * kDim];
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
@@ -155,12 +176,19 @@ __global__ void __launch_bounds__(kThreads) simt_kernel(CausalAttentionParams p,
     for (int r = 0; r < kRows; ++r) query[r] = rows.past + (first + block.row0 + r) / group;
     block.load_query(b, kv_head, group, first, count);
     for (int k0 = keys.first; k0 < keys.last; k0 += kKeys) {
+      constexpr bool kTakeTurns = SimtShared<kDim>::kTakeTurns;
+      const bool has_rows = block.row0 < count;
       __syncthreads();
       block.load_keys(k0, keys.last);
+      if (!kTakeTurns) block.load_values(k0, keys.last);
       __syncthreads();
-      if (block.row0 >= count) continue;
-      block.softmax(scale, query, k0 + block.lane, k0 + block.lane < keys.last);
-      block.multiply_values();
+      if (has_rows) block.softmax(scale, query, k0 + block.lane, k0 + block.lane < keys.last);
+      if (kTakeTurns) {
+        __syncthreads();
+        block.load_values(k0, keys.last);
+        __syncthreads();
+      }
+      if (has_rows) block.multiply_values();
     }
   }
   block.store(results, b, kv_head, group, first, split);

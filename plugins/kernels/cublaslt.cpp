@@ -34,6 +34,8 @@ Library load() {
   SEQEXPORT_FIND(cublasLtMatmulDescCreate);
   SEQEXPORT_FIND(cublasLtMatmulDescSetAttribute);
   SEQEXPORT_FIND(cublasLtMatrixLayoutCreate);
+  SEQEXPORT_FIND(cublasLtMatmulDescDestroy);
+  SEQEXPORT_FIND(cublasLtMatrixLayoutDestroy);
   SEQEXPORT_FIND(cublasLtMatmulPreferenceCreate);
   SEQEXPORT_FIND(cublasLtMatmulPreferenceSetAttribute);
   SEQEXPORT_FIND(cublasLtMatmulPreferenceDestroy);

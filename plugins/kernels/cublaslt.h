@@ -49,6 +49,8 @@ struct Library {
   int (*cublasLtMatmulDescCreate)(MatmulDesc*, int32_t compute, int32_t scale);
   int (*cublasLtMatmulDescSetAttribute)(MatmulDesc, int32_t, const void*, size_t);
   int (*cublasLtMatrixLayoutCreate)(MatrixLayout*, int32_t type, uint64_t rows, uint64_t columns, int64_t stride);
+  int (*cublasLtMatmulDescDestroy)(MatmulDesc);
+  int (*cublasLtMatrixLayoutDestroy)(MatrixLayout);
   int (*cublasLtMatmulPreferenceCreate)(Preference*);
   int (*cublasLtMatmulPreferenceSetAttribute)(Preference, int32_t, const void*, size_t);
   int (*cublasLtMatmulPreferenceDestroy)(Preference);

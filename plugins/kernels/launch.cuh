@@ -1,11 +1,14 @@
 // Kernel launches. A kernel may start while the one before it in the stream drains (programmatic dependent launch, on
-// sm_90 and later, from CUDA 12.3 on, where graphs can capture it). Every kernel calls wait_for_previous_kernel() in
+// sm_90 and later, from CUDA 12.3 on, where graphs can capture it; SEQEXPORT_PDL=0 turns it off). Every kernel calls wait_for_previous_kernel() in
 // each block. Before that it writes nothing, and reads nothing but what is older than the kernel before it: where that
 // one is of ours, it has waited, and so everything that earlier ones wrote is there. Anything may be brought into the L2
 // cache.
 #pragma once
 
 #include <cuda_runtime.h>
+
+#include <cstdlib>
+#include <cstring>
 
 namespace seqexport {
 
@@ -42,6 +45,25 @@ inline int device_attribute(cudaDeviceAttr attribute) {
   return value;
 }
 
+// Bytes of shared memory that a block may have on this device; SEQEXPORT_SHARED_MEMORY lowers it, as a smaller device
+// would, so that its kernels can be tested on a larger one.
+inline size_t shared_memory_limit() {
+  static const char* const lowered = std::getenv("SEQEXPORT_SHARED_MEMORY");
+  const size_t limit = size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  const size_t asked = lowered ? std::strtoull(lowered, nullptr, 10) : limit;
+  return asked < limit ? asked : limit;
+}
+
+// Whether kernels may start while the one before drains: this driver can, and nobody turned it off.
+inline bool launches_may_overlap() {
+  static const bool may = [] {
+    const char* asked = std::getenv("SEQEXPORT_PDL");
+    int driver = 0;
+    return !(asked && std::strcmp(asked, "0") == 0) && cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12030;
+  }();
+  return may;
+}
+
 // The virtual architecture a kernel was compiled for, 10 * major + minor: less than the device's where PTX of an older
 // one runs.
 template <typename K>
@@ -60,6 +82,7 @@ int compiled_threads(K kernel) {
 template <typename K>
 cudaError_t allow_shared_memory(K kernel, size_t bytes) {
   if (bytes <= 48 * 1024) return cudaSuccess;
+  if (bytes > shared_memory_limit()) return cudaErrorInvalidConfiguration;
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
 }
 
@@ -68,7 +91,7 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t shared_
   const cudaError_t e = allow_shared_memory(kernel, shared_bytes);
   if (e != cudaSuccess) return e;
 #if CUDART_VERSION >= 12030
-  if (compiled_architecture(kernel) >= 90) {
+  if (launches_may_overlap() && compiled_architecture(kernel) >= 90) {
     cudaLaunchAttribute overlap;
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;

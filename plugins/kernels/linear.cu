@@ -184,7 +184,8 @@ cudaError_t linear(const LinearParams& p, cudaStream_t stream) {
   if (p.rows <= kFewRows) return linear_rows(p, stream);
   // Of rows that are no whole vectors, cuBLASLt computes some less exactly (K = 33 in bfloat16), and refuses others.
   if (!takes_vectors(p)) return linear_all_rows(p, stream);
-  return linear_cublas(p, stream);
+  const cudaError_t e = linear_cublas(p, stream);
+  return e == cudaErrorStreamCaptureUnsupported ? linear_all_rows(p, stream) : e;
 }
 
 }  // namespace seqexport

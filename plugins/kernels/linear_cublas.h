@@ -5,6 +5,8 @@
 
 namespace seqexport {
 
+// cudaErrorStreamCaptureUnsupported where the stream is being captured and the product is new to cuBLASLt; some of the
+// outputs may be queued then.
 cudaError_t linear_cublas(const LinearParams& p, cudaStream_t stream);
 
 }  // namespace seqexport

@@ -207,8 +207,7 @@ bool lane_scan_fills(const SelectiveScanParams& p) {
   const int64_t channels = int64_t(p.batch) * p.channels;
   const bool fills = waves == 1 ? channels >= kMinLaneChannels * sms
                                 : p.length >= kMinWavesTokens && 7 * blocks >= 6 * waves * sms;
-  return fills &&
-         lane_scan_shape<T>().shared_bytes <= size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  return fills && lane_scan_shape<T>().shared_bytes <= shared_memory_limit();
 }
 
 // Whether a scan over lanes pays: for rows neither too short to fill tiles nor so long that chunks do well.
@@ -282,6 +281,16 @@ cudaError_t launch_lane_scan(const SelectiveScanParams& p, cudaStream_t stream) 
   return launch(lane_scan_kernel<T>, grid, shape.threads, shape.shared_bytes, stream, p);
 }
 
+// More than 128 states: tiles of 32 tokens where they fit, else of 8, which fit every device.
+template <typename T>
+cudaError_t launch_wide_scan(const SelectiveScanParams& p, const ScanPlan& plan, cudaStream_t stream) {
+  using Traits = ScanTraits<T, 8, 32>;
+  using SmallTraits = ScanTraits<T, 8, 32, 8>;
+  static_assert(sizeof(typename SmallTraits::Shared) <= 64 * 1024, "sm_75 has no more");
+  return sizeof(typename Traits::Shared) <= shared_memory_limit() ? launch_scan<Traits>(p, plan, stream)
+                                                                  : launch_scan<SmallTraits>(p, plan, stream);
+}
+
 template <typename T>
 cudaError_t dispatch_scan(const SelectiveScanParams& p, cudaStream_t stream) {
   const ScanPlan plan = plan_scan(p, p.workspace ? p.workspace_bytes : 0);
@@ -294,7 +303,7 @@ cudaError_t dispatch_scan(const SelectiveScanParams& p, cudaStream_t stream) {
     case 4: return launch_scan<ScanTraits<T, 8, 4>>(p, plan, stream);
     case 8: return launch_scan<ScanTraits<T, 8, 8>>(p, plan, stream);
     case 16: return launch_scan<ScanTraits<T, 8, 16>>(p, plan, stream);
-    case 32: return launch_scan<ScanTraits<T, 8, 32>>(p, plan, stream);
+    case 32: return launch_wide_scan<T>(p, plan, stream);
     default: return cudaErrorInvalidValue;
   }
 }

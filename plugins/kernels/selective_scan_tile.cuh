@@ -20,7 +20,7 @@ struct ScanChunks {
   float* sum;   // F[B,count,D]: the sum of delta over a chunk
 };
 
-template <typename T_, int kNs_, int kSplit_>
+template <typename T_, int kNs_, int kSplit_, int kTokens_ = (kSplit_ > 16 ? kSplit_ : 16)>
 struct ScanTraits {
   using T = T_;
   static constexpr int kNs = kNs_;
@@ -30,8 +30,8 @@ struct ScanTraits {
   static constexpr int kPairs = kThreads / kSplit;
   static constexpr int kChannels = 2 * kPairs;
   static constexpr int kStates = kNs * kSplit;
-  static constexpr int kTokens = kSplit > 16 ? kSplit : 16;
-  static constexpr int kStep = kSplit > 8 ? kSplit / 2 : 4;  // tokens between reductions
+  static constexpr int kTokens = kTokens_;
+  static constexpr int kStep = kTokens < kSplit ? kTokens : kSplit > 8 ? kSplit / 2 : 4;  // tokens between reductions
 
   struct Raw {
     alignas(16) T x[kTokens][kChannels];
@@ -201,8 +201,9 @@ struct ScanBlock {
   __device__ __forceinline__ void prepare_tile(const typename Traits::Raw& raw, int t0) {
     const int e = threadIdx.x % Traits::kPairs;
 #pragma unroll
-    for (int i = 0; i < Traits::kTokens / kSplit; ++i) {
+    for (int i = 0; i < ceil_div(Traits::kTokens, kSplit); ++i) {
       const int t = threadIdx.x / Traits::kPairs + i * kSplit;
+      if (Traits::kTokens < kSplit && t >= Traits::kTokens) break;
       const float2 dt = load_pair(&raw.dt[t][2 * e]), x = load_pair(&raw.x[t][2 * e]);
       float delta0 = dt.x + dt_bias.x, delta1 = dt.y + dt_bias.y;
       if (p.dt_softplus) {
@@ -274,11 +275,15 @@ struct ScanBlock {
 
   // Sums each token's y over the kSplit threads of a pair and leaves it in delta_u, .x and .z.
   __device__ __forceinline__ void store_outputs(int t, float (&y)[2 * Traits::kStep]) {
-    constexpr int kReduce = kSplit > 1 ? kSplit : 2;
+    constexpr int kLanes = kSplit < 2 * Traits::kStep ? kSplit : 2 * Traits::kStep;  // that share the values out
+    constexpr int kReduce = kLanes > 1 ? kLanes : 2;
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < 2 * Traits::kStep; i += kReduce) {
-      ReduceScatter<kSplit>::run(y + i, threadIdx.x);
+      ReduceScatter<kLanes>::run(y + i, threadIdx.x);
+#pragma unroll
+      for (int w = kLanes; w < kSplit; w *= 2) y[i] += __shfl_xor_sync(0xffffffffu, y[i], w);
+      if (kLanes < kSplit && sub >= kLanes) continue;
       float* slot = &shared.delta_u[t + (i + sub) / 2][pair].x;
       if (kSplit == 1) {
         slot[0] = y[i];
@@ -295,9 +300,10 @@ struct ScanBlock {
     const int e = threadIdx.x % Traits::kPairs, c = 2 * e, t_first = threadIdx.x / Traits::kPairs;
     if (!kWhole && c >= s.width) return;
     T* y = static_cast<T*>(p.y) + (int64_t(s.b) * p.length + t0 + t_first) * p.channels + s.d_begin + c;
-#pragma unroll(kWhole ? Traits::kTokens / kSplit : 1)
-    for (int i = 0; i < Traits::kTokens / kSplit; ++i, y += int64_t(kSplit) * p.channels) {
+#pragma unroll(kWhole ? ceil_div(Traits::kTokens, kSplit) : 1)
+    for (int i = 0; i < ceil_div(Traits::kTokens, kSplit); ++i, y += int64_t(kSplit) * p.channels) {
       const int t = t_first + i * kSplit;
+      if (Traits::kTokens < kSplit && t >= Traits::kTokens) return;
       if (!kWhole && t0 + t >= s.t_end) return;
       const float4 v = shared.delta_u[t][e];
       const float2 x = load_pair(&raw.x[t][c]);
