@@ -16,6 +16,7 @@ import importlib.util
 import json
 import statistics
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -67,6 +68,17 @@ def microseconds_in_graph(calls, rounds: int = 10) -> float:
     return microseconds(graph.replay, 5) / (len(calls) * rounds)
 
 
+def clock_during(call, seconds: float = 0.4) -> float:
+    """Hz of the SMs while ``call`` runs again and again: at rest they tick at a fraction of it (345 MHz on an H200)."""
+    readings, end = [], perf_counter() + seconds
+    while perf_counter() < end:
+        for _ in range(20):
+            call()
+        readings.append(torch.cuda.clock_rate())
+        torch.cuda.synchronize()
+    return statistics.median(readings[len(readings) // 2 :]) * 1e6
+
+
 def bf16(*shape, scale=1.0):
     return (torch.randn(*shape, device="cuda") * scale).to(BF16)
 
@@ -80,10 +92,7 @@ def require_near(name: str, ours, oracle, bound: float) -> None:
 class Benchmark:
     def __init__(self, kernels):
         self.kernels, self.rows, self.buffers = kernels, [], []
-        device = torch.cuda.get_device_properties(0)
-        self.sms = device.multi_processor_count
-        self.clock = torch.cuda.clock_rate() * 1e6 if hasattr(torch.cuda, "clock_rate") else 1.755e9
-        self.clock = max(self.clock, 1.755e9) if "H100" in device.name else self.clock
+        self.sms = torch.cuda.get_device_properties(0).multi_processor_count
         source, target = (
             torch.empty(1 << 30, dtype=torch.uint8, device="cuda"),
             torch.empty(1 << 30, dtype=torch.uint8, device="cuda"),
@@ -158,9 +167,10 @@ class Benchmark:
             )
         ours = microseconds(call, 50 if x.numel() < 1e8 else 20)
         work = x.numel() * (states + 4)
-        floor = work / (SPECIAL_FUNCTIONS_PER_CLOCK * self.sms * self.clock) * 1e6
         if length == 1:
             floor = 2 * past.numel() * 4 / self.copy_rate * 1e6
+        else:
+            floor = work / (SPECIAL_FUNCTIONS_PER_CLOCK * self.sms * clock_during(call)) * 1e6
         self.add(
             "selective_scan",
             f"B,L,D=({batch},{length},{channels}) N={states}" + (f" chunks={chunks}" if chunks else ""),

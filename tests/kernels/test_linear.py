@@ -80,3 +80,22 @@ def test_no_tf32(kernels):
     (y,) = run(kernels, x, weights, biases)
     oracle = torch.nn.functional.linear(x.double(), weights[0].double(), biases[0].double())
     assert (y.double() - oracle).norm() / oracle.norm() < 1e-6
+
+
+def test_a_product_first_met_in_a_capture(kernels):
+    """It runs on our own kernel, since cuBLASLt makes no plan while a graph is captured; later calls are cuBLASLt's."""
+    x = torch.randn(77, 264, device="cuda").half()
+    weight, y = torch.randn(136, 264, device="cuda").half() / 16, torch.full((77, 136), torch.nan, device="cuda").half()
+    params = kernels.linear(x, [weight, None, None], [None] * 3, [y])
+    size = kernels.workspace("linear", params)
+    workspace = torch.empty(size, dtype=torch.uint8, device="cuda")
+    params.workspace, params.workspace_bytes = workspace.data_ptr(), size
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kernels.call("linear", params, torch.cuda.current_stream().cuda_stream)
+    oracle = x.double() @ weight.double().T
+    for run in (graph.replay, lambda: kernels.call("linear", params, torch.cuda.current_stream().cuda_stream)):
+        y.fill_(torch.nan)
+        run()
+        torch.cuda.synchronize()
+        assert ((y.double() - oracle).norm() / oracle.norm()).item() < 2 * 2.0**-11

@@ -170,7 +170,9 @@ def check(run: Run, name: str, dtype: torch.dtype, length: int) -> None:
 def _compare(ours: Tensor, theirs: Tensor, oracle: Tensor, dtype: torch.dtype, what: str) -> None:
     for kind, test in (("NaN", torch.isnan), ("infinity", torch.isposinf), ("-infinity", torch.isneginf)):
         wrong = test(ours) != test(theirs)
-        assert not wrong.any(), f"{what}: {kind} at {wrong.nonzero()[:5].tolist()}, PyTorch {theirs[wrong][:5].tolist()}"
+        assert not wrong.any(), (
+            f"{what}: {kind} at {wrong.nonzero()[:5].tolist()}, PyTorch {theirs[wrong][:5].tolist()}"
+        )
     finite = torch.isfinite(theirs)
     error, own = (ours.double() - oracle).abs()[finite], (theirs.double() - oracle).abs()[finite]
     size = oracle.abs()[finite]
