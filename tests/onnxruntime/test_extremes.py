@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seqexport.plugins.ops import OPS
 from tests.onnxruntime.library_ops import LibraryOps
 from tests.ops import extremes
 

@@ -159,7 +159,7 @@ LENGTHS = (1, 3, 300)
 
 
 def check(run: Run, name: str, dtype: torch.dtype, length: int) -> None:
-    """What PyTorch's reference makes of the case in this dtype: NaN and infinities where it has them, else its numbers."""
+    """What the reference makes of the case in this dtype: NaN and infinities where it has them, else its numbers."""
     op, values, attributes = CASES[name](dtype, length)
     ours, theirs = run(op, values, attributes), op.reference(**values, **attributes)
     wide = {k: v.double() if v is not None and v.is_floating_point() else v for k, v in values.items()}

@@ -1,4 +1,4 @@
-"""Every op at the ends of its dtype, in the function bodies and in the kernels on CUDA; the op library: tests/onnxruntime."""
+"""Every op at the ends of its dtype: function bodies, and kernels on CUDA. The op library: tests/onnxruntime."""
 
 from __future__ import annotations
 
