@@ -37,8 +37,10 @@ def test_without_overlapping_launches(kernels: object, file: str) -> None:
 
 
 def _run(file: str, select: str, **environment: str) -> None:
-    command = [sys.executable, "-m", "pytest", str(HERE / file), "-k", select, "-q", "-p", "no:cacheprovider"]
+    plain = ["-q", "-p", "no:cacheprovider", "-p", "no:benchmark", "-p", "no:xdist"]
+    command = [sys.executable, "-m", "pytest", str(HERE / file), "-k", select, *plain]
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        command, env={**os.environ, **environment}, cwd=HERE.parents[1], capture_output=True, text=True, check=False
+        command, env={**outer, **environment}, cwd=HERE.parents[1], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -44,6 +44,8 @@ class Registry final : public nvinfer1::IPluginRegistry {
 #if NV_TENSORRT_MAJOR > 8
   CreatorInterface* const* getAllCreators(int32_t* count) const noexcept override { return list(count); }
   CreatorInterface* getCreator(const char*, const char*, const char*) noexcept override { return nullptr; }
+  // Of some version 10 and all later ones, so that it may override nothing.
+  CreatorInterface* const* getAllCreatorsRecursive(int32_t* count) noexcept { return list(count); }
   nvinfer1::IPluginResource* acquirePluginResource(const char*, nvinfer1::IPluginResource*) noexcept override {
     return nullptr;
   }
@@ -59,8 +61,6 @@ class Registry final : public nvinfer1::IPluginRegistry {
   nvinfer1::IPluginCreator* getPluginCreator(const char*, const char*, const char*) noexcept override {
     return nullptr;
   }
-#elif NV_TENSORRT_MAJOR >= 11
-  CreatorInterface* const* getAllCreatorsRecursive(int32_t* count) noexcept override { return list(count); }
 #endif
 #if NV_TENSORRT_MAJOR > 8 || NV_TENSORRT_MINOR >= 6
   bool isParentSearchEnabled() const override { return false; }

@@ -21,7 +21,8 @@ TESTS_FAILED, PROCESSES = 1, 8
 
 def run(setting: Setting) -> Iterator[Row]:
     library.require("kernels")
-    yield from run_tests(setting, FOLDERS, log="kernel-tests")
+    built = {"SEQEXPORT_PLUGINS": str(library.folder())}  # which the tests take for none unless they are told
+    yield from run_tests(setting, FOLDERS, log="kernel-tests", env=built)
 
 
 def run_tests(

@@ -205,3 +205,15 @@ def test_every_version_of_which_there_are_headers(tmp_path: Path, monkeypatch: p
     for name in ("tensorrt-8.6.1", "tensorrt-10.13.0", "tensorrt-10.3.0", "onnxruntime-1.29.0"):
         (tmp_path / "seqexport" / "headers" / name / "include").mkdir(parents=True)
     assert list(harness.cached_headers()) == ["8.6.1", "10.3.0", "10.13.0"]
+
+
+def test_the_kernels_tests_are_told_which_library_is_built(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they take none, and the ops' tests on CUDA are left out."""
+    told: list[object] = []
+    monkeypatch.setenv("SEQEXPORT_PLUGINS", str(tmp_path))
+    monkeypatch.setattr(kernel_tests.library, "require", lambda name: None)
+    monkeypatch.setattr(kernel_tests, "run_tests", lambda *a, env, **k: told.append(env) or iter(()))
+    assert list(kernel_tests.run(setting)) == []
+    assert told == [{"SEQEXPORT_PLUGINS": str(tmp_path)}]
