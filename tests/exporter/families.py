@@ -105,6 +105,70 @@ REFUSED: dict[str, tuple[Build, str]] = {
     ),
 }
 
+TEXT: dict[str, Any] = {**SIZES, "head_dim": 8}
+EYES: dict[str, Any] = {
+    "hidden_size": 12,
+    "intermediate_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+EARS: dict[str, Any] = {
+    "d_model": 12,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "num_mel_bins": 8,
+}
+DELTA: dict[str, Any] = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 6,
+}
+
+
+def wrapper(name: str, text: dict[str, Any], **config: Any) -> Build:
+    """A model that reads more than text, by the name of its config class; as deep in its eyes as in its text part."""
+    return lambda: tf.AutoModelForMultimodalLM.from_config(
+        getattr(tf, f"{name}Config")(text_config={**TEXT, **text}, **config)
+    )
+
+
+def _eyes(name: str, **more: Any) -> dict[str, Any]:
+    return {"vision_config": {"model_type": name, **EYES, **more}, "image_token_index": VOCAB - 1}
+
+
+GEMMA3 = {"sliding_window": WINDOW, "query_pre_attn_scalar": 8, "layer_types": ALTERNATING}
+WRAPPERS: dict[str, tuple[Build, str]] = {
+    "gemma3": (
+        wrapper("Gemma3", GEMMA3, mm_tokens_per_image=1, **_eyes("siglip_vision_model")),
+        "Gemma3ForCausalLM",
+    ),
+    "mistral3": (wrapper("Mistral3", {"model_type": "mistral"}, **_eyes("pixtral", head_dim=6)), "MistralForCausalLM"),
+    "llava": (wrapper("Llava", {"model_type": "llama"}, **_eyes("clip_vision_model")), "LlamaForCausalLM"),
+    "qwen2_audio": (
+        wrapper("Qwen2Audio", {"model_type": "qwen2"}, audio_config=EARS, audio_token_index=VOCAB - 1),
+        "Qwen2ForCausalLM",
+    ),
+    "qwen3_5": (
+        wrapper(
+            "Qwen3_5",
+            {**DELTA, "layer_types": ["linear_attention", "linear_attention", "full_attention"]},
+            vision_config={**EYES, "depth": 1, "num_heads": 2, "out_hidden_size": 24},
+        ),
+        "Qwen3_5ForCausalLM",
+    ),
+}
+"""Models that read images or sound too, and the class of the language model inside."""
+
+NO_LANGUAGE_MODEL = wrapper(
+    "Qwen2VL",
+    {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4}},
+    vision_config={"depth": 1, "embed_dim": 12, "hidden_size": 24, "num_heads": 2},
+)
+
 
 def build(make: Build, seed: int = 0) -> PreTrainedModel:
     """The model with every parameter drawn at random: no zero biases, no unit norms."""

@@ -129,6 +129,14 @@ def test_quiet_restores_logging() -> None:
     assert logger.isEnabledFor(logging.CRITICAL)
 
 
+def adapter_alone(folder: Path) -> None:
+    """As PEFT saves one: no config.json, no model.safetensors."""
+    for file in folder.iterdir():
+        file.unlink()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base", "r": 8}))
+    save_file({"base_model.model.lm_head.lora_A.weight": torch.ones(8, 24)}, folder / "adapter_model.safetensors")
+
+
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda p: (p / "config.json").unlink(), "has no config.json; expected a folder with"),
     "config is not JSON": (lambda p: truncate(p / "config.json", 50), "config.json: not JSON"),
@@ -143,6 +151,23 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "remote code": (
         lambda p: edit(p, model_type="nope", auto_map={"AutoModelForCausalLM": "code.Nope"}),
         "'nope' needs the Python code that the checkpoint brings; if you trust its author, add",
+    ),
+    "remote code of another task": (
+        lambda p: edit(p, model_type="nope", auto_map={"AutoConfig": "code.C", "AutoModel": "code.Nope"}),
+        "is not a language model: the Python code that it brings for 'nope' makes AutoConfig, AutoModel; expected",
+    ),
+    "remote classifier": (
+        lambda p: edit(
+            p,
+            model_type="nope",
+            architectures=["NopeForSequenceClassification"],
+            auto_map={"AutoModelForCausalLM": "code.Nope", "AutoModelForSequenceClassification": "code.Nope2"},
+        ),
+        "is a NopeForSequenceClassification; expected a causal language model",
+    ),
+    "weights elsewhere": (
+        lambda p: edit(p, transformers_weights="other.safetensors"),
+        "config.json names its weights ('other.safetensors'); expected them as transformers saves them",
     ),
     "invalid config": (
         lambda p: edit(p, hidden_size="wide"),
@@ -159,9 +184,17 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "float64 config": (lambda p: edit(p, dtype="float64"), "is float64; expected float32, float16, bfloat16"),
     "no weights": (
         lambda p: (p / "model.safetensors").unlink(),
-        "has no weights; expected model.safetensors",
+        "has no safetensors weights; expected model.safetensors",
     ),
-    "adapter": (lambda p: (p / "adapter_config.json").write_text("{}"), "holds an adapter; merge it"),
+    "adapter": (
+        lambda p: (p / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}'),
+        "holds an adapter of some/base; merge it first (PEFT's merge_and_unload) and save the merged model",
+    ),
+    "adapter of nobody knows what": (
+        lambda p: (p / "adapter_config.json").write_text("{}"),
+        "holds an adapter of another model; merge it first",
+    ),
+    "adapter alone": (lambda p: adapter_alone(p), "holds an adapter of some/base; merge it first"),
     "pickle": (
         lambda p: (p / "model.safetensors").rename(p / "pytorch_model.bin"),
         "pytorch_model.bin, which can run code when read; safetensors only: convert with",
