@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import re
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,7 +83,7 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
     if model.get_output_embeddings() is None:
         raise UserError(f"{name} has no output embeddings; expected a causal language model")
     for module in model.modules():
-        if hasattr(module, "is_transposed") and hasattr(module, "_is_expert_parallel"):
+        if hasattr(module, "_is_expert_parallel") or type(module).__name__.endswith("Experts"):
             raise UserError(f"{name} has a mixture of experts ({type(module).__name__}); this is not supported")
         missing = _called_names(type(module)) & MISSING_OPS.keys()
         if missing:
@@ -115,19 +115,18 @@ def explained(model: PreTrainedModel) -> Iterator[None]:
     Raises:
         UserError: in place of any other exception, which is its cause.
     """
+    name = type(model).__name__
     try:
         yield
     except Exception as error:
-        chain = list(_causes(error))
-        told = next((cause for cause in chain if isinstance(cause, UserError)), None)
-        if told is error:
+        told = next((cause for cause in _causes(error) if isinstance(cause, UserError)), None)
+        if told is None:
+            raise UserError(
+                f"{name} cannot be exported: {_place(error)} does what the exporter does not know"
+            ) from error
+        if told is error and name in str(told):
             raise
-        if told is not None:
-            raise UserError(str(told)) from error
-        raise UserError(
-            f"{type(model).__name__} cannot be exported: {_first_line(chain[-1])}; "
-            "its layers do something that the exporter does not know"
-        ) from error
+        raise UserError(str(told) if name in str(told) else f"{name} cannot be exported: {told}") from error
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -137,10 +136,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
-    line = next((line for line in lines if line), "")
-    return f"{type(error).__name__}: {line[:160].rstrip('.')}" if line else type(error).__name__
+def _place(error: BaseException) -> str:
+    """The model's own line that could not be traced, as far as the errors say."""
+    frames = [frame for cause in _causes(error) for frame in traceback.extract_tb(cause.__traceback__)]
+    modeling = [frame for frame in frames if Path(frame.filename).name.startswith("modeling_")]
+    if not modeling:
+        return "one of its layers"
+    last = modeling[-1]
+    return f"{last.name}() at line {last.lineno} of its {Path(last.filename).name}"
 
 
 def eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
@@ -155,10 +158,15 @@ def eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
 
 def default_capacity(model: PreTrainedModel) -> int:
     """Tokens that a cache holds unless told otherwise: as many as the model was made for and can be given."""
-    config, limit = model.config.get_text_config(), position_limit(model)
-    named = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
-    wanted = next((int(size) for size in named if size), CAPACITY_WITHOUT_LIMIT)
+    wanted, limit = stated_capacity(model) or CAPACITY_WITHOUT_LIMIT, position_limit(model)
     return wanted if limit is None else min(wanted, limit[0])
+
+
+def stated_capacity(model: PreTrainedModel) -> int | None:
+    """The tokens that the model was made for, by its config."""
+    config = model.config.get_text_config()
+    named = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    return next((int(size) for size in named if size), None)
 
 
 def position_limit(model: PreTrainedModel) -> tuple[int, str] | None:

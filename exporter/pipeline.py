@@ -19,7 +19,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from seqexport.exporter import models
+from seqexport.exporter import models, notes
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.divide_by_roots import divide_by_roots
 from seqexport.exporter.passes.drop_bodies import drop_bodies
@@ -102,8 +102,12 @@ class ExportOptions:
     trust_remote_code: bool = False
 
 
-def export(options: ExportOptions, output: Path, stage: Stage) -> Bundle:
+def export(
+    options: ExportOptions, output: Path, stage: Stage, note: Callable[[str], None] = lambda said: None
+) -> Bundle:
     """Write the bundle ``output``; nothing of that name appears before it is whole.
+
+    ``note`` is told, before the long work, what is left out and where the bundle will not run.
 
     Raises:
         UserError: the model cannot be loaded or exported, or the output cannot be written; nothing is left behind.
@@ -121,6 +125,8 @@ def export(options: ExportOptions, output: Path, stage: Stage) -> Bundle:
         specs = discover_states(model)
         family = models.family_of(specs)
         models.check_arch(options.arch, family, model.config)
+        for said in notes.before_tracing(source, model, options.target, None if family == "mamba" else capacity):
+            note(said)
         graph = trace(model, specs, opset=options.opset, last_only=options.logits == "last")
     with stage(f"finish for target {options.target}"):
         ops = _our_ops(graph)
@@ -177,7 +183,7 @@ def _contract(
     ops: dict[str, int],
     capacity: int,
 ) -> Contract:
-    family = models.family_of(specs)
+    family, limit = models.family_of(specs), models.position_limit(model)
     return Contract(
         format_version=FORMAT_VERSION,
         architecture=model.config.model_type,
@@ -189,6 +195,7 @@ def _contract(
         target=options.target,
         opset=graph.graph.opset_imports[""],
         capacity=None if family == "mamba" else capacity,
+        capacity_limit=None if family == "mamba" or limit is None else limit[0],
         inputs=tuple(_tensor_spec(value) for value in graph.graph.inputs),
         outputs=tuple(_tensor_spec(value) for value in graph.graph.outputs),
         states=tuple(specs),

@@ -65,7 +65,7 @@ class GraphStates(Cache):
         """The states after the call, in the order of ``specs``."""
         missing = [spec.past_name for key, spec in self.specs.items() if key not in self._present]
         if missing:
-            raise UserError(f"the model read the state {missing[0]} and never updated it; this is not supported")
+            raise UserError(f"it reads the state {missing[0]} and never updates it; this is not supported")
         return [self._present[key] for key in self.specs]
 
     def take_new_keys(self) -> int | None:
@@ -85,7 +85,7 @@ class GraphStates(Cache):
             if self._present[layer, leaf].shape != past.shape:
                 raise UserError(f"layer {layer} gives its {leaf} in another shape; this is not supported")
         if not self.specs:
-            raise UserError("the model keeps no states in its cache that the exporter knows")
+            raise UserError("it keeps no states in its cache that the exporter knows")
 
     # transformers' Cache interface, as the models call it
 

@@ -49,7 +49,7 @@ class Session(Closing):
         if contract.capacity is not None and capacity > contract.capacity:
             raise UserError(
                 f"capacity of {capacity} tokens: the bundle was exported for at most {contract.capacity}; "
-                "shorten the prompt or export with a larger --max-len"
+                f"shorten the prompt{contract.or_hold_more}"
             )
         self.contract, self.batch, self.capacity = contract, batch, capacity
         self.lengths: Lengths = np.zeros(batch, np.int32)
@@ -95,9 +95,10 @@ class Session(Closing):
             return
         longest = int((self.lengths + seq_lens).max())
         if longest > self.capacity:
+            full = self.capacity >= self.contract.capacity
+            more = self.contract.or_hold_more if full else ", or give the session a larger capacity"
             raise UserError(
-                f"{longest} tokens in a row: this session's cache holds {self.capacity}; "
-                "shorten the prompt, or give the session a larger capacity"
+                f"{longest} tokens in a row: this session's cache holds {self.capacity}; shorten the prompt{more}"
             )
 
     def _check_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> Lengths:

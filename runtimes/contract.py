@@ -81,7 +81,7 @@ class Source(Record, frozen=True):
     date: str
 
 
-class Contract(Record, frozen=True):
+class Contract(Record, frozen=True, omit_defaults=True):
     """``seqexport.json``.
 
     Attributes:
@@ -95,6 +95,7 @@ class Contract(Record, frozen=True):
         caches_in_place: a cache's past and present may be one memory.
         ops: how many nodes of each of our ops the graph has.
         files: sha256 of every other file of the bundle, by name.
+        capacity_limit: the largest capacity that the model could be exported with; None where it has no limit.
     """
 
     format_version: int
@@ -114,6 +115,16 @@ class Contract(Record, frozen=True):
     ops: dict[str, Count]
     source: Source
     files: dict[str, str]
+    capacity_limit: Count | None = None
+
+    @property
+    def or_hold_more(self) -> str:
+        """How a row of more tokens than the capacity could be held, to end an advice to give less."""
+        if self.capacity_limit is None:
+            return ", or export with a larger --max-len"
+        if self.capacity is not None and self.capacity < self.capacity_limit:
+            return f", or export with a larger --max-len ({self.capacity_limit} at most)"
+        return ": the model itself goes no further"
 
     def input_named(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.inputs if spec.name == name), None)

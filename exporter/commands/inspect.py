@@ -15,7 +15,13 @@ from seqexport.exporter.commands.options import bundle_argument
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle
-    from seqexport.runtimes.contract import Contract, TensorSpec
+    from seqexport.runtimes.contract import Contract, Target, TensorSpec
+
+NO_ENGINES: dict[Target, str] = {
+    "portable": "none; TensorRT 10 and newer build one with: seqexport build",
+    "ort": "none: target ort is for ONNX Runtime alone",
+    "tensorrt": "none; TensorRT builds one with: seqexport build",
+}
 
 
 @click.command("inspect", short_help="Show what a bundle is and holds.")
@@ -60,7 +66,7 @@ def _facts(bundle: Bundle) -> Table:
             "vocabulary",
             f"{c.vocab_size:,} tokens, end of text: {', '.join(map(str, c.eos_token_ids)) or 'none'}",
         ),
-        ("engines", engines or "none; TensorRT builds one with: seqexport build"),
+        ("engines", engines or NO_ENGINES[c.target]),
     ):
         table.add_row(f"[dim]{name}[/]", escape(value))
     return table

@@ -78,10 +78,10 @@ def command(
             raise UserError(f"exporting needs {error.name}: pip install 'seqexport[export]'") from error
         settings = ExportOptions(model=model, dtype=DTYPES[dtype] if dtype else None, force=force, **options)
         output = output or Path(_default_name(model, settings.arch))
-        bundle = export(settings, output, lambda name: _stage(console, name))
-        if not no_verify:
-            _verify(console, bundle)
-    _summary(console, bundle)
+        bundle = export(settings, output, lambda name: _stage(console, name), lambda said: _note(console, said))
+        runs = None if no_verify else _verify(console, bundle)
+        _summary(console, bundle)
+        _next(console, bundle, runs)
 
 
 def _default_name(model: str | None, arch: str | None) -> str:
@@ -96,7 +96,16 @@ def _stage(console: Console, name: str) -> Iterator[None]:
     console.print(f"[green]✓[/] {escape(name)} [dim]{time.perf_counter() - start:.1f} s[/]", highlight=False)
 
 
-def _verify(console: Console, bundle: Bundle) -> None:
+def _note(console: Console, said: str) -> None:
+    console.print(f"[yellow]•[/] {escape(said)}", highlight=False)
+
+
+def _verify(console: Console, bundle: Bundle) -> bool:
+    """Whether ONNX Runtime runs the bundle here.
+
+    Raises:
+        UserError: it does, and out of bounds.
+    """
     from seqexport.exporter.commands.verify import run_checks
 
     try:
@@ -104,7 +113,7 @@ def _verify(console: Console, bundle: Bundle) -> None:
             checks = run_checks(bundle, "ort")
     except UserError as error:
         console.print(f"[yellow]–[/] not verified: {escape(str(error))}", highlight=False)
-        return
+        return False
     worst = max(checks, key=lambda check: check.error / check.allowed)
     if all(check.passed for check in checks):
         ratio = worst.error / (worst.allowed / 2)
@@ -117,6 +126,7 @@ def _verify(console: Console, bundle: Bundle) -> None:
             f"{bundle.path} was written, but {worst.name} is off by {worst.error:.1e}, more than the "
             f"{worst.allowed:.1e} allowed; see: seqexport verify {bundle.path}"
         )
+    return True
 
 
 def _summary(console: Console, bundle: Bundle) -> None:
@@ -127,5 +137,13 @@ def _summary(console: Console, bundle: Bundle) -> None:
         f"{contract.dtype}, target {contract.target}, {size:,.1f} MB",
         highlight=False,
     )
-    then = f"build {path}" if contract.target == "tensorrt" else f'generate {path} --prompt "..."'
-    console.print(f"next: [bold]seqexport {then}[/]", highlight=False)
+
+
+def _next(console: Console, bundle: Bundle, runs: bool | None) -> None:
+    """A command that works here; where the bundle does not run here, why."""
+    from seqexport.exporter.commands.next_step import next_step
+
+    why_not, command = next_step(bundle, runs_in_ort=runs)
+    if why_not is not None:
+        console.print(f"[yellow]–[/] does not run here: {escape(why_not)}", highlight=False)
+    console.print(f"next: [bold]seqexport {escape(command)}[/]", highlight=False)

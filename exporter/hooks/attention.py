@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -22,9 +23,21 @@ HARMLESS = {"position_ids", "position_embeddings", "past_key_values", "cache_pos
 
 @dataclass(frozen=True)
 class CausalMask:
-    """What our mask interface gives the layers in place of a tensor: a causal mask, windowed or not."""
+    """What our mask interface gives the layers in place of a tensor: a causal mask, windowed or not.
+
+    Raises:
+        UserError: a layer wants to compute with it.
+    """
 
     window: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise UserError("its layers compute with the attention mask; only causal attention is supported")
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.masked
 
 
 @contextmanager
@@ -51,15 +64,16 @@ def _mask(*args: Any, mask_function: Callable[..., Any], local_size: int | None 
         UserError: for any mask but causal and causal with a sliding window.
     """
     mask = CausalMask(local_size or 0)
-    position, keys = torch.tensor(4 * mask.window + 5), range(4 * mask.window + 8)
-    wanted = [_sees(mask, int(position), key) for key in keys]
-    if [bool(mask_function(0, 0, position, torch.tensor(key))) for key in keys] != wanted:
-        raise UserError("the model masks attention in a way that is neither causal nor a causal sliding window")
+    with _disable_current_modes():  # the mask of real positions, also while shapes alone are traced
+        position, keys = torch.tensor(4 * mask.window + 5), torch.arange(4 * mask.window + 8)
+        wanted = (keys <= position) & ((mask.window == 0) | (keys > position - mask.window))
+        try:
+            same = torch.equal(torch.as_tensor(mask_function(0, 0, position, keys)).expand_as(wanted), wanted)
+        except Exception:  # it reads tensors of the call
+            same = False
+    if not same:
+        raise UserError("it masks attention in a way that is neither causal nor a causal sliding window")
     return mask
-
-
-def _sees(mask: CausalMask, query: int, key: int) -> bool:
-    return key <= query and (mask.window == 0 or key > query - mask.window)
 
 
 def _attention(states: GraphStates) -> Callable[..., tuple[Tensor, None]]:

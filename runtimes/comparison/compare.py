@@ -202,7 +202,7 @@ def _rows(text: Path, bundle: Bundle, options: AccuracyOptions) -> Rows:
     if fed <= options.prompt:
         raise UserError(
             f"{bundle.name} holds {bundle.contract.capacity} tokens; a prompt of {options.prompt} leaves "
-            "none to decode: export with a larger --max-len"
+            f"none to decode; give a bundle that holds more{bundle.contract.or_hold_more}"
         )
     return read_rows(text, bundle, rows=options.rows, prompt=options.prompt, tokens=fed + 1)
 

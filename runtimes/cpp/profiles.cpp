@@ -94,7 +94,7 @@ void check_capacity(const Ranges& ranges, int64_t capacity) {
     if (range != ranges.end() && range->second.max > capacity)
       throw UserError("axis " + std::string(axis) + ": --maxShapes has " + std::to_string(range->second.max) +
                       ", the bundle's capacity is " + std::to_string(capacity) +
-                      "; give less, or export again with a larger --max-len");
+                      "; give less");
   }
 }
 

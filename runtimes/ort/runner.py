@@ -12,6 +12,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import CONTRACT, Bundle
 from seqexport.runtimes.ort.library import OpsLibrary
+from seqexport.runtimes.trt.record import version_tuple
 
 try:
     import onnxruntime as ort
@@ -69,8 +70,7 @@ class OrtRunner(Runner):
         self.device, self.threads = device, threads
         if device == "cuda":
             cuda.preload()
-        check_provider(device)
-        _check_dtype(bundle, device)
+        check_runs(bundle, device)
         self.ops = OpsLibrary.for_graph(self.contract.ops, device, no_plugins=no_plugins)
         self.caches_in_place = self.contract.caches_in_place or self.ops.writes_caches_in_place
         self.input_names = {spec.name for spec in self.contract.inputs}
@@ -152,11 +152,29 @@ def _why_not_loaded(bundle: Bundle, error: str, ops: OpsLibrary) -> str:
             f"of our ops, and {ops.why_not}; build it: seqexport plugins build, or export with --target portable"
         )
     if "GroupQueryAttention" in error:
-        return (
-            f"{bundle.path}: target {bundle.contract.target} needs ONNX Runtime {ATTENTION_SINCE} or newer for its "
-            f"attention, and this is {ort.__version__}; upgrade it, or export with --target portable"
-        )
+        return _needs_newer(bundle)
     return f"ONNX Runtime {ort.__version__} cannot load {bundle.model}: {error.strip().splitlines()[0]}"
+
+
+def check_runs(bundle: Bundle, device: str) -> None:
+    """Refuse what this ONNX Runtime is known not to run, before it reads a weight.
+
+    Raises:
+        UserError: it lacks the provider, kernels for the dtype, or the attention of target ``ort``.
+    """
+    check_provider(device)
+    _check_dtype(bundle, device)
+    contract = bundle.contract
+    attends = contract.caches_in_place and any(spec.grows for spec in contract.states)
+    if contract.target == "ort" and attends and version_tuple(ort.__version__) < version_tuple(ATTENTION_SINCE):
+        raise UserError(_needs_newer(bundle))
+
+
+def _needs_newer(bundle: Bundle) -> str:
+    return (
+        f"{bundle.path}: target {bundle.contract.target} needs ONNX Runtime {ATTENTION_SINCE} or newer for its "
+        f"attention, and this is {ort.__version__}; upgrade it, or export with --target portable"
+    )
 
 
 def check_provider(device: str) -> None:

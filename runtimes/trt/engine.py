@@ -88,6 +88,15 @@ class _Tools:
         return cls(trt, logger, log, cuda, Platform(gpu.name, gpu.compute_capability, versions.version(trt)))
 
 
+def check_builds(bundle: Bundle) -> None:
+    """Raises UserError: something that ``build`` needs is missing here."""
+    tools = _Tools.here_and_now()
+    with tools.cuda:
+        drops_bodies(bundle, plugins=True, major=versions.major(tools.trt))
+        if bundle.contract.ops:
+            versions.load_plugins(tools.trt)
+
+
 def build(bundle: Bundle, options: BuildOptions, progress: Progress) -> Path:
     """Build a bundle's engine for this machine's GPU and TensorRT; gives the plan in the bundle's ``engines``.
 

@@ -64,8 +64,8 @@ def bundle_profiles(contract: Contract, given: GivenShapes = GivenShapes()) -> d
     for axis in ("seq", "max_len"):
         if capacity is not None and ranges[axis][2] > capacity:
             raise UserError(
-                f"--maxShapes: {axis} of {ranges[axis][2]}, and the bundle holds {capacity} tokens; give less, or "
-                "export with a larger --max-len"
+                f"--maxShapes: {axis} of {ranges[axis][2]}, and the bundle holds {capacity} tokens; give less"
+                f"{contract.or_hold_more}"
             )
     return {"prefill": _profile(contract, ranges), "decode": _profile(contract, {**ranges, "seq": (1, 1, 1)})}
 

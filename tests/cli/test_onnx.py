@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
@@ -25,6 +27,7 @@ from seqexport.runtimes.bundle import open_bundle
 from seqexport.runtimes.quiet import quiet
 from tests.cli.conftest import Result, Run
 from tests.conftest import Exported, Saved
+from tests.exporter.families import WRAPPERS, save
 
 INDEX = "model.safetensors.index.json"
 
@@ -198,6 +201,127 @@ def test_bfloat16_is_exported_and_onnx_runtime_says_why_it_does_not_run(
     assert contract.dtype == "bfloat16"
     assert [spec.dtype for spec in contract.outputs if spec.role == "logits"] == ["float32"]
     assert run("verify", "out").refusal == reason
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("portable", "bfloat16: ONNX Runtime's CPU has no kernels for it, so the bundle will run on CUDA alone; else"),
+        ("ort", "bfloat16: ONNX Runtime's CPU has no kernels for it, so the bundle will run on CUDA alone; else"),
+        ("tensorrt", "bfloat16: TensorRT has it from version 10 on; else add --dtype fp16 or fp32"),
+    ],
+)
+def test_where_bfloat16_does_not_run_is_said_before_the_long_work(
+    run: Run, checkpoint: Saved, work: Path, target: str, expected: str, traced_once: None
+) -> None:
+    said = run("onnx", "--model", checkpoint("mamba"), "--dtype", "bf16", "-o", "out", "--target", target).out
+    assert expected in said
+    assert said.index("bfloat16:") < said.index("✓ trace") < said.index("✓ write weights")
+
+
+@pytest.mark.parametrize("target", ["portable", "ort", "tensorrt"])
+@pytest.mark.parametrize(
+    ("name", "options", "word"),
+    [
+        ("preset:mamba", [], "generate"),
+        ("preset:mamba", ["--no-verify"], "generate"),
+        ("llama", [], "verify"),
+        ("llama", ["--no-verify"], "verify"),
+        ("mamba", ["--dtype", "bf16"], "inspect"),
+        ("mamba", ["--dtype", "bf16", "--no-verify"], "inspect"),
+    ],
+)
+def test_what_it_says_to_do_next_works(
+    run: Run,
+    checkpoint: Saved,
+    work: Path,
+    traced_once: None,
+    target: str,
+    name: str,
+    options: list[str],
+    word: str,
+) -> None:
+    model = name if name.startswith("preset:") else checkpoint(name)
+    result = run("onnx", "--model", model, "-o", "my out", "--target", target, *options)
+    command = shlex.split(result.out.rpartition("next: ")[2])
+    if target == "tensorrt":  # an engine is built where there is a GPU
+        assert "does not run here: " in result.out
+        word = "inspect"
+    assert command[:3] == ["seqexport", word, "my out"]
+    assert run(*command[1:]).code == 0
+
+
+def test_what_needs_a_newer_onnx_runtime_is_not_what_comes_next(
+    run: Run, checkpoint: Saved, work: Path, monkeypatch: pytest.MonkeyPatch, traced_once: None
+) -> None:
+    reason = "target ort needs ONNX Runtime 1.32 or newer for its attention, and this is 1.31.1; upgrade it"
+    monkeypatch.setattr("onnxruntime.__version__", "1.31.1")
+    for options in ([], ["--no-verify"]):
+        said = run("onnx", "--model", checkpoint("llama"), "--target", "ort", "-o", "out", "--force", *options).out
+        assert reason in said
+        assert said.endswith("next: seqexport inspect out\n")
+    assert reason in run("verify", "out").refusal
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("llama", [], "a row holds up to 64 tokens; --max-len sets another number"),
+        ("gpt2", [], "up to 64 tokens, and no more are possible: GPT2LMHeadModel has learned positions for 64"),
+        (
+            "phi3_longrope",
+            [],
+            "up to 48 tokens, and no more are possible: Phi3ForCausalLM changes its rotary frequencies after 48 "
+            "(its config says 64)",
+        ),
+        (
+            "phi3_longrope",
+            ["--max-len", "40"],
+            "a row holds up to 40 tokens; --max-len sets another number, to 48 at most",
+        ),
+    ],
+)
+def test_the_most_tokens_of_a_row_are_said_at_export(
+    run: Run, checkpoint: Saved, work: Path, name: str, options: list[str], expected: str, traced_once: None
+) -> None:
+    said = run("onnx", "--model", checkpoint(name), "-o", "out", "--no-verify", *options).out
+    assert expected in said
+    assert said.index(expected) < said.index("✓ trace")
+
+
+def test_states_of_fixed_size_have_no_most_tokens(run: Run, checkpoint: Saved, work: Path, traced_once: None) -> None:
+    assert "a row holds" not in run("onnx", "--model", checkpoint("mamba"), "-o", "out", "--no-verify").out
+
+
+@pytest.mark.parametrize("name", ["gemma3", "mistral3", "llava", "qwen2_audio"])
+def test_the_language_model_of_a_model_of_more_than_text_is_exported(run: Run, work: Path, name: str) -> None:
+    make, inside = WRAPPERS[name]
+    folder = save(make, work.parent / name)
+    result = run("onnx", "--model", folder, "-o", "out", "--target", "ort")
+    assert (result.code, result.err) == (0, "")
+    contract = open_bundle("out").contract
+    assert f"{folder} is a {name}; only its language model ({contract.architecture}) is exported" in result.out
+    assert "12 checks: at most" in result.out
+    assert contract.architecture == getattr(transformers, inside).config_class.model_type
+    weights = sum(t.numel() for t in load_file(folder / "model.safetensors").values())
+    assert contract.source.parameters < weights
+    assert run("verify", "out").code == 0
+
+
+def test_the_language_model_inside_may_need_what_there_is_not(run: Run, work: Path) -> None:
+    folder = save(WRAPPERS["qwen3_5"][0], work.parent / "qwen3_5")
+    assert run("onnx", "--model", folder, "-o", "out").refusal == (
+        "Qwen3_5ForCausalLM needs the op GatedDeltaRule, which this version does not have"
+    )
+    assert contents(work) == {}
+
+
+def test_a_secret_behind_a_link_stays_where_it_is(run: Run, llama: Path, work: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("the launch code")
+    (llama / "special_tokens_map.json").symlink_to(tmp_path / "secret")
+    refusal = run("onnx", "--model", llama, "-o", "out").refusal
+    assert refusal.startswith(f"{llama}/special_tokens_map.json is a link to {tmp_path}/secret, outside the checkpoint")
+    assert contents(work) == {}
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def test_failed_export_restores(name: str, stage: str, ids: torch.Tensor, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(type(model.get_output_embeddings()), "forward", fail)
-        with pytest.raises(UserError, match="cannot be exported: ZeroDivisionError: in the output") as error:
+        with pytest.raises(UserError, match=r"cannot be exported: .* does what the exporter does not know$") as error:
             failing_export()
     assert error.value.__cause__ is not None
     assert "\n" not in str(error.value)
@@ -86,9 +86,9 @@ def test_failed_export_restores(name: str, stage: str, ids: torch.Tensor, monkey
     assert torch.equal(model(ids).logits, logits)
 
 
-def test_refusal_inside_tracing_is_not_reworded() -> None:
+def test_refusal_inside_tracing_names_the_model() -> None:
     class Odd(nn.Module):
         pass
 
-    with pytest.raises(UserError, match=r"^just this$"), explained(Odd()):
+    with pytest.raises(UserError, match=r"^Odd cannot be exported: just this$"), explained(Odd()):
         raise RuntimeError("deep inside") from UserError("just this")

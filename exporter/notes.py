@@ -1,0 +1,37 @@
+"""What an export tells its user before the long work: what is left out, and where the bundle will not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from transformers import PreTrainedModel
+
+from seqexport.exporter import models
+from seqexport.runtimes.contract import Target, dtype_name
+from seqexport.runtimes.pytorch.checkpoint import local_folder
+from seqexport.runtimes.pytorch.files import CONFIG, read_json
+
+BFLOAT16 = {
+    "portable": "ONNX Runtime's CPU has no kernels for it, so the bundle will run on CUDA alone",
+    "ort": "ONNX Runtime's CPU has no kernels for it, so the bundle will run on CUDA alone",
+    "tensorrt": "TensorRT has it from version 10 on",
+}
+
+
+def before_tracing(source: str, model: PreTrainedModel, target: Target, capacity: int | None) -> Iterator[str]:
+    """One line each; ``capacity`` is that of the caches, None where there are none."""
+    whole = read_json(local_folder(source) / CONFIG).get("model_type")
+    if whole not in (None, model.config.model_type):
+        yield f"{source} is a {whole}; only its language model ({model.config.model_type}) is exported, for text alone"
+    if dtype_name(model.dtype) == "bfloat16":
+        yield f"bfloat16: {BFLOAT16[target]}; else add --dtype fp16 or fp32"
+    if capacity is not None:
+        yield f"a row holds up to {capacity:,} tokens{_why(model, capacity)}"
+
+
+def _why(model: PreTrainedModel, capacity: int) -> str:
+    limit, stated = models.position_limit(model), models.stated_capacity(model)
+    if limit is not None and limit[0] == capacity:
+        more = f" (its config says {stated:,})" if stated is not None and stated > capacity else ""
+        return f", and no more are possible: {type(model).__name__} {limit[1]} {capacity:,}{more}"
+    return "; --max-len sets another number" + (f", to {limit[0]:,} at most" if limit else "")
