@@ -53,8 +53,8 @@ class LayerStack:
 def layer_stack(model: PreTrainedModel) -> LayerStack | None:
     """The model's layers, if it holds them in one list and some of them are alike."""
     config = model.config.get_text_config()
-    depth = config.num_hidden_layers
-    lists = [(n, list(m)) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    depth = getattr(config, "num_hidden_layers", 0)
+    lists = [(n, list(m)) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth > 0]
     if not lists:
         return None
     name, layers = lists[0]

@@ -29,6 +29,8 @@ MISSING_OPS = {
     "chunk_gated_delta_rule": "GatedDeltaRule",
     "chunk_kimi_delta_attention": "KimiDeltaAttention",
     "rwkv_linear_attention": "RwkvLinearAttention",
+    "_rnn_scan": "RgLru (Griffin's recurrence)",
+    "mlstm_backend": "MLstm (xLSTM)",
 }
 """Kernels that a model's layers call by these names, and the op that would do their work."""
 

@@ -99,9 +99,33 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "falcon": (of("Falcon", **SIZES), OWN_ATTENTION),
     "gptj": (of("GPTJ", **GPT2, rotary_dim=4), OWN_ATTENTION),
     "mixtral": (of("Mixtral", **SIZES, num_local_experts=3), "MixtralForCausalLM has a mixture of experts"),
+    "jetmoe": (
+        of("JetMoe", **{k: v for k, v in HEADS.items() if k != "head_dim"}, kv_channels=8, num_local_experts=2),
+        "JetMoeForCausalLM has a mixture of experts (JetMoeParallelExperts)",
+    ),
+    "recurrent_gemma": (
+        of("RecurrentGemma", **SIZES, lru_width=24, head_dim=8, attention_window_size=WINDOW),
+        "RecurrentGemmaForCausalLM needs the op RgLru (Griffin's recurrence), which this version does not have",
+    ),
+    "xlstm": (
+        of("xLSTM", vocab_size=VOCAB, hidden_size=32, num_blocks=2, num_hidden_layers=2, num_heads=2),
+        "xLSTMForCausalLM needs the op MLstm (xLSTM), which this version does not have",
+    ),
     "rwkv": (
         of("Rwkv", vocab_size=VOCAB, hidden_size=24, num_hidden_layers=2),
         "needs the op RwkvLinearAttention",
+    ),
+}
+REFUSED_IN_TRACING: dict[str, tuple[Build, str]] = {
+    "doge": (of("Doge", **SIZES), "its layers compute with the attention mask; only causal attention is supported"),
+    "bert": (
+        of("Bert", **{k: v for k, v in SIZES.items() if k != "num_key_value_heads"}),
+        "it masks attention in a way that is neither causal nor a causal sliding window",
+    ),
+    "openai-gpt": (of("OpenAIGPT", **GPT2), "it keeps no states in its cache that the exporter knows"),
+    "xmod": (
+        of("Xmod", **{k: v for k, v in SIZES.items() if k != "num_key_value_heads"}, is_decoder=True),
+        "of its modeling_xmod.py does what the exporter does not know",
     ),
 }
 

@@ -25,7 +25,7 @@ from seqexport.runtimes.contract import StateSpec
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.pytorch.oracle import float64_arithmetic
 from seqexport.runtimes.quiet import quiet
-from tests.exporter.families import EXPORTED, REFUSED, VOCAB, build, save
+from tests.exporter.families import EXPORTED, REFUSED, REFUSED_IN_TRACING, VOCAB, build, save
 from tests.ops.conformance import assert_as_accurate_as_torch
 
 LENGTHS = (9, 5, 1)
@@ -166,3 +166,16 @@ def test_family_is_refused_by_name(name: str) -> None:
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
     assert type(model).__name__ in str(error.value)
+
+
+@pytest.mark.parametrize("name", REFUSED_IN_TRACING)
+def test_family_is_refused_by_what_it_does(name: str) -> None:
+    make, expected = REFUSED_IN_TRACING[name]
+    model = build(make)
+    refuse_unsupported(model)
+    with pytest.raises(UserError) as error, quiet(), explained(model):
+        discover_states(model)
+    line = str(error.value)
+    assert line.startswith(f"{type(model).__name__} cannot be exported: ")
+    assert line.endswith(expected)
+    assert "\n" not in line

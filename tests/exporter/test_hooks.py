@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
+from seqexport.exporter.hooks import attention
 from seqexport.exporter.models import explained
 from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
@@ -92,3 +96,26 @@ def test_refusal_inside_tracing_names_the_model() -> None:
 
     with pytest.raises(UserError, match=r"^Odd cannot be exported: just this$"), explained(Odd()):
         raise RuntimeError("deep inside") from UserError("just this")
+
+
+def test_a_mask_is_compared_whole_in_one_call() -> None:
+    """A window of 4096 took minutes, a key at a time."""
+    calls = []
+
+    def sliding(batch: int, head: int, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        calls.append(keys.numel())
+        return (keys <= query) & (keys > query - 4096)
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert attention._mask(mask_function=sliding, local_size=4096).window == 4096
+    assert calls == [4 * 4096 + 8]
+    with pytest.raises(UserError, match="it masks attention in a way that is neither causal nor"):
+        attention._mask(mask_function=sliding, local_size=4095)
+
+
+@pytest.mark.parametrize("use", [lambda mask: mask.dtype, lambda mask: mask[:, None], lambda mask: mask.shape])
+def test_a_mask_is_not_to_be_computed_with(use: Callable[[Any], object]) -> None:
+    mask = attention.CausalMask(3)
+    with pytest.raises(UserError, match="its layers compute with the attention mask"):
+        use(mask)
+    assert copy.deepcopy(mask) == mask

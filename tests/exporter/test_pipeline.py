@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import stat
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
+from safetensors.torch import load_file, save_file
 
 from seqexport.exporter import pipeline
 from seqexport.exporter.pipeline import ExportOptions, export
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN
+from seqexport.runtimes.backends import open_runner
 from seqexport.runtimes.bundle import MODEL, Bundle
+from seqexport.runtimes.generate import generate
 from tests.conftest import Exported, Saved
 
 TARGETS = ["portable", "ort", "tensorrt"]
@@ -158,6 +164,56 @@ def test_the_stages_are_told_in_order(checkpoint: Saved, tmp_path: Path, traced_
     export(ExportOptions(model=str(checkpoint("mamba"))), tmp_path / "out", stage)
     assert told == ["load", "trace", "finish", "write", "record", "seal"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_a_head_of_its_own_counts_though_the_config_ties_it(checkpoint: Saved, tmp_path: Path, name: str) -> None:
+    """Held against the file: the head in the graph is the file's, and the table another."""
+    folder = shutil.copytree(checkpoint(name), tmp_path / name)
+    weights = load_file(folder / "model.safetensors")
+    table = weights["backbone.embeddings.weight" if name == "mamba" else "model.embed_tokens.weight"]
+    weights["lm_head.weight"] = table.flip(0) * 1.5
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    bundle = export(ExportOptions(model=str(folder)), tmp_path / "out", lambda _: nullcontext())
+    values = [numpy_helper.to_array(t, base_dir=str(bundle.path)) for t in onnx.load(bundle.model).graph.initializer]
+    for tensor in (table.numpy(), weights["lm_head.weight"].numpy()):
+        assert any(np.array_equal(tensor, x) or np.array_equal(tensor.T, x) for x in values)
+
+
+@pytest.mark.parametrize(
+    ("name", "max_len", "limit", "advice"),
+    [
+        ("llama", None, None, "shorten the prompt, or export with a larger --max-len"),
+        ("phi3_longrope", None, 48, "shorten the prompt: the model itself goes no further"),
+        ("phi3_longrope", 40, 48, "shorten the prompt, or export with a larger --max-len (48 at most)"),
+        ("gpt2", None, 64, "shorten the prompt: the model itself goes no further"),
+    ],
+)
+def test_a_row_too_long_is_told_what_works(
+    exported: Exported, name: str, max_len: int | None, limit: int | None, advice: str
+) -> None:
+    bundle = exported(name, logits="last", max_len=max_len)
+    capacity = bundle.contract.capacity
+    assert bundle.contract.capacity_limit == limit
+    assert capacity is not None
+    with open_runner("ort", bundle) as runner:
+        with pytest.raises(UserError) as error:
+            generate(runner, [[1] * (capacity + 1)])
+        assert str(error.value).endswith(f"at most {capacity}; {advice}")
+        with runner.session() as session, pytest.raises(UserError) as error:
+            session.prefill(np.ones((1, capacity + 1), np.int64))
+        assert str(error.value).endswith(f"this session's cache holds {capacity}; {advice}")
+        with runner.session(capacity=5) as session, pytest.raises(UserError) as error:
+            session.prefill(np.ones((1, 6), np.int64))
+        assert str(error.value).endswith("shorten the prompt, or give the session a larger capacity")
+
+
+def test_a_larger_max_len_is_what_was_advised(exported: Exported) -> None:
+    bundle = exported("llama", logits="last", max_len=100)
+    with open_runner("ort", bundle) as runner, runner.session() as session:
+        assert np.isfinite(session.prefill(np.ones((1, 65), np.int64))).all()
 
 
 def test_every_target_has_its_passes() -> None:

@@ -101,6 +101,15 @@ def test_tied_weights_are_not_missing(tmp_path: Path) -> None:
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
+def test_a_head_of_its_own_counts_though_the_config_ties_it(copy: Path) -> None:
+    edit(copy, tie_word_embeddings=True)
+    weights = load_file(copy / "model.safetensors")
+    model = load_original(str(copy))
+    assert not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
+    assert torch.equal(model.get_output_embeddings().weight, weights["lm_head.weight"])
+    assert torch.equal(model.get_input_embeddings().weight, weights["model.embed_tokens.weight"])
+
+
 @pytest.mark.parametrize(
     ("in_config", "in_files", "asked", "loaded"),
     [
@@ -214,6 +223,10 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "mismatched shapes": (
         lambda p: edit(p, intermediate_size=44),
         "model.layers.0.mlp.down_proj.weight has the shape [24, 40], and config.json asks for [24, 44]",
+    ),
+    "mismatched shapes of a tied pair": (
+        lambda p: edit(p, vocab_size=40, tie_word_embeddings=True),
+        "lm_head.weight has the shape [31, 24], and config.json asks for [40, 24] (and 1 more)",
     ),
     "missing tensor": (
         lambda p: edit_weights(p, lambda w: w.pop("model.layers.1.mlp.up_proj.weight")),
