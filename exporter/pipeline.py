@@ -100,6 +100,7 @@ class ExportOptions:
     target: Target = "portable"
     force: bool = False
     trust_remote_code: bool = False
+    clamp_weights: bool = False
 
 
 def export(
@@ -116,8 +117,14 @@ def export(
         raise UserError(f"--opset {options.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
     check_destination(output, force=options.force)
     source = models.resolve_source(options.model, options.arch)
+    clamped: list[str] = []
     with stage(f"load {source}"):
-        model = load_original(source, dtype=options.dtype, trust_remote_code=options.trust_remote_code)
+        model = load_original(
+            source,
+            dtype=options.dtype,
+            trust_remote_code=options.trust_remote_code,
+            clamped=clamped if options.clamp_weights else None,
+        )
         models.refuse_unsupported(model)
         capacity = options.max_len or models.default_capacity(model)
         models.check_capacity(capacity, model)
@@ -133,7 +140,7 @@ def export(
         for each in PASSES[options.target]:
             each(graph)
         ops |= _our_ops(graph)
-    contract = _contract(options, model, graph, specs, ops, capacity)
+    contract = _contract(options, model, graph, specs, ops, capacity, clamped)
     try:
         return _write(output, contract, graph, model, local_folder(source), stage)
     except OSError as error:
@@ -182,6 +189,7 @@ def _contract(
     specs: Sequence[StateSpec],
     ops: dict[str, int],
     capacity: int,
+    clamped: Sequence[str],
 ) -> Contract:
     family, limit = models.family_of(specs), models.position_limit(model)
     return Contract(
@@ -208,6 +216,7 @@ def _contract(
             torch=str(torch.__version__),
             transformers=transformers.__version__,
             date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+            clamped=tuple(clamped),
         ),
         files={},
     )

@@ -70,8 +70,12 @@ class TensorSpec(Record, frozen=True):
     role: Role
 
 
-class Source(Record, frozen=True):
-    """Where the weights came from, and what exported them."""
+class Source(Record, frozen=True, omit_defaults=True):
+    """Where the weights came from, and what exported them.
+
+    Attributes:
+        clamped: weights of which some values were beyond the dtype, and were set to its limit as the export was asked.
+    """
 
     model: str
     parameters: Count
@@ -79,6 +83,7 @@ class Source(Record, frozen=True):
     torch: str
     transformers: str
     date: str
+    clamped: tuple[str, ...] = ()
 
 
 class Contract(Record, frozen=True, omit_defaults=True):

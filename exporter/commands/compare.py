@@ -144,7 +144,11 @@ def _loader(original: str | None) -> Callable[[Bundle], Any]:
     from seqexport.runtimes.pytorch.checkpoint import load_original
 
     @functools.cache
-    def load(recorded: str, dtype: str) -> Any:
-        return load_original(source_of(original, recorded), dtype=dtype)
+    def load(recorded: str, dtype: str, *, clamp: bool) -> Any:
+        return load_original(source_of(original, recorded), dtype=dtype, clamped=[] if clamp else None)
 
-    return lambda bundle: load(bundle.contract.source.model, bundle.contract.dtype)
+    def load_of(bundle: Bundle) -> Any:
+        contract = bundle.contract
+        return load(contract.source.model, contract.dtype, clamp=bool(contract.source.clamped))
+
+    return load_of

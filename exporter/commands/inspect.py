@@ -48,7 +48,7 @@ def command(bundle: Path, as_json: bool) -> None:
 def _facts(bundle: Bundle) -> Table:
     from seqexport.runtimes.trt.record import engines_of
 
-    c = bundle.contract
+    c, clamped = bundle.contract, bundle.contract.source.clamped
     engines = "; ".join(f"{record.platform}, {record.date}" for record in engines_of(bundle))
     table = Table(title=escape(str(bundle.path)), title_justify="left", show_header=False, box=None)
     ops = ", ".join(f"{count} {name}" for name, count in c.ops.items())
@@ -66,6 +66,7 @@ def _facts(bundle: Bundle) -> Table:
             "vocabulary",
             f"{c.vocab_size:,} tokens, end of text: {', '.join(map(str, c.eos_token_ids)) or 'none'}",
         ),
+        *([("clamped", f"set to the limit of {c.dtype} where beyond it: {', '.join(clamped)}")] if clamped else []),
         ("engines", engines or NO_ENGINES[c.target]),
     ):
         table.add_row(f"[dim]{name}[/]", escape(value))

@@ -50,6 +50,9 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
     help="portable: any ONNX runtime. ort: fastest in stock ONNX Runtime. tensorrt: our ops as plugin nodes.",
 )
 @click.option("--opset", type=int, default=20, show_default=True, help="ONNX opset, 18 to 23.")
+@click.option(
+    "--clamp-weights", is_flag=True, help="Set weights beyond the dtype to its largest value, instead of refusing them."
+)
 @click.option("--no-verify", is_flag=True, help="Do not check the written file against the original.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it is a bundle already.")
 @remote_code_option

@@ -29,7 +29,9 @@ ANOTHER_TASK = re.compile(r"For(?!CausalLM$|ConditionalGeneration$)[A-Z]\w*$")
 CAUSAL = "AutoModelForCausalLM"
 
 
-def load_original(source: str, *, dtype: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_original(
+    source: str, *, dtype: str | None = None, trust_remote_code: bool = False, clamped: list[str] | None = None
+) -> PreTrainedModel:
     """The causal language model of a checkpoint, in eval mode on the CPU, its weights mapped from the files.
 
     Of a model that reads images or sound too it is the language model inside.
@@ -38,6 +40,7 @@ def load_original(source: str, *, dtype: str | None = None, trust_remote_code: b
         source: a folder, or a Hugging Face hub id.
         dtype: of the weights; None for the config's, else the files'.
         trust_remote_code: run Python code that the checkpoint brings; without it none is ever executed.
+        clamped: a list: weights beyond the dtype are set to its limit, and their names added here; None: refused.
 
     Raises:
         UserError: whatever is wrong with the checkpoint, in one line.
@@ -48,7 +51,9 @@ def load_original(source: str, *, dtype: str | None = None, trust_remote_code: b
     config = _config(source, folder, trust_remote_code)
     if dtype is None and config.dtype is not None:
         _check_dtype(source, config.dtype)
-    weight_files(source, folder)
+    files = weight_files(source, folder)
+    from seqexport.runtimes.pytorch.weights import check_finite
+
     with quiet(), one_line(source, f"transformers cannot load it as {config.model_type!r}"):
         load = _auto_class(source, config, trust_remote_code).from_pretrained
         options = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
@@ -56,6 +61,7 @@ def load_original(source: str, *, dtype: str | None = None, trust_remote_code: b
         if is_wrapper(model.config):
             model = language_model(source, model)
     _check_dtype(source, model.dtype)
+    check_finite(source, files, model, clamped)
     return model.eval()
 
 

@@ -121,7 +121,12 @@ class TorchRunner(Runner):
 
 def _load(bundle: Bundle, source: str | None, trust_remote_code: bool) -> PreTrainedModel:
     contract = bundle.contract
-    return load_original(source or contract.source.model, dtype=contract.dtype, trust_remote_code=trust_remote_code)
+    return load_original(
+        source or contract.source.model,
+        dtype=contract.dtype,
+        trust_remote_code=trust_remote_code,
+        clamped=[] if contract.source.clamped else None,
+    )
 
 
 class TorchSession(Session):
