@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FunctionType
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from seqexport.exporter.hooks.rotary import switch_length, switching
 from seqexport.plugins.errors import UserError
@@ -179,6 +179,12 @@ def position_limit(model: PreTrainedModel) -> tuple[int, str] | None:
             offset = int(getattr(module, "offset", 0))
             limits.append((module.num_embeddings - offset, "has learned positions for"))
     return min(limits, default=None)
+
+
+def windows(model: PreTrainedModel) -> tuple[int, ...]:
+    """Tokens that layers with a sliding window see: the sizes that transformers' own cache gives them, ascending."""
+    layers = DynamicCache(config=model.config).layers
+    return tuple(sorted({int(size) for layer in layers if (size := getattr(layer, "sliding_window", None))}))
 
 
 def check_capacity(capacity: int, model: PreTrainedModel) -> None:

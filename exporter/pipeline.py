@@ -248,4 +248,4 @@ def _tensor_spec(value: ir.Value) -> TensorSpec:
 def _record(bundle: Bundle, model: PreTrainedModel) -> None:
     original = TorchRunner(bundle, model, logits="all")
     oracle = TorchRunner(bundle, model, logits="all", arithmetic="float64")
-    write_reference(bundle.reference, record(original, oracle))
+    write_reference(bundle.reference, record(original, oracle, models.windows(model)))

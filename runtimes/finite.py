@@ -17,9 +17,10 @@ ADVICE = {
 
 def not_finite(array: NDArray[Any]) -> str | None:
     """How many values are NaN or infinite, ``3 of 480 values (NaN)``; None where all are finite."""
-    bad = array[~np.isfinite(array)]
-    if not bad.size:
+    finite = np.isfinite(array)
+    if finite.all():
         return None
+    bad = array[~finite]
     nan = np.isnan(bad)
     kinds = ([] if nan.all() else ["infinite"]) + (["NaN"] if nan.any() else [])
     return f"{bad.size:,} of {array.size:,} values ({' and '.join(kinds)})"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Runner, Tokens
+from seqexport.runtimes.finite import ADVICE, not_finite
 
 OnToken = Callable[[int, int], None]
 """Told the row and the token, as soon as it is chosen."""
@@ -65,7 +66,8 @@ def generate(
         The new tokens of each prompt; an end-of-text token is not among them.
 
     Raises:
-        UserError: a prompt is empty, has tokens outside the vocabulary, or is longer than the capacity.
+        UserError: a prompt is empty, has tokens outside the vocabulary, or is longer than the capacity; or the model
+            gives logits that are not finite.
     """
     tokens, lengths = pad(prompts)
     limit = runner.contract.capacity
@@ -80,6 +82,7 @@ def generate(
         for _ in range(max_new_tokens):
             chosen = np.zeros(len(prompts), np.int64)
             for row in np.flatnonzero(alive):
+                check_logits(runner, logits[row], f"prompt {row + 1} after {s.lengths[row]} tokens")
                 token = sampling.choose(logits[row], rngs[row])
                 alive[row] = token not in runner.contract.eos_token_ids
                 if alive[row]:
@@ -92,6 +95,17 @@ def generate(
                 break
             logits = s.prefill(chosen[:, None], alive.astype(np.int32))[:, -1]
     return made
+
+
+def check_logits(runner: Runner, logits: Floats, where: str) -> None:
+    """Refuse logits that are not finite: no choice among them means anything.
+
+    Raises:
+        UserError: how many values, and what may help.
+    """
+    if told := not_finite(logits):
+        dtype = runner.contract.dtype
+        raise UserError(f"the logits of {where} are not finite on {runner.backend} in {dtype}: {told}; {ADVICE[dtype]}")
 
 
 def pad(prompts: Sequence[Sequence[int]]) -> tuple[Tokens, Lengths]:

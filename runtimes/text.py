@@ -16,7 +16,10 @@ MOST_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Rows:
-    """int64[rows, tokens], and how many UTF-8 bytes the tokens from ``prompt`` on stand for."""
+    """int64[rows, tokens], and how many UTF-8 bytes the tokens from ``prompt`` on stand for.
+
+    Each row begins with what the tokenizer puts before every text, such as a beginning-of-text token.
+    """
 
     ids: Tokens
     bytes: int
@@ -28,16 +31,17 @@ def read_rows(path: Path, bundle: Bundle, *, rows: int, prompt: int, tokens: int
     Raises:
         UserError: the text cannot be read or is too short, or there is nothing to tokenize it with.
     """
-    ids, starts = _tokenize(_read(path), path, bundle)
-    if len(ids) < tokens:
-        raise UserError(f"{path}: {len(ids)} tokens; the comparison needs {tokens}: give a longer text")
-    if ids.max() >= bundle.contract.vocab_size:
-        raise UserError(
-            f"{bundle.name}: its tokenizer gives token {ids.max()}, outside its {bundle.contract.vocab_size}"
-        )
-    first = np.linspace(0, len(ids) - tokens, rows).astype(int)
-    length = sum(int(starts[i + tokens] - starts[i + prompt]) for i in first)
-    return Rows(np.stack([ids[i : i + tokens] for i in first]), length)
+    before, ids, starts = _tokenize(_read(path), path, bundle)
+    given = tokens - len(before)
+    if len(ids) < given:
+        raise UserError(f"{path}: {len(ids)} tokens; the comparison needs {given}: give a longer text")
+    largest = max(int(ids.max()), int(before.max(initial=0)))
+    if largest >= bundle.contract.vocab_size:
+        raise UserError(f"{bundle.name}: its tokenizer gives token {largest}, outside its {bundle.contract.vocab_size}")
+    first = np.linspace(0, len(ids) - given, rows).astype(int)
+    read = max(prompt - len(before), 0)
+    length = sum(int(starts[i + given] - starts[i + read]) for i in first)
+    return Rows(np.stack([np.concatenate([before, ids[i : i + given]]) for i in first]), length)
 
 
 def _read(path: Path) -> str:
@@ -48,8 +52,8 @@ def _read(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a text file") from error
 
 
-def _tokenize(text: str, path: Path, bundle: Bundle) -> tuple[Tokens, Tokens]:
-    """Token ids, and the byte at which each starts; the latter has one more, the end."""
+def _tokenize(text: str, path: Path, bundle: Bundle) -> tuple[Tokens, Tokens, Tokens]:
+    """What comes before every text, the text's tokens, and the byte at which each starts, with the end as one more."""
     if bundle.tokenizer is None:
         if bundle.contract.vocab_size < 256:
             raise UserError(
@@ -57,10 +61,13 @@ def _tokenize(text: str, path: Path, bundle: Bundle) -> tuple[Tokens, Tokens]:
                 "bytes; export a checkpoint with a tokenizer"
             )
         data = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
-        return data, np.arange(data.size + 1)
+        return np.empty(0, np.int64), data, np.arange(data.size + 1)
     from tokenizers import Tokenizer
 
-    encoding = Tokenizer.from_file(str(bundle.tokenizer)).encode(text, add_special_tokens=False)
+    tokenizer = Tokenizer.from_file(str(bundle.tokenizer))
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    whole = tokenizer.encode(text[:1])
+    before = whole.ids[: whole.special_tokens_mask.index(0) if 0 in whole.special_tokens_mask else 0]
     ends = np.cumsum([0, *(len(character.encode()) for character in text)])
     starts = [start for start, _ in encoding.offsets]
-    return np.array(encoding.ids, np.int64), ends[[*starts, len(text)]]
+    return np.array(before, np.int64), np.array(encoding.ids, np.int64), ends[[*starts, len(text)]]

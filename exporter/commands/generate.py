@@ -103,9 +103,12 @@ def _print_continuations(
     ids = [tokenizer.encode(prompt).ids for prompt in prompts]
     if live:
         sys.stdout.write(prompts[0])
-    generate(runner, ids, max_new_tokens=max_new_tokens, sampling=sampling, on_token=show)
+    try:
+        generate(runner, ids, max_new_tokens=max_new_tokens, sampling=sampling, on_token=show)
+    finally:
+        if live:
+            click.echo()
     if live:
-        click.echo()
         return
     for number, parts in enumerate(pieces, 1):
         click.echo(f"--- {number} ---\n{''.join(parts)}")

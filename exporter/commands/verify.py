@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,8 @@ def command(bundle: Path, backend: str, device: str, threads: int | None, no_plu
 
     The bundle carries inputs, and what the PyTorch original makes of them in float64 arithmetic. Logits and every
     state after a whole prefill, a prefill in chunks, and decode steps may be at most twice as far from it as PyTorch
-    itself is in the bundle's dtype. Exit code: 0 within bounds, 1 out of bounds, 2 could not run.
+    itself is in the bundle's dtype, and must be finite. What the recorded texts do not reach is said. Exit code: 0
+    within bounds, 1 out of bounds, 2 could not run.
 
     \b
     Example:
@@ -39,25 +41,38 @@ def command(bundle: Path, backend: str, device: str, threads: int | None, no_plu
     """
     from seqexport.runtimes.bundle import open_bundle
 
-    checks = run_checks(open_bundle(bundle), backend, device, threads, no_plugins=no_plugins)
+    not_checked: list[str] = []
+    checks = run_checks(open_bundle(bundle), backend, device, threads, not_checked.append, no_plugins=no_plugins)
     if as_json:
-        click.echo(json.dumps([{**asdict(check), "passed": check.passed} for check in checks], indent=2))
+        found = [{**asdict(check), "passed": check.passed} for check in checks]
+        click.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
         Console().print(_table(checks))
+        for check in checks:
+            if check.not_finite:
+                click.echo(f"not finite: {check.name}: {check.not_finite}")
+    for what in not_checked:
+        click.echo(f"not checked: {what}", err=as_json)
     sys.exit(0 if all(check.passed for check in checks) else 1)
 
 
 def run_checks(
-    bundle: Bundle, backend: str, device: str = "cpu", threads: int | None = None, *, no_plugins: bool = False
+    bundle: Bundle,
+    backend: str,
+    device: str = "cpu",
+    threads: int | None = None,
+    not_checked: Callable[[str], None] = lambda what: None,
+    *,
+    no_plugins: bool = False,
 ) -> list[Check]:
-    """Every check of ``bundle`` on a backend."""
+    """Every check of ``bundle`` on a backend; ``not_checked`` is told what they leave open."""
     from seqexport.runtimes.backends import open_runner
     from seqexport.runtimes.comparison.reference import read_reference
     from seqexport.runtimes.comparison.verify import verify
 
     reference = read_reference(bundle.reference)
     with open_runner(backend, bundle, device=device, threads=threads, no_plugins=no_plugins) as runner:
-        return list(verify(runner, reference))
+        return list(verify(runner, reference, not_checked))
 
 
 def _table(checks: list[Check]) -> Table:
@@ -68,5 +83,10 @@ def _table(checks: list[Check]) -> Table:
     table.add_column("")
     for check in checks:
         verdict = "[green]ok[/]" if check.passed else "[bold red]out of bounds[/]"
-        table.add_row(check.name, f"{check.error:.1e}", f"{check.torch_error:.1e}", f"{check.allowed:.1e}", verdict)
+        verdict = "[bold red]not finite[/]" if check.not_finite else verdict
+        table.add_row(check.name, *map(_number, (check.error, check.torch_error, check.allowed)), verdict)
     return table
+
+
+def _number(error: float | None) -> str:
+    return "not finite" if error is None else f"{error:.1e}"

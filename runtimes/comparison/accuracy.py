@@ -252,7 +252,7 @@ class _Seen:
             self.prompts.add(-1, ours, true)
         with np.errstate(invalid="ignore", over="ignore"):
             self.bits += bits(ours, self.truth.rows.ids[:, self.truth.prompt + step])
-        self.same += int((ours.argmax(-1) == true.argmax(-1)).sum())
+        self.same += int(((ours.argmax(-1) == true.argmax(-1)) & np.isfinite(ours).all(-1)).sum())
 
     def states(self, step: int, ours: States, contract: Contract) -> None:
         true = self.truth.states[step]
@@ -306,7 +306,7 @@ def _finite(value: float) -> float | None:
 
 
 def checks(given: Accuracy, own: Accuracy, dtype: str) -> tuple[Check, ...]:
-    """Hold each error to twice PyTorch's own, the latter taken as one rounding at least."""
+    """Hold each error to twice PyTorch's own, the latter taken as one rounding at least; what is not finite fails."""
     last = given.steps[-1].step
     found = [
         _check("logits after the prompts", given.prompt_error, own.prompt_error, dtype),
@@ -320,4 +320,4 @@ def checks(given: Accuracy, own: Accuracy, dtype: str) -> tuple[Check, ...]:
 
 def _check(what: str, error: float | None, own: float | None, dtype: str) -> Check:
     allowed = ALLOWED * max(own or 0.0, ROUNDING[dtype])
-    return Check(what, error, own, allowed, error is not None and error <= allowed)
+    return Check(what, error, own, allowed, error is not None and own is not None and error <= allowed)

@@ -23,6 +23,7 @@ from seqexport.runtimes.comparison.accuracy import (
 )
 from seqexport.runtimes.comparison.measure import Point, SpeedOptions, measure
 from seqexport.runtimes.contract import Contract, Record
+from seqexport.runtimes.finite import not_finite
 from seqexport.runtimes.machine import Machine, this_machine
 from seqexport.runtimes.text import Rows, read_rows
 
@@ -161,6 +162,11 @@ def _bundle(
         progress(f"{bundle.name}: PyTorch in float64")
         with original.oracle(bundle) as oracle:
             truth = answers(oracle, rows, options.accuracy.prompt)
+        if told := not_finite(truth.logits):
+            raise UserError(
+                f"{bundle.name}: the original's logits on {text.name} are not finite even in float64: {told}; "
+                "there is nothing to compare with"
+            )
         progress(f"{bundle.name}: PyTorch in {contract.dtype}")
         own = _own_accuracy(bundle, original, truth, progress)
     results = tuple(

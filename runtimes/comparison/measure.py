@@ -15,6 +15,7 @@ import psutil
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, Session, Tokens
 from seqexport.runtimes.contract import ITEM_BYTES, Record
+from seqexport.runtimes.generate import check_logits
 
 SAMPLE_SECONDS = 0.002
 
@@ -158,8 +159,11 @@ class _Measurement:
         room = length + self.options.steps + 1
         session = self.runner.session(batch, room if capacity is None else min(room, capacity))
         start = perf_counter()
-        session.prefill(ids)[:, -1].argmax(-1)
-        return perf_counter() - start, session
+        logits = session.prefill(ids)[:, -1]
+        logits.argmax(-1)
+        seconds = perf_counter() - start
+        check_logits(self.runner, logits, f"{length} random tokens")
+        return seconds, session
 
     def _decode(self, session: Session, seconds: float) -> list[float]:
         """Seconds of each step after an untimed one, until ``seconds`` or ``options.steps`` are spent."""

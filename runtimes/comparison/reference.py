@@ -2,14 +2,16 @@
 
 ``reference.safetensors`` holds the inputs of one ragged prefill and some decode steps, and for each of them the logits
 of the original computed in float64, and its states at the end. Its metadata holds PyTorch's own relative error in the
-bundle's dtype, of the logits over every position and of each state: ours may be at most twice as large.
+bundle's dtype, of the logits over every position and of each state: ours may be at most twice as large. The first
+tokens of the text are read once more after made-up caches (late.py): across the end of each sliding window, and late
+in the capacity.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Lengths, Runner, Session, Tokens
+from seqexport.runtimes.base import Lengths, Runner, Session, States, Tokens
+from seqexport.runtimes.comparison.late import made_up, starts
+from seqexport.runtimes.contract import Contract
+from seqexport.runtimes.finite import ADVICE, not_finite
 
 Array = NDArray[Any]
 PREFILL_LENGTHS = (16, 9)
 STEPS = 8
+LATE_PREFILL, LATE_STEPS = 5, 3
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,11 @@ class Reference:
         seq_lens: int32 [B], its valid tokens.
         next_tokens: int64 [B, STEPS], fed one by one after it.
         answers: by name, float64: ``prefill.logits`` [B, V], ``step<i>.logits`` [B, V], and the first row's states
-            after all of it, ``end.<state>`` [1, ...].
+            after all of it, ``end.<state>`` [1, ...]; of caches the tokens from ``start`` on.
         torch_errors: PyTorch's relative error in the bundle's dtype: ``logits``, worst over positions, and each state.
+        start: tokens that made-up caches hold before it.
+        late: the same of texts that begin later; None where an older seqexport did not record them.
+        windows: tokens that the original's layers with sliding windows see.
     """
 
     tokens: Tokens
@@ -44,6 +53,14 @@ class Reference:
     next_tokens: Tokens
     answers: dict[str, Array] = field(default_factory=dict)
     torch_errors: dict[str, float] = field(default_factory=dict)
+    start: int = 0
+    late: tuple[Reference, ...] | None = None
+    windows: tuple[int, ...] = ()
+
+    @property
+    def end(self) -> int:
+        """Tokens that the longest row holds after all of it."""
+        return self.start + int(self.seq_lens.max()) + self.next_tokens.shape[1]
 
 
 def example_inputs(vocab_size: int, capacity: int | None, seed: int = 0) -> Reference:
@@ -71,8 +88,22 @@ def replay(session: Session, inputs: Reference, chunk: int | None = None) -> Ite
     yield "prefill.logits", last
     for step in range(inputs.next_tokens.shape[1]):
         yield f"step{step}.logits", session.step(inputs.next_tokens[:, step])
-    for name, value in session.read_states().items():
-        yield f"end.{name}", value[:1]
+    for name, value in _new(session.contract, session.read_states(), inputs.start).items():
+        yield f"end.{name}", value
+
+
+def open_session(runner: Runner, inputs: Reference, like: Reference) -> Session:
+    """A session that is ready for ``replay``; ``like``: the text from 0 on, whose states made-up ones resemble."""
+    session = runner.session(len(inputs.seq_lens), inputs.end)
+    if inputs.start:
+        real = {spec.past_name: like.answers[f"end.{spec.past_name}"] for spec in runner.contract.states}
+        session.write_states(made_up(runner.contract, real, inputs.start), np.array([inputs.start], np.int32))
+    return session
+
+
+def _new(contract: Contract, states: States, start: int) -> States:
+    """The first row's states [1, ...]; of caches the tokens from ``start`` on."""
+    return {s.past_name: states[s.past_name][:1, :, start if s.grows else 0 :] for s in contract.states}
 
 
 def _last_valid(logits: Array, seq_lens: Lengths) -> Array:
@@ -82,34 +113,65 @@ def _last_valid(logits: Array, seq_lens: Lengths) -> Array:
     return rows
 
 
-def record(original: Runner, oracle: Runner) -> Reference:
-    """Run the original in its own dtype and in float64 over the inputs' text, whole.
+def record(original: Runner, oracle: Runner, windows: Sequence[int] = ()) -> Reference:
+    """Run the original in its own dtype and in float64 over the inputs' text, whole, and over the late texts.
 
     Both runners give the logits of every token; what decode steps must answer stands in the logits of the one pass.
+
+    Raises:
+        UserError: a logit or a state is not finite.
     """
     inputs = example_inputs(original.contract.vocab_size, original.contract.capacity)
-    text = np.concatenate([inputs.tokens[0], inputs.next_tokens[0]])[None]
-    true_logits, true_states = _whole(oracle, text)
-    own_logits, own_states = _whole(original, text)
+    whole = _recorded(inputs, original, oracle, inputs)
+    length = LATE_PREFILL + LATE_STEPS
+    late = [
+        _recorded(_late_inputs(inputs, start), original, oracle, whole)
+        for start in starts(original.contract, windows, inputs.end, length)
+    ]
+    return replace(whole, late=tuple(late), windows=tuple(windows))
+
+
+def _late_inputs(inputs: Reference, start: int) -> Reference:
+    """The first tokens of the first row, after made-up caches of ``start`` tokens."""
+    text = np.concatenate([inputs.tokens[:1], inputs.next_tokens[:1]], axis=1)[:, : LATE_PREFILL + LATE_STEPS]
+    length = np.array([LATE_PREFILL], np.int32)
+    return Reference(text[:, :LATE_PREFILL], length, text[:, LATE_PREFILL:], start=start)
+
+
+def _recorded(inputs: Reference, original: Runner, oracle: Runner, like: Reference) -> Reference:
+    true_logits, true_states = _whole(oracle, inputs, like)
+    own_logits, own_states = _whole(original, inputs, like)
     last = inputs.seq_lens - 1
     answers = {"prefill.logits": true_logits[last]}
     answers |= {f"step{i}.logits": true_logits[last + 1 + i] for i in range(inputs.next_tokens.shape[1])}
     answers |= {f"end.{name}": value for name, value in true_states.items()}
     errors = {"logits": max(map(relative_error, own_logits, true_logits))}
     errors |= {name: relative_error(value, true_states[name]) for name, value in own_states.items()}
-    wide = {name: np.asarray(value, np.float64) for name, value in answers.items()}
-    return Reference(inputs.tokens, inputs.seq_lens, inputs.next_tokens, wide, errors)
+    return replace(inputs, answers={n: np.asarray(x, np.float64) for n, x in answers.items()}, torch_errors=errors)
 
 
-def _whole(runner: Runner, tokens: Tokens) -> tuple[Array, dict[str, Array]]:
-    """Logits [n, V] and the states after one row [1, n]."""
-    with runner.session(1, tokens.shape[1]) as session:
-        return session.prefill(tokens)[0], session.read_states()
+def _whole(runner: Runner, inputs: Reference, like: Reference) -> tuple[Array, States]:
+    """Logits [n, V] of the first row's text, and its states at the end."""
+    row = replace(inputs, seq_lens=inputs.seq_lens[:1])
+    with open_session(runner, row, like) as session:
+        logits = session.prefill(np.concatenate([inputs.tokens[:1], inputs.next_tokens[:1]], axis=1))[0]
+        states = _new(session.contract, session.read_states(), inputs.start)
+    for name, value in {**states, "logits": logits}.items():
+        if told := not_finite(value):
+            raise UserError(_original_not_finite(runner, name, told))
+    return logits, states
+
+
+def _original_not_finite(runner: Runner, name: str, told: str) -> str:
+    dtype = runner.contract.dtype
+    if getattr(runner, "arithmetic", "native") == "float64":
+        return f"{name} of the original is not finite even in float64: {told}; its weights are not a working model's"
+    return f"{name} of PyTorch's own run in {dtype} is not finite: {told}; {ADVICE[dtype]}"
 
 
 def relative_error(actual: Array, expected: Array) -> float:
     """||actual - expected|| / ||expected|| in float64; infinite where a value is missing or not finite."""
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
+    if actual.shape != expected.shape or not (np.isfinite(actual).all() and np.isfinite(expected).all()):
         return float("inf")
     expected = expected.astype(np.float64)
     norm = float(np.linalg.norm(expected))
@@ -123,8 +185,19 @@ def write_reference(path: Path, reference: Reference) -> None:
         "seq_lens": reference.seq_lens,
         "next_tokens": reference.next_tokens,
     }
-    tensors |= {f"answer.{name}": np.ascontiguousarray(value) for name, value in reference.answers.items()}
-    path.write_bytes(save(tensors, metadata={"torch_errors": json.dumps(reference.torch_errors)}))
+    for case in (reference, *(reference.late or ())):
+        tensors |= {f"{_prefix(case)}{n}": np.ascontiguousarray(x) for n, x in case.answers.items()}
+    metadata = {
+        "torch_errors": reference.torch_errors,
+        "late": {str(case.start): case.torch_errors for case in reference.late or ()},
+        "windows": reference.windows,
+    }
+    texts = {name: json.dumps(value, allow_nan=False) for name, value in metadata.items()}
+    path.write_bytes(save(tensors, metadata=texts))
+
+
+def _prefix(case: Reference) -> str:
+    return f"late{case.start}." if case.start else "answer."
 
 
 def read_reference(path: Path) -> Reference:
@@ -138,8 +211,18 @@ def read_reference(path: Path) -> Reference:
     try:
         with safe_open(path, "numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            errors = {str(k): float(v) for k, v in json.loads(file.metadata()["torch_errors"]).items()}
-        answers = {k.removeprefix("answer."): v for k, v in tensors.items() if k.startswith("answer.")}
-        return Reference(tensors["tokens"], tensors["seq_lens"], tensors["next_tokens"], answers, errors)
+            metadata = {name: json.loads(text) for name, text in file.metadata().items()}
+        inputs = Reference(tensors["tokens"], tensors["seq_lens"], tensors["next_tokens"])
+        whole = _read(inputs, tensors, metadata["torch_errors"])
+        if "late" not in metadata:
+            return whole
+        late = [_read(_late_inputs(inputs, int(n)), tensors, errors) for n, errors in metadata["late"].items()]
+        return replace(whole, late=tuple(late), windows=tuple(map(int, metadata["windows"])))
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); export the model again") from error
+
+
+def _read(inputs: Reference, tensors: dict[str, Array], errors: dict[str, Any]) -> Reference:
+    prefix = _prefix(inputs)
+    answers = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+    return replace(inputs, answers=answers, torch_errors={str(k): float(v) for k, v in errors.items()})

@@ -8,8 +8,10 @@ from math import exp, log
 from typing import Literal
 
 from seqexport.runtimes import units
+from seqexport.runtimes.comparison.accuracy import Check
 from seqexport.runtimes.comparison.compare import TORCH, BackendResult, BundleResult, Comparison
 from seqexport.runtimes.comparison.measure import Point
+from seqexport.runtimes.finite import ADVICE
 
 BACKENDS = {"torch": "PyTorch", "ort": "ONNX Runtime", "trt": "TensorRT"}
 LEVEL = 0.05
@@ -81,6 +83,9 @@ def _same_answers(comparison: Comparison, backend: str) -> Verdict:
         return Verdict(None, f"{name} ran, but {ran[0][0].note or 'its answers were not checked'}.")
     failed = [(b, check) for b, r in judged for check in r.checks if not check.passed]
     if failed:
+        broken = next(((b, check) for b, check in failed if check.own is None), None)
+        if broken is not None:
+            return Verdict(False, _not_finite(*broken))
         bundle, worst = max(failed, key=lambda pair: _excess(pair[1].error, pair[1].allowed))
         return Verdict(
             False,
@@ -90,6 +95,10 @@ def _same_answers(comparison: Comparison, backend: str) -> Verdict:
         )
     ratio = max(ratio_to_own(b, r) or 0.0 for b, r in judged)
     return Verdict(True, f"{name} gives the same answers: its error is {units.ratio(ratio)} PyTorch’s own.")
+
+
+def _not_finite(bundle: BundleResult, check: Check) -> str:
+    return f"PyTorch’s own {check.what} of {bundle.name} are not finite in {bundle.dtype}: {ADVICE[bundle.dtype]}."
 
 
 def _excess(error: float | None, allowed: float) -> float:

@@ -114,7 +114,7 @@ def test_verify_exits_0_within_bounds_and_1_beyond(run: Run, copy: Path) -> None
     checks = json.loads(bad.out)
     assert (bad.code, bad.err) == (1, "")
     assert not all(check["passed"] for check in checks)
-    assert set(checks[0]) == {"name", "error", "torch_error", "allowed", "passed"}
+    assert set(checks[0]) == {"name", "error", "torch_error", "allowed", "not_finite", "passed"}
     assert "out of bounds" in run("verify", copy).out
 
 
@@ -267,3 +267,26 @@ def test_doctor_says_where_cublaslt_is(
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in run("doctor").out.splitlines()]
     assert row in rows
     assert asked == [12]
+
+
+def test_what_is_not_finite_is_named_and_json_stays_strict(run: Run, copy: Path) -> None:
+    data = copy / f"{MODEL}.data"
+    weights = np.fromfile(data, np.float32)
+    weights[-1000:] = np.nan
+    weights.tofile(data)
+    reseal(copy)
+    told = run("verify", copy)
+    assert told.code == 1
+    assert "not finite: logits after prefill, prefill whole: prefill.logits: " in told.out
+    strict = run("verify", copy, "--json")
+    checks = json.loads(strict.out, parse_constant=pytest.fail)
+    assert (strict.code, strict.err) == (1, "")
+    assert any(check["error"] is None and not check["passed"] and check["not_finite"] for check in checks)
+    for sampling in (
+        [],
+        ["--temperature", 1],
+        ["--temperature", 1, "--top-k", 5],
+        ["--temperature", 1, "--top-p", 0.5],
+    ):
+        refusal = run("generate", copy, "--prompt", "def ", *sampling).refusal
+        assert refusal.startswith("the logits of prompt 1 after 4 tokens are not finite on ort in float32: ")

@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from seqexport.exporter import pipeline
 from seqexport.runtimes.bundle import open_bundle
+from seqexport.runtimes.pytorch.runner import TorchRunner
 from seqexport.runtimes.quiet import quiet
 from tests.cli.conftest import Result, Run
 from tests.conftest import Exported, Saved
@@ -437,3 +438,46 @@ def test_ctrl_c_with_nobody_left_to_read(llama: Path, work: Path) -> None:
         process.send_signal(signal.SIGINT)
     assert process.returncode == 1
     assert contents(work) == {}
+
+
+def set_weight(folder: Path, name: str, value: float) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights[name].view(-1)[-1] = value
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_weight_beyond_the_dtype_is_refused_or_clamped_as_asked(run: Run, llama: Path, work: Path) -> None:
+    name = "model.embed_tokens.weight"
+    set_weight(llama, name, 7e4)
+    asked = ("onnx", "--model", llama, "--dtype", "fp16", "--target", "ort", "-o", "out")
+    refusal = run(*asked).refusal
+    assert f"{name} has 1 of 888 values, the largest 70000 at [36, 23], beyond float16, which ends at 65504" in refusal
+    assert contents(work) == {}
+    assert run(*asked, "--clamp-weights").code == 0
+    assert open_bundle(work / "out").contract.source.clamped == (name,)
+    assert f"set to the limit of float16 where beyond it: {name}" in " ".join(run("inspect", "out").out.split())
+    with TorchRunner(open_bundle(work / "out")) as original:
+        assert original.model.get_input_embeddings().weight[36, 23] == 65504
+
+
+def test_a_nan_of_the_checkpoint_is_refused_by_name(run: Run, checkpoint: Saved, work: Path) -> None:
+    mamba = Path(shutil.copytree(checkpoint("mamba"), work / "mamba"))
+    set_weight(mamba, "backbone.layers.1.mixer.D", float("nan"))
+    refusal = run("onnx", "--model", mamba, "-o", work / "out").refusal
+    assert "backbone.layers.1.mixer.D is not finite in the checkpoint itself: 1 of 40 values (NaN)" in refusal
+    assert not (work / "out").exists()
+
+
+def test_states_that_overflow_in_the_dtype_are_refused_by_name(run: Run, checkpoint: Saved, work: Path) -> None:
+    """Every weight fits float16; what the model computes with them does not."""
+    folder = Path(shutil.copytree(checkpoint("llama"), work / "llama"))
+    weights = load_file(folder / "model.safetensors")
+    for name in ("up_proj", "down_proj"):
+        weights[f"model.layers.0.mlp.{name}.weight"] *= 3e3
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refusal = run("onnx", "--model", folder, "--dtype", "fp16", "-o", work / "out").refusal
+    assert refusal.startswith("past_key_values.1.key of PyTorch's own run in float16 is not finite: ")
+    assert refusal.endswith("export with --dtype bf16 or fp32, whose numbers reach further")
+    assert not (work / "out").exists()

@@ -402,7 +402,10 @@ def test_a_tied_weight_is_named_once(copy: Path, capfd: pytest.CaptureFixture[st
 def test_a_weight_that_is_not_finite_in_the_checkpoint_is_named(
     copy: Path, capfd: pytest.CaptureFixture[str], value: float, clamped: list[str] | None, dtype: str
 ) -> None:
-    edit_weights(copy, lambda weights: set_row(weights, value, "model.layers.1.mlp.up_proj.weight"))
+    name = "model.layers.1.mlp.up_proj.weight"
+    edit_weights(copy, lambda weights: set_row(weights, value, name))
     line = refusal(copy, capfd, dtype=dtype, clamped=clamped)
     kind = "NaN" if value != value else "infinite"
-    assert f"model.layers.1.mlp.up_proj.weight is not finite in the checkpoint itself: 40 of 960 values ({kind})" in line
+    assert (
+        f"model.layers.1.mlp.up_proj.weight is not finite in the checkpoint itself: 40 of 960 values ({kind})" in line
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from math import log
 from pathlib import Path
@@ -10,7 +11,12 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel
 
 from seqexport.plugins.errors import UserError
@@ -20,6 +26,7 @@ from seqexport.runtimes.comparison.accuracy import AccuracyOptions, bits, checkp
 from seqexport.runtimes.comparison.compare import BundleResult, CompareOptions, Comparison, compare
 from seqexport.runtimes.comparison.measure import SpeedOptions, measure
 from seqexport.runtimes.comparison.original import reference_runners
+from seqexport.runtimes.comparison.verdict import verdicts
 from seqexport.runtimes.pytorch.runner import TorchRunner
 from seqexport.runtimes.text import read_rows
 from tests.runtimes.tiny import bundle_of, make
@@ -96,13 +103,13 @@ def run(model: PreTrainedModel, text: Path, error: float, **changes: Any) -> tup
 
 def test_the_original_itself_passes_every_check(model: PreTrainedModel, text: Path) -> None:
     comparison, bundle = run(model, text, 0.0)
-    torch, same = bundle.results
+    original, same = bundle.results
     assert comparison.passed
     assert same.passed
     assert bundle.own is not None
     assert bundle.own.decode_error is not None
     assert 0 < bundle.own.decode_error < 1e-5
-    assert torch.accuracy == bundle.own
+    assert original.accuracy == bundle.own
     assert same.accuracy is not None
     assert same.accuracy.decode_error == pytest.approx(bundle.own.decode_error, rel=0.5)
     assert same.accuracy.agreement == 1
@@ -228,6 +235,67 @@ def test_refuses_a_text_that_is_too_short(tmp_path: Path) -> None:
         read_rows(tmp_path / "none.txt", bundle, rows=1, prompt=2, tokens=9)
     with pytest.raises(UserError, match="no tokenizer"):
         read_rows(tmp_path / "short.txt", bundle_of(make("mamba")), rows=1, prompt=2, tokens=9)
+
+
+@pytest.mark.parametrize("before", [[], ["<s>"], ["<s>", "<t>"]], ids=len)
+def test_rows_begin_as_the_tokenizer_begins_every_text(tmp_path: Path, before: list[str]) -> None:
+    text = tmp_path / "heldout.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 4)
+    special = ["<s>", "<t>", "</s>"]
+    words = {token: i for i, token in enumerate(special + sorted(ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(special)
+    if before:  # and an end, which has no place before more text
+        tokenizer.post_processor = TemplateProcessing(
+            single=[*before, "$A", "</s>"], special_tokens=[(token, words[token]) for token in special]
+        )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    contract = msgspec.structs.replace(
+        bundle_of(make("mamba", vocab_size=len(words))).contract, files={"tokenizer.json": ""}
+    )
+    rows = read_rows(text, Bundle(tmp_path, contract), rows=3, prompt=5, tokens=25)
+    assert rows.ids.shape == (3, 25)
+    for row in rows.ids:
+        assert row[: len(before)].tolist() == [words[token] for token in before]
+        assert row[len(before) :].min() >= len(special)
+    assert rows.bytes == 3 * 20
+    content = text.read_bytes()[: 25 - len(before)].decode()
+    assert tokenizer.encode(content, add_special_tokens=False).ids == rows.ids[0, len(before) :].tolist()
+
+
+def poisoned(dtype: torch.dtype, factor: float) -> PreTrainedModel:
+    model = make("llama", dtype, vocab_size=256)
+    with torch.no_grad():
+        for projection in (model.model.layers[2].mlp.up_proj, model.model.layers[2].mlp.down_proj):
+            projection.weight.mul_(factor)
+    return model
+
+
+def test_an_original_that_is_not_finite_is_named(text: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"llama-tiny: the original's logits on heldout.txt are not finite even in float64"
+    ):
+        run(poisoned(torch.float32, float("nan")), text, 0.0)
+
+
+def test_pytorch_that_overflows_in_its_dtype_fails_by_name(text: Path) -> None:
+    comparison, bundle = run(poisoned(torch.float16, 3e3), text, 0.0)
+    assert not comparison.passed
+    assert bundle.own is not None
+    assert bundle.own.decode_error is None
+    wrong = bundle.results[1]
+    assert [check.passed for check in wrong.checks if check.own is None] == [False, False]
+    assert wrong.points[0].skipped is not None
+    assert "are not finite on wrong in float16" in wrong.points[0].skipped
+    headline = verdicts(comparison)[0]
+    assert headline.good is False
+    assert headline.text.startswith(
+        "PyTorch’s own logits after the prompts of llama-tiny are not finite in float16: export"
+    )
+    data = json.loads(msgspec.json.encode(comparison), parse_constant=pytest.fail)
+    assert data["bundles"][0]["own"]["decode_error"] is None
+    assert msgspec.json.decode(msgspec.json.encode(comparison), type=Comparison) == comparison
 
 
 def test_bits_of_a_uniform_guess() -> None:

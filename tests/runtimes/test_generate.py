@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.base import Floats, Lengths, Session, Tokens
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.generate import Sampling, generate
 from seqexport.runtimes.ort.runner import OrtRunner
@@ -146,3 +147,41 @@ def test_tokens_are_told_row_by_row_as_they_come(llama: OrtRunner) -> None:
 def test_bad_prompts_are_refused(llama: OrtRunner, prompts: list[list[int]], message: str) -> None:
     with pytest.raises(UserError, match=message):
         generate(llama, prompts, max_new_tokens=1)
+
+
+class Overflowing(OrtRunner):
+    """The bundle on ONNX Runtime, one logit of its second row not finite after so many calls."""
+
+    value, calls = float("nan"), 0
+
+    def session(self, batch: int = 1, capacity: int | None = None) -> Session:
+        session = super().session(batch, capacity)
+        run = session._run
+
+        def overflow(tokens: Tokens, seq_lens: Lengths) -> Floats:
+            logits = run(tokens, seq_lens).copy()
+            self.calls -= 1
+            logits[1, -1, 5] = self.value if self.calls < 0 else 0.0
+            return logits
+
+        session._run = overflow  # type: ignore[method-assign]
+        return session
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), Sampling(1.0), Sampling(1.0, top_k=3), Sampling(1.0, top_p=0.5), SAMPLED],
+    ids=["greedy", "temperature", "top-k", "top-p", "all"],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("calls", [0, 2])
+def test_logits_that_are_not_finite_stop_it(llama: OrtRunner, sampling: Sampling, value: float, calls: int) -> None:
+    with Overflowing(llama.bundle, threads=1) as runner:
+        runner.value, runner.calls = value, calls
+        kind = "NaN" if np.isnan(value) else "infinite"
+        message = (
+            rf"^the logits of prompt 2 after {1 + calls} tokens are not finite on ort in float32: "
+            rf"1 of {VOCAB} values \({kind}\); no dtype here reaches further"
+        )
+        with pytest.raises(UserError, match=message):
+            generate(runner, PROMPTS, max_new_tokens=5, sampling=sampling)

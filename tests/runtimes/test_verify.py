@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
@@ -19,16 +20,25 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 from transformers import PreTrainedModel
 
+from seqexport.exporter.models import windows
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, Session, States
 from seqexport.runtimes.bundle import CONTRACT, MODEL, REFERENCE, Bundle, open_bundle, sha256, write_contract
-from seqexport.runtimes.comparison.reference import read_reference, relative_error
-from seqexport.runtimes.comparison.verify import CHUNKS, Check, verify
+from seqexport.runtimes.comparison import late
+from seqexport.runtimes.comparison.reference import (
+    Reference,
+    read_reference,
+    record,
+    relative_error,
+    write_reference,
+)
+from seqexport.runtimes.comparison.verify import CHUNKS, LATE_CHUNKS, Check, verify
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.pytorch.runner import TorchRunner
 from tests.conftest import Exported
 from tests.runtimes.ort_attention import runnable
+from tests.runtimes.tiny import bundle_of, make
 
 STEPS, CHECKPOINTS = 2000, (500, 1000, 2000)
 
@@ -64,11 +74,13 @@ def rewrite_reference(bundle: Bundle, change: Callable[[dict[str, Any], dict[str
 @pytest.mark.parametrize("target", ["portable", "ort"])
 @pytest.mark.parametrize("name", ["mamba", "llama", "jamba", "irregular"])
 def test_exports_hold_their_bounds(exported: Exported, name: str, target: str) -> None:
-    checks = checks_of(runnable(exported(name, target=target, logits="last")))
+    bundle = runnable(exported(name, target=target, logits="last"))
+    checks = checks_of(bundle)
     assert [check for check in checks if not check.passed] == []
     kinds = {check.name.split(",")[0] for check in checks}
     assert {"logits after prefill", "logits along decode"} < kinds
-    assert len(checks) == len(kinds) * len(CHUNKS)
+    grows = bundle.contract.capacity is not None
+    assert len(checks) == len(kinds) * (len(CHUNKS) + grows * len(LATE_CHUNKS))
 
 
 def test_longrope_writes_its_own_frequencies_back_and_is_recorded(exported: Exported) -> None:
@@ -98,7 +110,20 @@ def test_an_answer_that_is_not_finite_is_out_of_bounds(copy: Bundle) -> None:
     weights = np.fromfile(data, np.float32)
     weights[-1] = np.nan
     weights.tofile(data)
-    assert not all(check.passed for check in checks_of(reseal(copy)))
+    checks = checks_of(reseal(copy))
+    assert not any(check.passed for check in checks if check.not_finite)
+    broken = next(check for check in checks if check.not_finite)
+    assert broken.error is None
+    assert re.fullmatch(r"prefill\.logits: [0-9]+ of 74 values \(NaN\)", str(broken.not_finite))
+
+
+@pytest.mark.parametrize("quantity", ["logits", "past_key_values.0.key"])
+def test_what_was_not_finite_in_pytorch_is_out_of_bounds(copy: Bundle, quantity: str) -> None:
+    """As an older seqexport recorded it."""
+    changed = rewrite_reference(copy, lambda tensors, errors: errors.update({quantity: float("inf")}))
+    failed = [check for check in checks_of(changed) if not check.passed]
+    assert failed
+    assert {(check.allowed, check.not_finite) for check in failed} == {(None, f"{quantity} of PyTorch's own run")}
 
 
 @pytest.mark.parametrize("lost", ["answer.prefill.logits", "answer.end.past_key_values.1.key", "tokens", "seq_lens"])
@@ -127,6 +152,143 @@ def test_a_graph_with_another_interface_is_named(copy: Bundle) -> None:
     ir.save(model, copy.model, external_data=f"{MODEL}.data")
     with pytest.raises(UserError, match=rf"{MODEL}: its inputs are not those that {CONTRACT} lists \(input_ids\)"):
         OrtRunner(reseal(copy))
+
+
+WINDOWED, WIDE = 40, 64
+
+
+def recorded(name: str, **changes: Any) -> tuple[Bundle, Reference]:
+    """A tiny original that holds 64 tokens, and its recorded reference."""
+    model = make(name, **changes)
+    bundle = bundle_of(model, logits="all", capacity=WIDE)
+    oracle = TorchRunner(bundle, model, arithmetic="float64")
+    return bundle, record(TorchRunner(bundle, model), oracle, windows(model))
+
+
+def failures(bundle: Bundle, reference: Reference, model: PreTrainedModel) -> set[str]:
+    """Where another model's answers are out of bounds: after the comma of a check's name."""
+    failed = [check for check in verify(TorchRunner(bundle, model), reference) if not check.passed]
+    return {check.name.partition(", from ")[2] for check in failed}
+
+
+@pytest.mark.parametrize("wrong", [WINDOWED - 1, WINDOWED + 1, 4096])
+def test_a_window_longer_than_the_recorded_text_is_outgrown(wrong: int) -> None:
+    bundle, reference = recorded("gemma2", sliding_window=WINDOWED)
+    assert reference.windows == (WINDOWED,)
+    assert [case.start for case in reference.late or ()] == [36, 56]
+    assert failures(bundle, reference, make("gemma2", sliding_window=WINDOWED)) == set()
+    assert "position 36" in failures(bundle, reference, make("gemma2", sliding_window=wrong))
+
+
+def test_positions_late_in_the_capacity_are_checked() -> None:
+    bundle, reference = recorded("llama")
+    wrong = make("llama")
+    rotary = wrong.model.rotary_emb
+    true = rotary.forward
+    rotary.forward = lambda x, position_ids: true(x, position_ids.clamp(max=40))
+    assert failures(bundle, reference, make("llama")) == set()
+    assert failures(bundle, reference, wrong) == {"position 56"}
+
+
+def test_made_up_caches_are_the_same_everywhere_and_exact_in_their_dtype() -> None:
+    bundle = bundle_of(make("gemma2", torch.bfloat16), capacity=WIDE)
+    like = {spec.past_name: np.full(spec.sizes(1, 2), 3.0) for spec in bundle.contract.states}
+    made = late.made_up(bundle.contract, like, WIDE)
+    first = made["past_key_values.0.key"]
+    assert first.shape == (1, 2, WIDE, 8)
+    np.testing.assert_array_equal(first[0, 0, 0, :3], np.float32([5.28125, 1.203125, 2.9375]))
+    assert np.square(first).mean() == pytest.approx(9, rel=0.2)
+    for state in made.values():
+        np.testing.assert_array_equal(state, torch.from_numpy(state).bfloat16().float())
+    assert not np.array_equal(first, made["past_key_values.1.key"])
+    assert not np.array_equal(first, made["past_key_values.0.value"])
+
+
+@pytest.mark.parametrize(
+    ("capacity", "windows", "expected"),
+    [
+        (64, (), [56]),
+        (64, (40,), [36, 56]),
+        (64, (6, 40, 100), [36, 56]),
+        (24, (), []),
+        (25, (), [17]),
+        (None, (), []),
+        (10**7, (4096,), [4092, (3 << 28) // 384 - 8]),
+    ],
+)
+def test_late_texts_begin_where_something_new_is_met(
+    capacity: int | None, windows: tuple[int, ...], expected: list[int]
+) -> None:
+    contract = bundle_of(make("llama")).contract  # 384 bytes a token
+    contract = msgspec.structs.replace(contract, capacity=capacity)
+    assert list(late.starts(contract, windows, read=24, length=8)) == expected
+
+
+def test_what_no_text_reaches_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late, "MOST_BYTES", 32 * 384)
+    bundle, reference = recorded("gemma2", sliding_window=WINDOWED)
+    said: list[str] = []
+    assert all(
+        check.passed
+        for check in verify(TorchRunner(bundle, make("gemma2", sliding_window=WINDOWED)), reference, said.append)
+    )
+    assert said == ["the sliding window of 40 tokens: 32 were in the cache", "positions from 32 to 63"]
+
+
+def test_a_runner_that_holds_fewer_tokens_leaves_late_positions_open() -> None:
+    class Small(TorchRunner):
+        def session(self, batch: int = 1, capacity: int | None = None) -> Session:
+            if capacity == WIDE:
+                raise UserError("capacity of 64 tokens: the engine's caches hold 40")
+            return super().session(batch, capacity)
+
+    bundle, reference = recorded("llama")
+    said: list[str] = []
+    assert all(check.passed for check in verify(Small(bundle, make("llama")), reference, said.append))
+    assert said == [
+        "the text from position 56 on: capacity of 64 tokens: the engine's caches hold 40",
+        "positions from 24 to 63",
+    ]
+
+
+def test_a_reference_of_an_older_seqexport_is_read_and_what_it_lacks_is_said(tmp_path: Path) -> None:
+    bundle, reference = recorded("llama")
+    file = tmp_path / REFERENCE
+    write_reference(file, reference)
+    again = read_reference(file)
+    assert [case.start for case in again.late or ()] == [56]
+    with safe_open(file, "numpy") as opened:
+        errors = opened.metadata()["torch_errors"]
+    old = {name: x for name, x in load_file(file).items() if not name.startswith("late")}
+    file.write_bytes(save(old, metadata={"torch_errors": errors}))
+    said: list[str] = []
+    assert all(check.passed for check in verify(TorchRunner(bundle, make("llama")), read_reference(file), said.append))
+    assert said == [
+        "sliding windows and late positions: an older seqexport recorded the reference; export the model again"
+    ]
+
+
+def poison(model: PreTrainedModel, value: float) -> PreTrainedModel:
+    with torch.no_grad():
+        for projection in (model.model.layers[1].mlp.up_proj, model.model.layers[1].mlp.down_proj):
+            projection.weight.mul_(value)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor", "message"),
+    [
+        (torch.float16, 3e3, r"^past_key_values\.2\.key of PyTorch's own run in float16 is not finite: .* of .* values "
+         r"\(.*NaN.*\); export with --dtype bf16 or fp32"),
+        (torch.float32, float("nan"), r"^past_key_values\.2\.key of the original is not finite even in float64: 384 of "
+         r"384 values \(NaN\)"),
+    ],
+)  # fmt: skip
+def test_an_original_that_is_not_finite_is_not_recorded(dtype: torch.dtype, factor: float, message: str) -> None:
+    model = poison(make("llama", dtype), factor)
+    bundle = bundle_of(model, logits="all", capacity=WIDE)
+    with pytest.raises(UserError, match=message):
+        record(TorchRunner(bundle, model), TorchRunner(bundle, model, arithmetic="float64"))
 
 
 class Truth:
