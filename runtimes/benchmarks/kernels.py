@@ -4,7 +4,7 @@
 
 Times are CUDA events around one call, warm, L2 cleared before each, median. `floor` is what the hardware allows:
 special-function units for the scan, a device copy's bandwidth (measured here) for convolution and decode, a large
-matrix product's rate (measured here) for prefill. `measure` says what `target`, the least that is wanted, is of.
+matrix product's rate (measured here) for prefill, in float32 that of the FMA units. `measure` says what `target`, the least that is wanted, is of.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from seqexport.plugins import library
 from seqexport.plugins.kernels.c_api import Kernels
 
-SPECIAL_FUNCTIONS_PER_CLOCK = 16  # of one SM
+SPECIAL_FUNCTIONS_PER_CLOCK, FLOAT32_FMAS_PER_CLOCK = 16, 128  # of one SM
 BF16 = torch.bfloat16
 SCAN = ("times the speed of mamba_ssm", 1.3, ("mamba_ssm",))
 PREFILL = ("times the speed of the better of cuDNN and flash", 0.5, ("SDPA cudnn", "SDPA flash"))
@@ -233,7 +233,10 @@ class Benchmark:
         ours = microseconds(call)
         pairs = batch * query_heads * (length * past + length * (length + 1) // 2)
         moved = 2 * batch * kv_heads * (past + length) * dim * query.element_size()
-        floor = max(4 * pairs * dim / self.matrix_rate, moved / self.copy_rate) * 1e6
+        rate = self.matrix_rate
+        if dtype == torch.float32:
+            rate = 2 * FLOAT32_FMAS_PER_CLOCK * self.sms * clock_during(call)
+        floor = max(4 * pairs * dim / rate, moved / self.copy_rate) * 1e6
         note = f"{4 * pairs * dim / ours / 1e6:.0f} TFLOP/s"
         if length == 1:
             caches = [cache, *([torch.randn_like(c) for c in cache] for _ in range(2))]
