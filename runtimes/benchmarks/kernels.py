@@ -4,7 +4,8 @@
 
 Times are CUDA events around one call, warm, L2 cleared before each, median. `floor` is what the hardware allows:
 special-function units for the scan, a device copy's bandwidth (measured here) for convolution and decode, a large
-matrix product's rate (measured here) for prefill, in float32 that of the FMA units. `measure` says what `target`, the least that is wanted, is of.
+matrix product's rate (measured here) for prefill, in float32 that of the FMA units. `measure` says what `target`, the
+least that is wanted, is of.
 """
 
 from __future__ import annotations
