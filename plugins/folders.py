@@ -50,7 +50,7 @@ def _listed_home() -> Path | None:
     try:
         import pwd
     except ImportError:  # Windows, which knows by other variables
-        return Path.home()
+        return Path(os.path.expanduser("~"))
     try:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:  # as in a container that runs under a number
