@@ -114,13 +114,13 @@ void load(PluginLibrary& library, [[maybe_unused]] const Logger& logger) {
   const json info = json::parse(ask(library.file, "seqexport_tensorrt_info"));  // before 8.6 that is all: it registers its plugins itself
   check_major(library.file, info.value("tensorrt", ""));
   library.version = info.value("seqexport", "");
+  const std::string conflict = ask(library.file, "seqexport_tensorrt_conflict");
+  if (!conflict.empty()) throw UserError(library.file.string() + ": " + conflict);
 #if SEQEXPORT_TENSORRT_SINCE(8, 6)
   if (!getPluginRegistry()->loadLibrary(library.file.c_str()))
     throw UserError(library.file.string() + ": TensorRT refuses it (" + logger.cause() +
                     "); build it again: " + kBuild);
 #endif
-  const std::string conflict = ask(library.file, "seqexport_tensorrt_conflict");
-  if (!conflict.empty()) throw UserError(library.file.string() + ": " + conflict);
 }
 
 }  // namespace seqexport

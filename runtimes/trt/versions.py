@@ -140,9 +140,9 @@ def load_plugins(trt: Any) -> library.Built:
         raise UserError(f"no libcublasLt {cublas.PLACES}; {cublas.INSTALL}")
     log = logger(trt)[1]
     log.clear()
-    _register(trt, built.path)
     if conflict := _conflict(built.path):
         raise UserError(f"{built.path}: {conflict}")
+    _register(trt, built.path)
     if missing := sorted(OPS - _creators(trt)):
         raise UserError(
             f"{built.path}: TensorRT {version(trt)} finds no {missing[0]} in it ({log.cause()}); build it again: "
@@ -160,11 +160,11 @@ def _register(trt: Any, path: Path) -> Any:
 
 
 def _conflict(path: Path) -> str:
-    """What the library, which is loaded, says about a plugin of others that TensorRT has under a name of ours."""
+    """What the library says about a plugin of others that TensorRT has under a name of ours; loads it if need be."""
     try:
         ask = ctypes.CDLL(str(path)).seqexport_tensorrt_conflict
-    except AttributeError as error:
-        raise UserError(f"{path}: built from older sources; build it again: {library.BUILD}") from error
+    except (OSError, AttributeError) as error:  # it does not load, or was built from older sources
+        raise UserError(f"{path}: does not load ({error}); build it again: {library.BUILD}") from error
     ask.restype = ctypes.c_char_p
     answer: bytes = ask()
     return answer.decode(errors="replace")
