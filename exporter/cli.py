@@ -8,13 +8,15 @@ import sys
 from typing import NoReturn
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.console import open_console, readable, replace_unencodable
 
 COMMANDS = ("onnx", "build", "verify", "generate", "compare", "bench", "inspect", "plugins", "doctor")
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)]
+"""What interrupts a command; Windows has no SIGALRM."""
 
 AGAIN_SECONDS = 0.5
 """After which an interrupt that was not heard is raised again."""
@@ -49,13 +51,17 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """The console entry point: a UserError is one line and exit code 2, an interrupt 130."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+    for signum in SIGNALS:
         signal.signal(signum, _interrupt)
     sys.unraisablehook = _unraisable
+    replace_unencodable()
+    sys.argv = [readable(argument) for argument in sys.argv]
     try:
         cli(standalone_mode=False)
     except UserError as error:
         _fail(str(error), 2)
+    except UnicodeEncodeError as error:
+        _fail(f"{error.object!r} cannot be a name in this locale ({error.encoding}): choose one of UTF-8", 2)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -65,7 +71,7 @@ def main() -> NoReturn:
         sys.stderr.close()
         sys.exit(1)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _again_after(0)
     sys.exit(0)
 
 
@@ -73,8 +79,14 @@ def _interrupt(signum: int, frame: object) -> None:
     """Raise KeyboardInterrupt, again and again until it is heard: one that lands in a destructor is lost."""
     if isinstance(sys.exc_info()[1], (KeyboardInterrupt, click.Abort)):
         return
-    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+    _again_after(AGAIN_SECONDS)
     raise KeyboardInterrupt
+
+
+def _again_after(seconds: float) -> None:
+    """Windows has no timer for it: an interrupt that is lost there has to be sent again."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _unraisable(lost: sys.UnraisableHookArgs) -> None:
@@ -84,7 +96,7 @@ def _unraisable(lost: sys.UnraisableHookArgs) -> None:
 
 def _fail(message: str, code: int) -> NoReturn:
     line = escape(" ".join(message.split()))
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {line}", highlight=False)
+    open_console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {line}", highlight=False)
     sys.exit(code)
 
 

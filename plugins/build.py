@@ -164,7 +164,7 @@ class Build:
     def _run(self, doing: str, arguments: list[object], on_step: OnStep = lambda share, what: None) -> None:
         command = [str(self.tools.cmake.path), *map(str, arguments)]
         lines = []
-        with self.log.open("a") as log, _started(command) as process:
+        with self.log.open("a", encoding="utf-8") as log, _started(command) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 log.write(line)
@@ -246,7 +246,7 @@ def _started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,
         env={**os.environ, "LC_ALL": "C"},

@@ -146,9 +146,11 @@ def _tool(name: str, advice: str, candidates: Iterable[str | None], pattern: str
 
 def _output(program: Path, argument: str) -> str:
     try:
-        return subprocess.run([program, argument], capture_output=True, text=True, timeout=60, check=True).stdout
+        command = [program, argument]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
+    return done.stdout
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -49,14 +49,14 @@ def this_machine() -> Machine:
 def _processor() -> str:
     """The name on the box: Linux tells it in /proc, a Jetson in the device tree."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
     for line in lines:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     try:
-        return Path("/proc/device-tree/model").read_text().strip("\0\n ")
+        return Path("/proc/device-tree/model").read_text(errors="replace").strip("\0\n ")
     except OSError:
         return platform.processor() or platform.machine()
 
@@ -68,7 +68,7 @@ def _gpu() -> str | None:
         return None
     query = [program, "--query-gpu=name", "--format=csv,noheader"]
     try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        found = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     return next((line.strip() for line in found.splitlines() if line.strip()), None)

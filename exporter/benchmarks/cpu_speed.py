@@ -23,9 +23,11 @@ from typing import Any
 import click
 import msgspec
 import numpy as np
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+
+from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import FittedTable
 
 PROMPT, STEPS, THREADS, VOCABULARY = 1024, 40, 2, 50280
 MODELS = {
@@ -148,7 +150,7 @@ def _time(backend: str, bundle: str, *, with_library: bool) -> dict[str, float]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    table = Table(title=f"{PROMPT} tokens, then one at a time; {THREADS} threads", title_justify="left")
+    table = FittedTable(title=f"{PROMPT} tokens, then one at a time; {THREADS} threads", title_justify="left")
     for name in ("model", "runs", "prefill", "x PyTorch", "wanted", "a token", "x PyTorch", "wanted", "of its floor"):
         table.add_column(name, justify="left" if name in ("model", "runs") else "right")
     original = {row["model"]: row for row in rows if row["backend"] == "torch"}
@@ -161,8 +163,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
             ratio, wanted = f"{torch[what] / row[what]:.2f}", f"{targets[what]}"
             cells += [shown, *(["", ""] if row is torch else [ratio, wanted])]
         table.add_row(*cells, f"{row['decode_floor'] / row['decode']:.0%}")
-    Console().print(table)
+    open_console().print(table)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

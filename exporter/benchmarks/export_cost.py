@@ -22,8 +22,10 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
+
+from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import FittedTable
 
 SIZES = {"130m": (768, 24), "790m": (1536, 48), "1.4b": (2048, 48)}
 TIME_ALLOWED = 60.0
@@ -91,15 +93,15 @@ def _export(checkpoint: Path) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    table = Table(title="Export of random fp16 Mamba checkpoints", title_justify="left")
+    table = FittedTable(title="Export of random fp16 Mamba checkpoints", title_justify="left")
     for name in ("model", "weights", "time after loading", "allowed", "peak memory", "1.5 x weights + 1 GB"):
         table.add_column(name, justify="left" if name == "model" else "right")
     for row in rows:
         sizes = (f"{row[key] / GIGABYTE:.2f} GB" for key in ("weights_bytes", "peak_bytes", "peak_bytes_allowed"))
         weights, peak, allowed = sizes
         table.add_row(row["model"], weights, f"{row['seconds']:.1f} s", f"{TIME_ALLOWED:.0f} s", peak, allowed)
-    Console().print(table)
+    open_console().print(table)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

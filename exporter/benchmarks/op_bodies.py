@@ -31,8 +31,10 @@ import onnx.numpy_helper
 import onnx.parser
 import onnxruntime as ort
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
+
+from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import FittedTable
 
 D, N, K, THREADS, REPEATS = 1536, 16, 4, 2, 15
 PARAMETERS = ("A", "weight", "bias")
@@ -257,13 +259,13 @@ y = Squeeze (out_last, ax1)""",
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    table = Table(title=f"Function bodies, D = {D}, N = {N}, K = {K}, {THREADS} threads", title_justify="left")
+    table = FittedTable(title=f"Function bodies, D = {D}, N = {N}, K = {K}, {THREADS} threads", title_justify="left")
     for name in ("op", "form", "tokens", "ms"):
         table.add_column(name, justify="right" if name in ("tokens", "ms") else "left")
     for row in rows:
         table.add_row(row["op"], row["form"], str(row["tokens"]), f"{row['ms']:.2f}")
-    Console().print(table)
+    open_console().print(table)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,8 +26,6 @@ import click
 import msgspec
 import onnxruntime as ort
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from seqexport.exporter.benchmarks import op_chains
 from seqexport.exporter.benchmarks.op_models import (
@@ -48,6 +46,8 @@ from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.benchmarks.lock import alone
+from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import FittedTable
 
 WANTED = {"SelectiveScan": {"function body": 8.0, "transformers, eager": 25.0}, "CausalAttention": {"target ort": 1.0}}
 """How many times faster than another form the library shall be at a prompt."""
@@ -138,13 +138,13 @@ def _print(rows: list[dict[str, Any]], device: str) -> None:
     forms = list(dict.fromkeys(form for row in rows for form in row["ms"]))
     unit, scale, digits = ("ms", 1, 3) if device == "cpu" else ("us", 1e3, 1)
     on = f"on the CPU, {THREADS} threads" if device == "cpu" else f"on {torch.cuda.get_device_name()}, of one node"
-    table = Table(title=f"{unit} in ONNX Runtime {ort.__version__} {on}", title_justify="left")
+    table = FittedTable(title=f"{unit} in ONNX Runtime {ort.__version__} {on}", title_justify="left")
     for name in ("op", "tokens", "dtype", *forms):
         table.add_column(name, justify="left" if name in ("op", "dtype") else "right")
     for row in rows:
         cells = (f"{row['ms'][form] * scale:.{digits}f}" if form in row["ms"] else "" for form in forms)
         table.add_row(row["op"], str(row["tokens"]), row["dtype"], *cells)
-    console = Console()
+    console = open_console()
     console.print(table)
     for row in rows:
         for form, reason in row.get("failed", {}).items():

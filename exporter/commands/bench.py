@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from seqexport.exporter.commands.options import (
     backend_option,
@@ -18,6 +17,7 @@ from seqexport.exporter.commands.options import (
     threads_option,
 )
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.console import open_console
 
 
 @click.command("bench", short_help="Time a bundle on one backend.")
@@ -66,7 +66,7 @@ def command(
         raise UserError(f"-o {output}: the folder {output.resolve().parent} does not exist")
     opened = open_bundle(bundle)
     source = source_of(original, opened.contract.source.model) if backend == "torch" else None
-    console = Console()
+    console = open_console()
     with (
         console.status("") as status,
         open_runner(backend, opened, device=device, threads=threads, source=source, no_plugins=no_plugins) as runner,

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.console import open_console
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -87,7 +88,7 @@ def command(bundle: Path, timing_cache: Path | None, **given: object) -> None:
     from seqexport.runtimes.trt.engine import build, build_plain
 
     options = _options(timing_cache, given)
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     if bundle.name == MODEL and (bundle.parent / CONTRACT).is_file():
         bundle = bundle.parent
     if bundle.suffix == ".onnx" and bundle.is_file():

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
 from seqexport.exporter.commands.options import (
@@ -20,6 +19,7 @@ from seqexport.exporter.commands.options import (
     threads_option,
 )
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.console import open_console
 
 if TYPE_CHECKING:
     from seqexport.runtimes.base import Runner
@@ -76,7 +76,7 @@ def command(
     from seqexport.runtimes.comparison.report import print_table, write_html, write_json
     from seqexport.runtimes.quiet import quiet
 
-    console = Console()
+    console = open_console()
     opened = [open_bundle(bundle) for bundle in bundles]
     if len(opened) > 2:
         raise UserError(f"{len(opened)} bundles: compare one, or two side by side")

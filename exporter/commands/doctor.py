@@ -9,14 +9,14 @@ import sys
 from dataclasses import dataclass
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from seqexport.plugins import library, toolchain
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.library import Built
 from seqexport.runtimes import cublas
+from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import FittedTable
 from seqexport.runtimes.trt.record import version_tuple
 
 
@@ -38,8 +38,8 @@ def command() -> None:
     Example:
       seqexport doctor
     """
-    table = Table(title=f"seqexport {importlib.metadata.version('seqexport')}, Python {sys.version.split()[0]}",
-                  title_justify="left")  # fmt: skip
+    title = f"seqexport {importlib.metadata.version('seqexport')}, Python {sys.version.split()[0]}"
+    table = FittedTable(title=title, title_justify="left")
     for name in ("", "part", "found", "to install"):
         table.add_column(name)
     findings = (_export(), *_onnxruntime(), _torch_cuda(), _gpu(), _tensorrt(), _engines(), *_tools(), *_libraries())
@@ -47,7 +47,7 @@ def command() -> None:
         mark = "[green]✓[/]" if finding.works else "[yellow]–[/]"
         advice = "" if finding.works else finding.advice
         table.add_row(mark, finding.name, escape(finding.detail), escape(advice))
-    Console().print(table)
+    open_console().print(table)
 
 
 def _version(package: str) -> str | None:
@@ -119,7 +119,7 @@ def _gpu() -> Finding:
         return Finding("NVIDIA GPU", False, "no nvidia-smi", "an NVIDIA driver")
     query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        result = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20, check=True)
         lines = result.stdout.strip().splitlines()
     except (OSError, subprocess.SubprocessError):
         lines = []

@@ -17,14 +17,11 @@ from seqexport.exporter.commands.options import (
     source_of,
     threads_option,
 )
-from seqexport.plugins.errors import UserError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from seqexport.runtimes.base import Runner
-    from seqexport.runtimes.bundle import Bundle
     from seqexport.runtimes.generate import Sampling
+    from seqexport.runtimes.tokenizer import BundleTokenizer
 
 
 @click.command("generate", short_help="Generate text from a bundle.")
@@ -62,53 +59,48 @@ def command(
     from seqexport.runtimes.backends import open_runner
     from seqexport.runtimes.bundle import open_bundle
     from seqexport.runtimes.generate import Sampling
+    from seqexport.runtimes.tokenizer import BundleTokenizer
 
     opened = open_bundle(bundle)
-    tokenizer = _tokenizer(opened)
+    tokenizer = BundleTokenizer(opened)
     source = source_of(original, opened.contract.source.model) if backend == "torch" else None
     options = {"device": device, "threads": threads, "source": source, "no_plugins": no_plugins}
     with open_runner(backend, opened, **options) as runner:  # type: ignore[arg-type]
         _print_continuations(runner, tokenizer, prompts, max_new_tokens, Sampling(**sampling))  # type: ignore[arg-type]
 
 
-def _tokenizer(bundle: Bundle) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    if bundle.tokenizer is None:
-        raise UserError(f"{bundle.path} has no tokenizer.json: its checkpoint had none; use the Python API with tokens")
-    try:
-        return Tokenizer.from_file(str(bundle.tokenizer))
-    except Exception as error:
-        raise UserError(f"{bundle.tokenizer} cannot be read: {error}") from error
-
-
 def _print_continuations(
-    runner: Runner, tokenizer: Tokenizer, prompts: tuple[str, ...], max_new_tokens: int, sampling: Sampling
+    runner: Runner, tokenizer: BundleTokenizer, prompts: tuple[str, ...], max_new_tokens: int, sampling: Sampling
 ) -> None:
-    from tokenizers.decoders import DecodeStream
-
     from seqexport.runtimes.generate import generate
 
-    streams = [DecodeStream(skip_special_tokens=False) for _ in prompts]
+    ids = [tokenizer.encode(prompt) for prompt in prompts]
+    streams = [tokenizer.stream(after=each) for each in ids]
     pieces = [[prompt] for prompt in prompts]
     live = len(prompts) == 1
 
-    def show(row: int, token: int) -> None:
-        piece = streams[row].step(tokenizer, token) or ""
+    def show(row: int, piece: str) -> None:
         pieces[row].append(piece)
         if live:
             sys.stdout.write(piece)
             sys.stdout.flush()
 
-    ids = [tokenizer.encode(prompt).ids for prompt in prompts]
     if live:
         sys.stdout.write(prompts[0])
     try:
-        generate(runner, ids, max_new_tokens=max_new_tokens, sampling=sampling, on_token=show)
+        generate(
+            runner,
+            ids,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            on_token=lambda row, token: show(row, streams[row].push(token)),
+        )
+        for row, stream in enumerate(streams):
+            show(row, stream.finish())
     finally:
         if live:
-            click.echo()
+            print()
     if live:
         return
     for number, parts in enumerate(pieces, 1):
-        click.echo(f"--- {number} ---\n{''.join(parts)}")
+        print(f"--- {number} ---\n{''.join(parts)}")

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
 
 from seqexport.exporter.commands.options import bundle_argument
+from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import FittedTable
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle
@@ -42,15 +43,16 @@ def command(bundle: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(opened.contract), indent=2))
     else:
-        Console().print(Group(_facts(opened), _interface(opened.contract), _states(opened.contract), _files(opened)))
+        contract = opened.contract
+        open_console().print(Group(_facts(opened), _interface(contract), _states(contract), _files(opened)))
 
 
-def _facts(bundle: Bundle) -> Table:
+def _facts(bundle: Bundle) -> FittedTable:
     from seqexport.runtimes.trt.record import engines_of
 
     c, clamped = bundle.contract, bundle.contract.source.clamped
     engines = "; ".join(f"{record.platform}, {record.date}" for record in engines_of(bundle))
-    table = Table(title=escape(str(bundle.path)), title_justify="left", show_header=False, box=None)
+    table = FittedTable(title=escape(str(bundle.path)), title_justify="left", show_header=False, box=None)
     ops = ", ".join(f"{count} {name}" for name, count in c.ops.items())
     capacity = "no limit: its states do not grow" if c.capacity is None else f"{c.capacity:,} tokens"
     for name, value in (
@@ -73,8 +75,8 @@ def _facts(bundle: Bundle) -> Table:
     return table
 
 
-def _interface(contract: Contract) -> Table:
-    table = Table(title="Inputs and outputs (states are listed below)", title_justify="left")
+def _interface(contract: Contract) -> FittedTable:
+    table = FittedTable(title="Inputs and outputs (states are listed below)", title_justify="left")
     for name in ("name", "dtype", "shape", "role"):
         table.add_column(name)
     for spec in (*contract.inputs, *contract.outputs):
@@ -87,8 +89,10 @@ def _shape(spec: TensorSpec) -> str:
     return f"\\[{', '.join(map(str, spec.shape))}]"
 
 
-def _states(contract: Contract) -> Table:
-    table = Table(title="States: past_key_values.<layer>.<state> in, present.<layer>.<state> out", title_justify="left")
+def _states(contract: Contract) -> FittedTable:
+    table = FittedTable(
+        title="States: past_key_values.<layer>.<state> in, present.<layer>.<state> out", title_justify="left"
+    )
     for name in ("state", "layers", "dtype", "shape", "grows"):
         table.add_column(name)
     kinds: dict[Any, list[int]] = {}
@@ -103,8 +107,8 @@ def _states(contract: Contract) -> Table:
     return table
 
 
-def _files(bundle: Bundle) -> Table:
-    table = Table(title="Files (sha256 checked)", title_justify="left")
+def _files(bundle: Bundle) -> FittedTable:
+    table = FittedTable(title="Files (sha256 checked)", title_justify="left")
     table.add_column("file")
     table.add_column("bytes", justify="right")
     for name in bundle.contract.files:

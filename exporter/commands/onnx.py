@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from seqexport.exporter.commands.options import remote_code_option
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.console import open_console
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle
@@ -74,7 +75,7 @@ def command(
     """
     from seqexport.runtimes.quiet import quiet
 
-    console = Console(soft_wrap=True)
+    console = open_console(soft_wrap=True)
     with quiet():
         try:
             from seqexport.exporter.pipeline import ExportOptions, export

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from seqexport.plugins import library
+from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import FittedTable
 
 if TYPE_CHECKING:
     from seqexport.plugins.build import Build, Found
@@ -70,7 +71,7 @@ def build(
     from seqexport.plugins.toolchain import find_toolchain
 
     options = Options(parse_architectures(cuda_arch), tensorrt_include, onnxruntime_include, jobs, output)
-    console, tools = Console(), find_toolchain()
+    console, tools = open_console(), find_toolchain()
     _show_tools(console, tools)
     work = Build(options, tools)
     with work.locked():
@@ -89,7 +90,7 @@ def list_libraries() -> None:
       seqexport plugins list
     """
     built = library.built()
-    table = Table(title=escape(f"Plugin libraries in {library.folder()}"), title_justify="left")
+    table = FittedTable(title=escape(f"Plugin libraries in {library.folder()}"), title_justify="left")
     for name in ("", "library", "built for", "size", "state"):
         table.add_column(name)
     for name, file in library.FILES.items():
@@ -100,7 +101,7 @@ def list_libraries() -> None:
         fault = entry.fault
         mark, state = ("[red]✗[/]", escape(fault)) if fault else ("[green]✓[/]", f"seqexport {entry.seqexport}, intact")
         table.add_row(mark, file, escape(_built_for(entry)), "" if fault else _size(entry), state)
-    Console().print(table)
+    open_console().print(table)
 
 
 def _show_tools(console: Console, tools: Toolchain) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from seqexport.exporter.commands.options import bundle_argument, device_option, no_plugins_option, threads_option
+from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import FittedTable
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle
@@ -47,7 +47,7 @@ def command(bundle: Path, backend: str, device: str, threads: int | None, no_plu
         found = [{**asdict(check), "passed": check.passed} for check in checks]
         click.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
-        Console().print(_table(checks))
+        open_console().print(_table(checks))
         for check in checks:
             if check.not_finite:
                 click.echo(f"not finite: {check.name}: {check.not_finite}")
@@ -75,8 +75,8 @@ def run_checks(
         return list(verify(runner, reference, not_checked))
 
 
-def _table(checks: list[Check]) -> Table:
-    table = Table(title="Relative error against the original in float64", title_justify="left")
+def _table(checks: list[Check]) -> FittedTable:
+    table = FittedTable(title="Relative error against the original in float64", title_justify="left")
     table.add_column("quantity")
     for name in ("here", "PyTorch's own", "allowed"):
         table.add_column(name, justify="right")

@@ -7,10 +7,12 @@ import sys
 import click
 
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.console import replace_unencodable
 
 
 def run(command: click.Command) -> None:
     """Run a command with this process's arguments."""
+    replace_unencodable()
     try:
         command(standalone_mode=False)
     except UserError as error:

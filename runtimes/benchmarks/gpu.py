@@ -32,6 +32,7 @@ from seqexport.runtimes.benchmarks.results import (
     write_json,
 )
 from seqexport.runtimes.benchmarks.setting import DTYPES, LeftOut, Setting, StepFailed, find_gpu
+from seqexport.runtimes.console import open_console
 from seqexport.runtimes.machine import this_machine
 
 STEPS = {
@@ -116,7 +117,7 @@ folder_type = click.Path(path_type=Path, file_okay=False)
 def command(only: tuple[str, ...], output: Path, work: Path, **options: object) -> None:
     """Build, check and time everything that needs an NVIDIA GPU."""
     setting = Setting(gpu=find_gpu(), work=work.resolve(), **options)  # type: ignore[arg-type]
-    console, results = Console(), Results(setting.work / "results", STEPS)
+    console, results = open_console(), Results(setting.work / "results", STEPS)
     steps = [name for name in STEPS if not only or name in only]
     for name in steps:
         with console.status(f"{name} ..."):

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import msgspec
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.contract import Record
 from seqexport.runtimes.machine import Machine
+from seqexport.runtimes.tables import FittedTable
 
 FORMAT_VERSION = 1
 Status = Literal["passed", "failed", "left out"]
@@ -112,7 +112,7 @@ def write_json(file: Path, value: object) -> None:
 
 def print_table(console: Console, steps: Iterable[StepResult]) -> None:
     """A line for each step, and one for each of its findings that is a number or did not hold."""
-    table = Table(title="The GPU run", title_justify="left")
+    table = FittedTable(title="The GPU run", title_justify="left")
     for name in ("step", "what", "measured", "wanted", ""):
         table.add_column(name, justify="right" if name in ("measured", "wanted") else "left")
     for step in steps:

@@ -98,7 +98,8 @@ class Setting:
                     program,
                     stdout=subprocess.PIPE,
                     stderr=errors,
-                    text=True,
+                    encoding="utf-8",
+                    errors="replace",
                     timeout=self.timeout,
                     env=environment,
                     cwd=cwd,
@@ -109,7 +110,7 @@ class Setting:
                 output, code = (error.stdout or b"").decode(errors="replace"), None
             except OSError as error:
                 raise StepFailed(f"{program[0]}: cannot be started ({error.strerror})") from error
-        with file.open("a") as whole:
+        with file.open("a", encoding="utf-8") as whole:
             whole.write(output)
         if code not in allowed:
             ending = f"not done after {self.timeout:.0f} s" if code is None else f"exit code {code}"
@@ -157,7 +158,7 @@ def find_gpu() -> Gpu:
     query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
     if shutil.which(query[0]) is None:
         raise UserError("no nvidia-smi on PATH, so no NVIDIA GPU to run on; use a machine with one and its driver")
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    done = subprocess.run(query, capture_output=True, text=True, errors="replace", check=False)
     line = done.stdout.partition("\n")[0]
     name, _, capability = line.rpartition(",")
     if done.returncode or not name:

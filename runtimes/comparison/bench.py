@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
@@ -15,6 +14,7 @@ from seqexport.runtimes.base import Runner
 from seqexport.runtimes.comparison.measure import Point, SpeedOptions, measure
 from seqexport.runtimes.contract import Record
 from seqexport.runtimes.machine import Machine, this_machine
+from seqexport.runtimes.tables import FittedTable
 
 FORMAT_VERSION = 1
 
@@ -56,7 +56,7 @@ def bench(runner: Runner, options: SpeedOptions, progress: Callable[[str], None]
 def print_table(result: Bench, console: Console) -> None:
     machine = result.machine
     title = f"{result.bundle}, {result.dtype}: {result.description}; {machine.gpu or machine.processor}, {machine.date}"
-    table = Table(title=title, title_justify="left")
+    table = FittedTable(title=title, title_justify="left")
     for name in ("batch", "prompt", "prefill", "prefill", "a step", "decode", "states", "device", "host"):
         table.add_column(name, justify="right")
     for point in result.points:

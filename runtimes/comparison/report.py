@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
@@ -15,6 +14,8 @@ from seqexport.runtimes.comparison.accuracy import PROMPTS
 from seqexport.runtimes.comparison.compare import FORMAT_VERSION, TORCH, BackendResult, BundleResult, Comparison
 from seqexport.runtimes.comparison.measure import Point
 from seqexport.runtimes.comparison.verdict import backend_name, measured, ratio_to_own, verdicts
+from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import FittedTable
 
 TEMPLATE = "report.html.j2"
 
@@ -42,11 +43,11 @@ def read_json(path: Path) -> Comparison:
 
 def print_table(comparison: Comparison, console: Console | None = None) -> None:
     """Verdicts, and a line for each bundle and backend."""
-    console = console or Console()
+    console = console or open_console()
     for verdict in verdicts(comparison):
         mark, style = _mark(verdict.good)
         console.print(f"[{style}]{mark}[/] {verdict.text}")
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
+    table = FittedTable(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
     for heading in ("bundle", "backend", ""):
         table.add_column(heading)
     for heading in (

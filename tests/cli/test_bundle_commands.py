@@ -182,7 +182,10 @@ def test_a_gpu_that_is_not_there_is_one_line(run: Run, shipped: Path, backend: s
 def test_no_tokenizer_is_one_line(run: Run, exported: Exported) -> None:
     bundle = exported("mamba", target="portable", logits="last").path
     refusal = run("generate", bundle, "--prompt", "x").refusal
-    assert refusal == f"{bundle} has no tokenizer.json: its checkpoint had none; use the Python API with tokens"
+    assert refusal == (
+        f"{bundle} has no tokenizer.json: put one beside the checkpoint's weights and export again, "
+        "or use the Python API with tokens"
+    )
 
 
 def test_an_original_that_is_gone_is_one_line(run: Run, shipped: Path, tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""A bundle's tokenizer: text to tokens, and tokens to text as they come."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.bundle import Bundle
+
+BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+FUSING = ("Fuse", "ByteLevel")
+"""Decoders that make one text of all tokens, so that what follows them sees more than one."""
+
+CONTEXT = 32
+"""Tokens whose text is out that are decoded along with new ones: decoders treat the first token differently."""
+
+
+def load_tokenizer(file: Path) -> Tokenizer:
+    """A ``tokenizer.json`` that keeps every token of a text and always gives the same ones.
+
+    Truncation, padding and dropout are settings of a training run, which ``save_pretrained`` leaves in the file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
+    return tokenizer
+
+
+class BundleTokenizer:
+    """The tokenizer that a bundle's checkpoint came with.
+
+    Raises:
+        UserError: the bundle has none, or it cannot be read.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        if bundle.tokenizer is None:
+            raise UserError(
+                f"{bundle.path} has no tokenizer.json: put one beside the checkpoint's weights and export again, "
+                "or use the Python API with tokens"
+            )
+        self._tokenizer = load_tokenizer(bundle.tokenizer)
+
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """The tokens of a text, with those that the tokenizer puts around a text by itself or without."""
+        characters = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # no half of a pair
+        ids: list[int] = self._tokenizer.encode(characters, add_special_tokens=special_tokens).ids
+        return ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens; special ones are spelled out."""
+        return decode(self._tokenizer, tokens)
+
+    def stream(self, after: Sequence[int] = ()) -> TextStream:
+        """Text of tokens that come one by one after others, whose text is out already."""
+        return TextStream(self._tokenizer, after)
+
+
+class TextStream:
+    """Gives text as soon as no later token can change it: in the end, what ``decode`` makes of all tokens.
+
+    What can still change is a character of which not all bytes came, and any run of byte tokens (``<0xE2>``): one
+    that fits no character makes the whole run unreadable. A decoder that replaces across tokens gives all at the end.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._waits = _replaces_across_tokens(tokenizer)
+        self._tokens: list[int] = []
+        self._set_context(_without_bytes_at_end(tokenizer, after))
+
+    def push(self, token: int) -> str:
+        """The text that became certain with this token; often none."""
+        name = self._tokenizer.id_to_token(token)
+        if name is None:  # a vocabulary that is padded beyond its tokens
+            return ""
+        self._tokens.append(token)
+        if self._waits or BYTE_TOKEN.fullmatch(name):
+            return ""
+        text = decode(self._tokenizer, self._tokens)
+        piece = self._give(text, len(text.rstrip(UNREADABLE)))
+        if self._shown == len(text) and len(self._tokens) > 2 * CONTEXT:
+            self._set_context(self._tokens)
+        return piece
+
+    def finish(self) -> str:
+        """The rest of the text."""
+        text = decode(self._tokenizer, self._tokens)
+        return self._give(text, len(text))
+
+    def _set_context(self, tokens: Sequence[int]) -> None:
+        self._tokens = list(tokens[-CONTEXT:])
+        self._shown = len(decode(self._tokenizer, self._tokens))
+
+    def _give(self, text: str, end: int) -> str:
+        start, self._shown = self._shown, max(self._shown, end)
+        return text[start : self._shown]
+
+
+def decode(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+    text: str = tokenizer.decode(list(tokens), skip_special_tokens=False)
+    return text
+
+
+def _without_bytes_at_end(tokenizer: Tokenizer, tokens: Sequence[int]) -> Sequence[int]:
+    """A text's last bytes are whole characters: no byte that comes later may join them."""
+    known = [(token, name) for token in tokens if (name := tokenizer.id_to_token(token)) is not None]
+    while known and BYTE_TOKEN.fullmatch(known[-1][1]):
+        known.pop()
+    return [token for token, _ in known]
+
+
+def _replaces_across_tokens(tokenizer: Tokenizer) -> bool:
+    if tokenizer.decoder is None:
+        return False
+    steps = json.loads(tokenizer.decoder.__getstate__()).get("decoders", [])
+    kinds = [step["type"] for step in steps]
+    fused = min((kinds.index(kind) for kind in FUSING if kind in kinds), default=len(kinds))
+    return any(step["type"] == "Replace" for step in steps[fused + 1 :])
