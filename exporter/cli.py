@@ -11,7 +11,8 @@ import click
 from rich.markup import escape
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.console import open_console, readable, replace_unencodable
+from seqexport.runtimes.encoding import readable, replace_unencodable
+from seqexport.runtimes.tables import open_console
 
 COMMANDS = ("onnx", "build", "verify", "generate", "compare", "bench", "inspect", "plugins", "doctor")
 

@@ -58,6 +58,7 @@ from seqexport.runtimes.contract import (
     TensorSpec,
     dtype_name,
 )
+from seqexport.runtimes.encoding import readable
 from seqexport.runtimes.pytorch.checkpoint import load_original, local_folder
 from seqexport.runtimes.pytorch.runner import TorchRunner
 
@@ -225,7 +226,7 @@ def _contract(
 def _source_name(options: ExportOptions) -> str:
     if options.model is None:
         return f"preset:{options.arch or 'mamba'}"
-    return str(Path(options.model).resolve()) if Path(options.model).exists() else options.model
+    return readable(str(Path(options.model).resolve())) if Path(options.model).exists() else options.model
 
 
 ROLES: dict[str, Role] = {

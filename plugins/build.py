@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from seqexport.plugins import folders, library, toolchain
+from seqexport.plugins.cores import usable_cores
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.library import Built
 from seqexport.plugins.toolchain import Toolchain
@@ -76,10 +77,16 @@ class Build:
     """One build: ``configure``, then ``compile``, then ``install``, within ``locked``.
 
     Raises:
-        UserError: a tool is missing, an architecture is unknown to nvcc, or a step fails; nothing is installed then.
+        UserError: this is no Linux, a tool is missing, an architecture is unknown to nvcc, or a step fails; nothing is
+            installed then.
     """
 
     def __init__(self, options: Options, tools: Toolchain) -> None:
+        if platform.system() != "Linux":
+            raise UserError(
+                f"the plugin libraries are compiled on Linux, and this is {platform.system()}; "
+                "without them ONNX Runtime runs the ops' function bodies"
+            )
         for tool in (tools.cmake, tools.make, tools.cxx):
             if tool.path is None:
                 raise UserError(f"{tool.name}: {tool.found}; install it: {tool.advice}")
@@ -95,6 +102,8 @@ class Build:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Waits for another build in the same folder to end."""
+        import fcntl
+
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
@@ -235,7 +244,7 @@ def _absolute(folder: Path | None) -> str:
 
 def _jobs() -> int:
     memory = int(psutil.virtual_memory().available / JOB_BYTES)
-    return max(1, min(len(os.sched_getaffinity(0)), memory))
+    return max(1, min(usable_cores(), memory))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ import msgspec
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import external_data
 from seqexport.runtimes.contract import FORMAT_VERSION, Contract
+from seqexport.runtimes.encoding import readable
 from seqexport.runtimes.links import is_inside
 
 CONTRACT = "seqexport.json"
@@ -57,7 +58,7 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return readable(self.path.resolve().name)
 
 
 def open_bundle(path: str | os.PathLike[str], *, check_files: bool = True) -> Bundle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import replace
 
 from rich import box
@@ -13,6 +14,16 @@ from rich.table import Column, Table
 from rich.text import Text
 
 WIDEST = 10_000
+PIPE_WIDTH = 1000
+"""Characters in a line of what is no terminal: a table there is as wide as it wants to be."""
+
+
+def open_console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
+    """Standard output or error; lines are laid out to the terminal's width, or to that of ``$COLUMNS``."""
+    made = Console(stderr=stderr, soft_wrap=soft_wrap)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = PIPE_WIDTH
+    return made
 
 
 class FittedTable(Table):

@@ -26,8 +26,7 @@ import numpy as np
 from rich.progress import track
 
 from seqexport.runtimes.benchmarks.cli import run
-from seqexport.runtimes.console import open_console
-from seqexport.runtimes.tables import FittedTable
+from seqexport.runtimes.tables import FittedTable, open_console
 
 PROMPT, STEPS, THREADS, VOCABULARY = 1024, 40, 2, 50280
 MODELS = {

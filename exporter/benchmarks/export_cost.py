@@ -10,7 +10,6 @@ runs the bundle in another runtime, is not part of either.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,10 +21,10 @@ from typing import Any
 
 import click
 import msgspec
+import psutil
 
 from seqexport.runtimes.benchmarks.cli import run
-from seqexport.runtimes.console import open_console
-from seqexport.runtimes.tables import FittedTable
+from seqexport.runtimes.tables import FittedTable, open_console
 
 SIZES = {"130m": (768, 24), "790m": (1536, 48), "1.4b": (2048, 48)}
 TIME_ALLOWED = 60.0
@@ -87,9 +86,17 @@ def _export(checkpoint: Path) -> dict[str, Any]:
 
     with quiet(), tempfile.TemporaryDirectory(dir=checkpoint) as folder:
         export(ExportOptions(model=str(checkpoint)), Path(folder) / "bundle", stage)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = sum(taken for name, taken in stages.items() if name != "load")
-    return {"seconds": round(seconds, 2), "stages": stages, "peak_bytes": peak}
+    return {"seconds": round(seconds, 2), "stages": stages, "peak_bytes": _peak_bytes()}
+
+
+def _peak_bytes() -> int:
+    memory = psutil.Process().memory_info()
+    if sys.platform == "win32":
+        return memory.peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -33,8 +33,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from seqexport.runtimes.benchmarks.cli import run
-from seqexport.runtimes.console import open_console
-from seqexport.runtimes.tables import FittedTable
+from seqexport.runtimes.tables import FittedTable, open_console
 
 D, N, K, THREADS, REPEATS = 1536, 16, 4, 2, 15
 PARAMETERS = ("A", "weight", "bias")

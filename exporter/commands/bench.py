@@ -17,7 +17,7 @@ from seqexport.exporter.commands.options import (
     threads_option,
 )
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import open_console
 
 
 @click.command("bench", short_help="Time a bundle on one backend.")

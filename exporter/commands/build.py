@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import open_console
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -19,7 +19,7 @@ from seqexport.exporter.commands.options import (
     threads_option,
 )
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import open_console
 
 if TYPE_CHECKING:
     from seqexport.runtimes.base import Runner

@@ -15,8 +15,7 @@ from seqexport.plugins import library, toolchain
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.library import Built
 from seqexport.runtimes import cublas
-from seqexport.runtimes.console import open_console
-from seqexport.runtimes.tables import FittedTable
+from seqexport.runtimes.tables import FittedTable, open_console
 from seqexport.runtimes.trt.record import version_tuple
 
 

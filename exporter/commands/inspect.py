@@ -11,8 +11,7 @@ from rich.console import Group
 from rich.markup import escape
 
 from seqexport.exporter.commands.options import bundle_argument
-from seqexport.runtimes.console import open_console
-from seqexport.runtimes.tables import FittedTable
+from seqexport.runtimes.tables import FittedTable, open_console
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from seqexport.exporter.commands.options import remote_code_option
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.console import open_console
+from seqexport.runtimes.tables import open_console
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle

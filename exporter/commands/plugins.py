@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from seqexport.plugins import library
-from seqexport.runtimes.console import open_console
-from seqexport.runtimes.tables import FittedTable
+from seqexport.runtimes.tables import FittedTable, open_console
 
 if TYPE_CHECKING:
     from seqexport.plugins.build import Build, Found

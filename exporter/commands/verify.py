@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from seqexport.exporter.commands.options import bundle_argument, device_option, no_plugins_option, threads_option
-from seqexport.runtimes.console import open_console
-from seqexport.runtimes.tables import FittedTable
+from seqexport.runtimes.tables import FittedTable, open_console
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle

@@ -7,7 +7,7 @@ import sys
 import click
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.console import replace_unencodable
+from seqexport.runtimes.encoding import replace_unencodable
 
 
 def run(command: click.Command) -> None:

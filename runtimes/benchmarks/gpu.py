@@ -32,8 +32,8 @@ from seqexport.runtimes.benchmarks.results import (
     write_json,
 )
 from seqexport.runtimes.benchmarks.setting import DTYPES, LeftOut, Setting, StepFailed, find_gpu
-from seqexport.runtimes.console import open_console
 from seqexport.runtimes.machine import this_machine
+from seqexport.runtimes.tables import open_console
 
 STEPS = {
     "prepare": "prepare",

@@ -5,28 +5,30 @@ A lock file in the folder of the run: shared while something is compiled or warm
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 
 @contextmanager
 def together(lock: Path) -> Iterator[None]:
     """Others may do the same; nobody is timed meanwhile."""
-    with _locked(lock, fcntl.LOCK_SH):
+    with _locked(lock, "LOCK_SH"):
         yield
 
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
     """Waits until nobody else uses the GPU, and keeps them waiting."""
-    with _locked(lock, fcntl.LOCK_EX):
+    with _locked(lock, "LOCK_EX"):
         yield
 
 
 @contextmanager
-def _locked(lock: Path, kind: int) -> Iterator[None]:
+def _locked(lock: Path, kind: Literal["LOCK_SH", "LOCK_EX"]) -> Iterator[None]:
+    import fcntl  # which Windows lacks; the programs that time nothing on a GPU need no lock
+
     with lock.open("a") as file:
-        fcntl.flock(file, kind)
+        fcntl.flock(file, getattr(fcntl, kind))
         yield

@@ -14,8 +14,7 @@ from seqexport.runtimes.comparison.accuracy import PROMPTS
 from seqexport.runtimes.comparison.compare import FORMAT_VERSION, TORCH, BackendResult, BundleResult, Comparison
 from seqexport.runtimes.comparison.measure import Point
 from seqexport.runtimes.comparison.verdict import backend_name, measured, ratio_to_own, verdicts
-from seqexport.runtimes.console import open_console
-from seqexport.runtimes.tables import FittedTable
+from seqexport.runtimes.tables import FittedTable, open_console
 
 TEMPLATE = "report.html.j2"
 

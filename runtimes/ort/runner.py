@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from seqexport.plugins.cores import usable_cores
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import CONTRACT, Bundle
@@ -104,7 +104,7 @@ class OrtRunner(Runner):
     def _open(self, *, graphs: bool) -> None:
         options = self.ops.session_options()
         options.log_severity_level = FATAL
-        options.intra_op_num_threads = self.threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = self.threads or usable_cores()
         try:
             if self.device == "cuda":
                 self.engine = cuda.open_session(self.bundle.model, options, graphs=graphs)

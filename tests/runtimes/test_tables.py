@@ -18,8 +18,7 @@ from rich.text import Text
 from seqexport.exporter.commands import inspect, verify
 from seqexport.runtimes.benchmarks.results import Row, StepResult
 from seqexport.runtimes.benchmarks.results import print_table as print_steps
-from seqexport.runtimes.console import PIPE_WIDTH
-from seqexport.runtimes.tables import FittedTable
+from seqexport.runtimes.tables import PIPE_WIDTH, FittedTable
 from tests.conftest import Exported
 
 PROGRAMS = Path(__file__).parents[2] / "exporter" / "benchmarks"
@@ -165,7 +164,7 @@ def test_steps_of_the_gpu_run(width: int) -> None:
 @pytest.mark.parametrize(("columns", "longest"), [(None, 200), ("60", 60)])
 def test_a_pipe_is_as_wide_as_it_must_be(columns: str | None, longest: int) -> None:
     program = (
-        "from seqexport.runtimes.console import open_console; from tests.runtimes.test_tables import wide;"
+        "from seqexport.runtimes.tables import open_console; from tests.runtimes.test_tables import wide;"
         "open_console().print(wide(numbers=12))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
