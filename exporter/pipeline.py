@@ -33,6 +33,7 @@ from seqexport.exporter.passes.ort import lower_for_ort
 from seqexport.exporter.passes.reduce_angles import reduce_angles
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
 from seqexport.exporter.passes.unflatten_products import unflatten_products
+from seqexport.exporter.tokenizer import TOKENIZER, Made, make_tokenizer
 from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN
@@ -63,7 +64,7 @@ from seqexport.runtimes.pytorch.checkpoint import load_original, local_folder
 from seqexport.runtimes.pytorch.runner import TorchRunner
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
+    TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
@@ -129,6 +130,9 @@ def export(
         models.refuse_unsupported(model)
         capacity = options.max_len or models.default_capacity(model)
         models.check_capacity(capacity, model)
+        tokenizer = make_tokenizer(local_folder(source))
+    if tokenizer is not None:
+        note(tokenizer.said)
     with stage("trace"), models.explained(model):
         specs = discover_states(model)
         family = models.family_of(specs)
@@ -143,13 +147,19 @@ def export(
         ops |= _our_ops(graph)
     contract = _contract(options, model, graph, specs, ops, capacity, clamped)
     try:
-        return _write(output, contract, graph, model, local_folder(source), stage)
+        return _write(output, contract, graph, model, local_folder(source), tokenizer, stage)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
 
 
 def _write(
-    output: Path, contract: Contract, graph: ir.Model, model: PreTrainedModel, checkpoint: Path, stage: Stage
+    output: Path,
+    contract: Contract,
+    graph: ir.Model,
+    model: PreTrainedModel,
+    checkpoint: Path,
+    tokenizer: Made | None,
+    stage: Stage,
 ) -> Bundle:
     with writing(output) as folder:
         with stage("write weights"):
@@ -158,6 +168,8 @@ def _write(
             for name in TOKENIZER_FILES:
                 if (checkpoint / name).is_file():
                     shutil.copyfile(checkpoint / name, folder / name)
+            if tokenizer is not None and tokenizer.content is not None:
+                (folder / TOKENIZER).write_text(tokenizer.content, encoding="utf-8")
         with stage("record the original's answers"):
             _record(Bundle(folder, contract), model)
         with stage("seal"):

@@ -2,7 +2,7 @@
 
 model.onnx, model.onnx.data   the graph and its weights
 seqexport.json                the contract (contract.py)
-tokenizer.json, ...           the checkpoint's tokenizer, if it has one
+tokenizer.json, ...           the checkpoint's tokenizer, if it has one that can be read
 reference.safetensors         recorded inputs, and what the PyTorch original made of them (comparison/reference.py)
 engines/                      TensorRT engines built from it
 """
@@ -52,7 +52,7 @@ class Bundle:
 
     @property
     def tokenizer(self) -> Path | None:
-        """The ``tokenizer.json`` that the checkpoint came with."""
+        """The ``tokenizer.json`` that the checkpoint came with, or that was made of its older files."""
         path = self.path / "tokenizer.json"
         return path if path.name in self.contract.files else None
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tokenizers import Tokenizer, decoders, models
 
 from seqexport.plugins import library
 from seqexport.runtimes import cublas
@@ -146,6 +147,23 @@ def test_generate_prints_the_text_and_its_continuation(run: Run, shipped: Path) 
     assert both.out.startswith(f"--- 1 ---\n{first.out}--- 2 ---\nReturn the")
 
 
+def test_generate_of_byte_tokens_that_fit_no_character(run: Run, copy: Path) -> None:
+    """A tokenizer whose tokens are the bytes, as Llama's is for what it has no token for."""
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.enable_truncation(4)
+    (copy / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    reseal(copy)
+    for seed in range(4):
+        options = ("--temperature", 2, "--seed", seed, "--max-new-tokens", 48)
+        alone = run("generate", copy, "--prompt", "def é", *options)
+        assert (alone.code, alone.err) == (0, "")
+        assert alone.out.startswith("def é")
+        both = run("generate", copy, "--prompt", "def é", "--prompt", "def é", *options)
+        assert both.out == f"--- 1 ---\n{alone.out}--- 2 ---\n{alone.out}"
+
+
 def test_backends_give_the_same_text(run: Run, shipped_transformer: Path) -> None:
     ours, theirs = (
         run("generate", shipped_transformer, "--prompt", "The ", "--max-new-tokens", 20, "--backend", backend)
@@ -249,6 +267,17 @@ def test_doctor_says_what_works_and_what_does_not(run: Run) -> None:
     without = without_pytorch("doctor")
     assert (without.returncode, without.stderr) == (0, "")
     assert "not importable: No module named 'torch'" in without.stdout
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["plugins", "list"]], ids=" ".join)
+def test_words_are_whole_on_a_narrow_terminal(run: Run, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    words = {word for word in run(*command).out.split() if word.isascii()}
+    for width in (60, 80):
+        monkeypatch.setenv("COLUMNS", str(width))
+        shown = run(*command).out
+        assert max(map(len, shown.splitlines())) <= width
+        assert [word for word in words if len(word) < width - 14 and word not in shown] == []
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_a_model_is_exported_on_windows(tmp_path: Path) -> None:
 
 def test_the_programs_of_the_gpu_run_are_imported_without_fcntl() -> None:
     program = (
-        "import sys, torch; sys.modules.update(fcntl=None, resource=None);"
+        "import sys, onnx, onnxruntime, psutil, torch, transformers; sys.modules.update(fcntl=None, resource=None);"
         "import seqexport.runtimes.benchmarks.lock, seqexport.plugins.build;"
         "from seqexport.exporter.benchmarks import cpu_speed, export_cost, op_bodies, op_libraries"
     )

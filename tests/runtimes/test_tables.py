@@ -18,8 +18,12 @@ from rich.text import Text
 from seqexport.exporter.commands import inspect, verify
 from seqexport.runtimes.benchmarks.results import Row, StepResult
 from seqexport.runtimes.benchmarks.results import print_table as print_steps
+from seqexport.runtimes.comparison import bench, report
+from seqexport.runtimes.comparison.measure import Point, SpeedOptions
+from seqexport.runtimes.machine import this_machine
 from seqexport.runtimes.tables import PIPE_WIDTH, FittedTable
 from tests.conftest import Exported
+from tests.runtimes import test_report
 
 PROGRAMS = Path(__file__).parents[2] / "exporter" / "benchmarks"
 
@@ -51,17 +55,15 @@ def check_whole(table: Table, width: int) -> list[str]:
     return lines
 
 
-def printed_by(monkeypatch: pytest.MonkeyPatch, program: Any, *args: Any) -> FittedTable:
-    """The table that a benchmark's ``_print`` makes."""
-    made: list[FittedTable] = []
+class Kept:
+    """A console that keeps its tables."""
 
-    class Kept:
-        def print(self, table: Any, **options: Any) -> None:
-            made.append(table)
+    def __init__(self) -> None:
+        self.tables: list[FittedTable] = []
 
-    monkeypatch.setattr(program, "open_console", Kept)
-    program._print(*args)
-    return made[0]
+    def print(self, what: Any, **options: Any) -> None:
+        if isinstance(what, FittedTable):
+            self.tables.append(what)
 
 
 def results_of(name: str) -> Any:
@@ -73,9 +75,10 @@ def results_of(name: str) -> Any:
 def test_programs(monkeypatch: pytest.MonkeyPatch, name: str, width: int) -> None:
     import importlib
 
-    program = importlib.import_module(f"seqexport.exporter.benchmarks.{name}")
-    more = ("cpu",) if name == "op_libraries" else ()
-    check_whole(printed_by(monkeypatch, program, results_of(name), *more), width)
+    program, kept = importlib.import_module(f"seqexport.exporter.benchmarks.{name}"), Kept()
+    monkeypatch.setattr(program, "open_console", lambda: kept)
+    program._print(results_of(name), *(("cpu",) if name == "op_libraries" else ()))
+    check_whole(*kept.tables, width)
 
 
 def wide(*, numbers: int, text: str = "ONNX Runtime, target portable, op library") -> FittedTable:
@@ -145,6 +148,19 @@ def test_commands(exported: Exported, width: int) -> None:
         check_whole(table, width)
     checks = [Check("past_key_values.11.recurrent_state after a prefill in chunks", 1e-7, 2e-7, 4e-7)]
     check_whole(verify._table(checks), width)
+
+
+@pytest.mark.parametrize("width", [60, 80, PIPE_WIDTH])
+def test_measurements(width: int) -> None:
+    kept: Any = Kept()
+    report.print_table(test_report.both(16e-3, 1e-3), kept)
+    points = (*test_report.points(123.4, 1), Point(1, 65536, skipped="the time budget is spent"))
+    timed = bench.Bench(1, this_machine(), "a-bundle", "mamba", "float16", "ort", 1 << 30, "ort",
+                        "ONNX Runtime", SpeedOptions(), points)  # fmt: skip
+    bench.print_table(timed, kept)
+    for table in kept.tables:
+        check_whole(table, width)
+    assert len(kept.tables) == 2
 
 
 @pytest.mark.parametrize("width", [60, 80])
