@@ -68,7 +68,7 @@ def _converted(checkpoint: Path, files: list[Path]) -> tuple[Tokenizer, str]:
     reasons = []
     for load in _loaders():
         loaded = load(checkpoint, local_files_only=True, trust_remote_code=False)
-        tokenizer = getattr(loaded, "backend_tokenizer", None)
+        tokenizer: Any = getattr(loaded, "backend_tokenizer", None)
         reason = "transformers has no fast tokenizer for it" if tokenizer is None else _fault(tokenizer, files)
         if reason is None:
             return tokenizer, type(loaded).__name__

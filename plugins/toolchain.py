@@ -145,8 +145,8 @@ def _tool(name: str, advice: str, candidates: Iterable[str | None], pattern: str
 
 
 def _output(program: Path, argument: str) -> str:
+    command = [str(program), argument]
     try:
-        command = [program, argument]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
