@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-OLDEST := build/onnxruntime-1.18
+OLD_RUNTIMES := build/onnxruntime-1.18 build/onnxruntime-1.22
 SOURCES := exporter plugins runtimes tests examples
 
 .PHONY: demo test lint types wheel clean
@@ -11,8 +11,10 @@ SOURCES := exporter plugins runtimes tests examples
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
-test: $(INSTALLED) $(OLDEST)/installed
-	SEQEXPORT_ORT_1_18=$(CURDIR)/$(OLDEST)/bin/python $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+test: $(INSTALLED) $(OLD_RUNTIMES:=/installed)
+	SEQEXPORT_ORT_1_18=$(CURDIR)/build/onnxruntime-1.18/bin/python \
+	SEQEXPORT_ORT_1_22=$(CURDIR)/build/onnxruntime-1.22/bin/python \
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)
@@ -34,10 +36,11 @@ $(INSTALLED): pyproject.toml .constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint .constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@
 
-# The oldest ONNX Runtime that the op library runs in; where it has no wheel for this Python, its tests say so.
-$(OLDEST)/installed:
-	$(PYTHON) -m venv $(OLDEST)
-	-$(OLDEST)/bin/python -m pip install --quiet onnxruntime==1.18.1 'numpy<2'
+# The oldest ONNX Runtime that bundles and the op library are for, and one in between; where it has no wheel for this
+# Python, its tests say so.
+build/onnxruntime-%/installed:
+	$(PYTHON) -m venv build/onnxruntime-$*
+	-build/onnxruntime-$*/bin/python -m pip install --quiet 'onnxruntime==$*.*'
 	touch $@
 
 clean:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from seqexport.exporter import models, notes
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.divide_by_roots import divide_by_roots
-from seqexport.exporter.passes.drop_bodies import drop_bodies
+from seqexport.exporter.passes.functions import is_in
 from seqexport.exporter.passes.fuse_embedding import fuse_embedding
 from seqexport.exporter.passes.fuse_linear import fuse_linear
 from seqexport.exporter.passes.fuse_rms_norm import fuse_rms_norm
@@ -76,7 +76,6 @@ PASSES: dict[Target, Sequence[Callable[[ir.Model], None]]] = {
     "portable": (divide_by_roots, add_bodies),
     "ort": (divide_by_roots, lower_for_ort, add_bodies),
     "tensorrt": (
-        drop_bodies,
         *FUSIONS,
         name_inputs,
         spell_out_shape,
@@ -192,7 +191,7 @@ def _check_written(folder: Path) -> None:
 
 
 def _our_ops(graph: ir.Model) -> dict[str, int]:
-    return dict(Counter(node.op_type for node in graph.graph.all_nodes() if node.domain == DOMAIN))
+    return dict(Counter(node.op_type for node in graph.graph.all_nodes() if is_in(DOMAIN, node)))
 
 
 def _contract(

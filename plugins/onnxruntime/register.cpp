@@ -16,6 +16,15 @@ namespace {
 // The domain of our ops, and that of the nodes which the export target `ort` made of them: they mean the same.
 constexpr const char* kDomains[] = {"seqexport", "seqexport.ort"};
 
+// So do these, by which a model tells several bodies of one op apart (exporter/passes/functions.py). A model with more
+// forms of an op than this runs the others as their bodies.
+constexpr const char* kMoreDomains[] = {"seqexport.2", "seqexport.3", "seqexport.ort.2", "seqexport.ort.3"};
+
+// The ops that have bodies in models; the others are nodes of the target `tensorrt` alone.
+bool has_bodies(const OpInfo* op) {
+  return op == &causal_attention_op() || op == &causal_conv1d_op() || op == &selective_scan_op();
+}
+
 // The types of T, and float64 so that the op itself says that it does not take it.
 constexpr ONNXTensorElementDataType kTypes[] = {
     ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
@@ -39,18 +48,22 @@ std::vector<CustomOp> make_ops(bool infers_shapes) {
   return made;
 }
 
+OrtCustomOpDomain* make_domain(const char* name, std::vector<CustomOp>& ops, bool (*holds)(const OpInfo*)) {
+  OrtCustomOpDomain* domain = nullptr;
+  check(api().CreateCustomOpDomain(name, &domain));
+  for (CustomOp& op : ops)
+    if (holds(op.info)) check(api().CustomOpDomain_Add(domain, &op));
+  return domain;
+}
+
 // Made once, for the one runtime of the process. Never destroyed, as all that an op is described by: a program's global
 // session still runs when the statics of a library that was loaded after it are gone.
 void add_domains(OrtSessionOptions* options, int minor_version) {
   static auto& ops = *new std::vector<CustomOp>(make_ops(minor_version >= kInfersShapesSince));
   static const auto& domains = *new std::vector<OrtCustomOpDomain*>([] {
     std::vector<OrtCustomOpDomain*> made;
-    for (const char* name : kDomains) {
-      OrtCustomOpDomain* domain = nullptr;
-      check(api().CreateCustomOpDomain(name, &domain));
-      for (CustomOp& op : ops) check(api().CustomOpDomain_Add(domain, &op));
-      made.push_back(domain);
-    }
+    for (const char* name : kDomains) made.push_back(make_domain(name, ops, [](const OpInfo*) { return true; }));
+    for (const char* name : kMoreDomains) made.push_back(make_domain(name, ops, has_bodies));
     return made;
   }());
   for (OrtCustomOpDomain* domain : domains) check(api().AddCustomOpDomain(options, domain));

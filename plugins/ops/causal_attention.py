@@ -76,8 +76,15 @@ def fake(
     )
 
 
+UNBOUNDED = 2**30
+"""The reach of a query that has no window: beyond any capacity, and still an int32 when added to a position."""
+
+
 def body(call: Call) -> list[str]:
-    """Scatters the new rows into the cache, then attends over its filled part alone."""
+    """Scatters the new rows into the cache, then attends over its filled part alone.
+
+    The window and the scale are read as the node's attributes, so that layers which differ in them share one body.
+    """
     return [
         "zero = Constant <value_int = 0> ()",
         "one = Constant <value_int = 1> ()",
@@ -92,14 +99,24 @@ def body(call: Call) -> list[str]:
         "times = Range (zero, L, one)",
         "past = Cast <to = 7> (past_lens)",
         "past_column = Unsqueeze (past, axis1)",
+        *REACH,
         *_new_rows(call),
         *_scatter("key", call),
         *_scatter("value", call),
-        *_filled(call),
+        *_filled(),
         *_scores(call),
-        *_mask(call),
+        *_mask(),
         *_output(call),
     ]
+
+
+REACH = [
+    "window = Constant <value_int : int = @window> ()",
+    "is_whole = Equal (window, zero)",
+    f"unbounded = Constant <value_int = {UNBOUNDED}> ()",
+    "reach = Where (is_whole, unbounded, window)",
+]
+"""``reach``: a query sees keys less than this many positions before its own."""
 
 
 def _new_rows(call: Call) -> list[str]:
@@ -144,24 +161,18 @@ def _scatter(name: str, call: Call) -> list[str]:
     ]
 
 
-def _filled(call: Call) -> list[str]:
+def _filled() -> list[str]:
     """``keys`` and ``values`` [B,Hkv,T,D] in float32: rows start..stop of the cache, the filled part.
 
     Values past a row's own end are zeroed: a masked weight is 0, and 0 times what lies there must be 0.
     """
-    window = int(call.attributes["window"])
-    lines = ["longest = ReduceMax <keepdims = 0> (ends)", "stop = Max (longest, one)"]
-    if window:
-        lines += [
-            "shortest = ReduceMin <keepdims = 0> (past)",
-            f"reach = Constant <value_int = {window - 1}> ()",
-            "start_ = Sub (shortest, reach)",
-            "start = Max (start_, zero)",
-        ]
-    else:
-        lines += ["start = Identity (zero)"]
     return [
-        *lines,
+        "longest = ReduceMax <keepdims = 0> (ends)",
+        "stop = Max (longest, one)",
+        "shortest = ReduceMin <keepdims = 0> (past)",
+        "reach_less_1 = Sub (reach, one)",
+        "start_ = Sub (shortest, reach_less_1)",
+        "start = Max (start_, zero)",
         "start_at = Unsqueeze (start, axis0)",
         "stop_at = Unsqueeze (stop, axis0)",
         "keys_ = Slice (present_key, start_at, stop_at, axis2)",
@@ -178,9 +189,8 @@ def _filled(call: Call) -> list[str]:
 
 def _scores(call: Call) -> list[str]:
     """``scores`` [B,Hkv,R,L,T], R = Hq / Hkv query heads sharing one key head."""
-    scale, softcap = float(call.attributes["scale"]), float(call.attributes["softcap"])
-    if scale:
-        lines = [f"scale = Constant <value_float = {scale!r}> ()"]
+    if call.attributes["scale"]:
+        lines = ["scale = Constant <value_float : float = @scale> ()"]
     else:
         lines = [
             "Dh_ = Shape <start = 3, end = 4> (query)",
@@ -203,36 +213,26 @@ def _scores(call: Call) -> list[str]:
         "scores_shape = Concat <axis = 0> (batch, Hkv, rest, L_, T_)",
         "scores_raw = Reshape (packed_scores, scores_shape)",
     ]
-    if not softcap:
+    if not call.attributes["softcap"]:
         return ["T_ = Shape (columns)", *lines, "scores = Identity (scores_raw)"]
     return [
         "T_ = Shape (columns)",
         *lines,
-        f"softcap = Constant <value_float = {softcap!r}> ()",
+        "softcap = Constant <value_float : float = @softcap> ()",
         "squashed_ = Div (scores_raw, softcap)",
         "squashed = Tanh (squashed_)",
         "scores = Mul (squashed, softcap)",
     ]
 
 
-def _mask(call: Call) -> list[str]:
-    window = int(call.attributes["window"])
-    lines = [
+def _mask() -> list[str]:
+    return [
         "positions_ = Add (past_column, times)",
         "positions = Unsqueeze (positions_, axis2)",
         "seen_causal = LessOrEqual (columns, positions)",
-    ]
-    if window:
-        lines += [
-            f"window = Constant <value_int = {window}> ()",
-            "oldest = Sub (positions, window)",
-            "seen_window = Greater (columns, oldest)",
-            "seen = And (seen_causal, seen_window)",
-        ]
-    else:
-        lines += ["seen = Identity (seen_causal)"]
-    return [
-        *lines,
+        "oldest = Sub (positions, reach)",
+        "seen_window = Greater (columns, oldest)",
+        "seen = And (seen_causal, seen_window)",
         "seen_heads = Unsqueeze (seen, head_axes)",
         "minus_infinity = Constant <value = float {-inf}> ()",
         "scores_seen = Where (seen_heads, scores, minus_infinity)",

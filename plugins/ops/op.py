@@ -25,20 +25,13 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Call:
-    """How one node uses an op: which optional inputs it is given, and its attributes.
-
-    Two nodes with equal calls share one function body.
-    """
+    """How one node uses an op: which optional inputs it is given, and its attributes."""
 
     given: frozenset[str]
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
         return name in self.given
-
-    @property
-    def key(self) -> tuple[tuple[str, ...], tuple[tuple[str, Attribute], ...]]:
-        return tuple(sorted(self.given)), tuple(sorted(self.attributes.items()))
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,8 @@ class Op:
         schema: the torch.library schema, its parameters in the order inputs, then attributes.
         reference: plain PyTorch, any float dtype, accumulating in float32 (float64 for float64 inputs).
         fake: the outputs' shapes and dtypes for tracing.
-        body: the lines of the function body in ONNX's text syntax, for one call.
+        body: the lines of the function body in ONNX's text syntax, for one call. Numbers are read from the node's
+            attributes, so that calls of one form have one body.
     """
 
     name: str
@@ -106,13 +100,16 @@ class Op:
             attributes=[OpSchema.Attribute(name, _attribute_value(name, v)) for name, v in self.attributes.items()],
         )
 
-    def function(self, call: Call, opset: int, overload: str = "") -> onnx.FunctionProto:
-        """The op as a model-local function for one call, over standard ops of ``opset``."""
+    def function(
+        self, call: Call, body: Sequence[str], opsets: Mapping[str, int], domain: str = DOMAIN
+    ) -> onnx.FunctionProto:
+        """A model-local function in the op's place: what a node that uses it like ``call`` has, with this body."""
         import onnx.parser
 
-        header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}], overload: "{overload}">'
+        imports = ", ".join(f'"{name}" : {version}' for name, version in opsets.items())
+        header = f'<domain: "{domain}", opset_import: [{imports}]>'
         signature = f"{self.name} ({', '.join(self.input_names)}) => ({', '.join(self.output_names(call.given))})"
-        function = onnx.parser.parse_function(header + signature + "{\n" + "\n".join(self.body(call)) + "\n}")
+        function = onnx.parser.parse_function(header + signature + "{\n" + "\n".join(body) + "\n}")
         function.attribute.extend(self.attributes)
         return function
 

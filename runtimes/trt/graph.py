@@ -10,6 +10,9 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
 
 DOMAIN = "seqexport"
+OURS = re.compile(rf"{DOMAIN}(\.\d+)?")
+"""The domain of our ops, and those that tell bodies of one op apart."""
+
 FUNCTIONS_SINCE = 10
 """TensorRT's first major version whose parser reads model-local functions."""
 
@@ -65,18 +68,18 @@ def drop_functions(model: Any) -> None:
     """Leave our ops as plain nodes, those of their inputs that are given named in the attribute ``inputs``."""
     from onnx import helper
 
-    functions = {(f.name, f.overload): f for f in model.functions if f.domain == DOMAIN}
+    inputs = {(f.domain, f.name): f.input for f in model.functions if OURS.fullmatch(f.domain)}
     for node in model.graph.node:
-        if node.domain != DOMAIN:
+        if not OURS.fullmatch(node.domain):
             continue
-        names = functions[node.op_type, node.overload].input
+        names = inputs[node.domain, node.op_type]
         given = [name for name, value in zip(names, node.input, strict=False) if value]
         node.attribute.append(helper.make_attribute("inputs", ",".join(given)))
         values = [value for value in node.input if value]
         del node.input[:]
         node.input.extend(values)
-        node.overload = ""
-    kept = [f for f in model.functions if f.domain != DOMAIN]
+        node.domain, node.overload = DOMAIN, ""
+    kept = [f for f in model.functions if not OURS.fullmatch(f.domain)]
     del model.functions[:]
     model.functions.extend(kept)
 

@@ -63,9 +63,9 @@ def test_engine_with_plugins(name: str, build: Build, plugins: Path, exported: E
     assert present == {op.encode() for op in bundle.contract.ops}
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*(f"preset:{name}" for name in SHIPPED), "gemma2"])
 def test_engine_of_function_bodies(name: str, build: Build, exported: Exported, tmp_path: Path) -> None:
-    bundle, plan = exported(f"preset:{name}", target="portable"), tmp_path / "made" / "here.plan"
+    bundle, plan = exported(name, target="portable"), tmp_path / "made" / "here.plan"
 
     result = build(bundle.path, "--no-plugins", "-o", plan)
 

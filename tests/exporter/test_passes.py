@@ -21,7 +21,6 @@ from seqexport.exporter import pipeline, trace
 from seqexport.exporter.layers import layer_stack
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.divide_by_roots import divide_by_roots
-from seqexport.exporter.passes.drop_bodies import drop_bodies
 from seqexport.exporter.passes.fold_parameters import fold_parameters
 from seqexport.exporter.passes.name_inputs import name_inputs
 from seqexport.exporter.passes.opset_17 import to_opset_17
@@ -198,29 +197,14 @@ def test_onnx_runtime_is_not_offered_a_norm_that_it_has_no_kernel_for(
     assert ("Div" in nodes, "Reciprocal" in nodes) == (kernel, not kernel)
 
 
-def test_an_op_used_in_one_way_has_one_body_without_a_name(traced: Traced) -> None:
-    model = traced("llama")
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_layers_that_differ_in_their_window_share_one_body(traced: Traced, name: str) -> None:
+    model = traced(name)
     add_bodies(model)
-    assert [key for key in model.functions if key[0] == DOMAIN] == [(DOMAIN, "CausalAttention", "")]
-    assert {node.overload for node in model.graph if node.domain == DOMAIN} == {""}
-
-
-def test_an_op_used_in_two_ways_has_a_named_body_for_each(traced: Traced) -> None:
-    model = traced("gemma2")
-    add_bodies(model)
-    assert {key[2] for key in model.functions if key[0] == DOMAIN} == {"use0", "use1"}
-    nodes = [node for node in model.graph if node.domain == DOMAIN]
-    assert [node.overload for node in nodes] == ["use0", "use1", "use0"]
-    windows = {node.overload: node.attributes["window"].as_int() for node in nodes}
-    assert sorted(windows.values()) == [0, 6]
-
-
-def test_dropped_bodies_leave_plain_nodes(traced: Traced) -> None:
-    model = traced("gemma2")
-    add_bodies(model)
-    drop_bodies(model)
-    assert not model.functions
-    assert {node.overload for node in model.graph} == {""}
+    assert list(model.functions) == [(DOMAIN, "CausalAttention", "")]
+    nodes = [node for node in model.graph if node.op_type == "CausalAttention"]
+    assert {(node.domain, node.overload) for node in nodes} == {(DOMAIN, "")}
+    assert {node.attributes["window"].as_int() for node in nodes} == ({0} if name == "llama" else {0, 6})
 
 
 def conv(bias: ir.Value | None, *, ragged: bool) -> ir.Model:
@@ -315,7 +299,6 @@ def test_one_reduction_serves_cosine_and_sine_and_float32_alone() -> None:
 @pytest.mark.parametrize("name", ["mamba", "llama"])
 def test_nothing_is_left_that_old_tensorrt_misreads(traced: Traced, name: str) -> None:
     model = traced(name)
-    drop_bodies(model)
     spell_out_shape(model)
     to_opset_17(model)
     assert not any(node.op_type == "Shape" and {"start", "end"} & node.attributes.keys() for node in model.graph)

@@ -1,9 +1,7 @@
-"""The library in the oldest ONNX Runtime that it is for, in an interpreter that SEQEXPORT_ORT_1_18 names."""
+"""The oldest ONNX Runtime that bundles and the library are for, one in between, and the newest."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,10 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from tests.conftest import Exported, leave_out
+from seqexport.runtimes.comparison.reference import read_reference
+from seqexport.runtimes.comparison.verify import verify
+from tests.conftest import Exported
+from tests.onnxruntime.elsewhere import MIDDLE, NEWEST, OLDEST, Elsewhere, ElsewhereRunner
 from tests.onnxruntime.library_ops import one_node, session_options
 from tests.ops import (
     test_causal_attention,
@@ -27,7 +28,6 @@ from tests.ops import (
 )
 
 Compare = Callable[..., None]
-PYTHON = "SEQEXPORT_ORT_1_18"
 CALLS = {
     "SelectiveScan": (test_selective_scan.make(length=70, D=33, without=("D", "seq_lens")), {"dt_softplus": 1}),
     "CausalConv1d": (test_causal_conv1d.make(length=70, D=33, without=("bias",)), {"activation": "silu"}),
@@ -42,23 +42,17 @@ CALLS = {
 
 @pytest.fixture
 def old(native_library: Callable[[str], Path], tmp_path: Path) -> Compare:
-    """Runs a model there and here, both with the library, and compares."""
+    """Runs a model in the oldest ONNX Runtime and here, both with the library, and compares."""
     library = native_library("onnxruntime")
-    python = os.environ.get(PYTHON)
-    if python is None or subprocess.run([python, "-c", "import onnxruntime"], capture_output=True).returncode:
-        leave_out(f"tests of libseqexport_ort.so in ONNX Runtime 1.18 left out: {PYTHON} names no Python that has it")
 
     def compare(model: bytes, inputs: dict[str, np.ndarray], tolerance: float = 1e-4) -> None:
         (tmp_path / "model.onnx").write_bytes(model)
-        np.savez(tmp_path / "inputs.npz", **inputs)
-        script = Path(__file__).with_name("old_runtime.py")
-        files = [library, tmp_path / "model.onnx", tmp_path / "inputs.npz", tmp_path / "outputs.npz"]
-        done = subprocess.run([python, script, *files], capture_output=True, text=True, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("1.18.")
+        there = Elsewhere(OLDEST, tmp_path / "model.onnx", tmp_path, library)
+        assert there.runtime.startswith("1.18.")
+        results = there.run(inputs)
+        there.close()
         session = ort.InferenceSession(model, session_options(library), providers=["CPUExecutionProvider"])
         names = [value.name for value in session.get_outputs()]
-        results = np.load(tmp_path / "outputs.npz")
         for name, here in zip(names, session.run(None, inputs), strict=True):
             np.testing.assert_allclose(results[name], here, rtol=tolerance, atol=tolerance)
 
@@ -84,3 +78,14 @@ def test_a_model_that_also_has_function_bodies(exported: Exported, old: Compare,
     inputs["input_ids"] += np.arange(9) * 7
     inputs["seq_lens"] += np.array([9, 4], np.int32)
     old(onnx.load(bundle.model).SerializeToString(), inputs, 1e-4 if dtype == "float32" else 2e-2)
+
+
+@pytest.mark.parametrize("version", [OLDEST, MIDDLE, NEWEST])
+@pytest.mark.parametrize("name", ["gemma2", "qwen2", "cohere2", "jamba"])
+def test_function_bodies_of_layers_that_differ_are_as_accurate_as_pytorch(
+    exported: Exported, name: str, version: str, tmp_path: Path
+) -> None:
+    bundle = exported(name, target="portable", logits="all")
+    with ElsewhereRunner(bundle, version, tmp_path) as runner:
+        worse = [check for check in verify(runner, read_reference(bundle.reference)) if not check.passed]
+    assert worse == []

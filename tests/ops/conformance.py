@@ -82,14 +82,14 @@ def single_node_model(
     names = {name for name, _, _ in given}
     attributes = {**op.attributes, **attributes}
     inputs = [name if name in names else "" for name in op.input_names]
-    names_out = op.output_names(names)
+    names_out, call = op.output_names(names), Call(frozenset(names), attributes)
     node = helper.make_node(op.name, inputs, names_out, domain=DOMAIN, **attributes)
     infos = [_info(name, dtype, rank) for name, dtype, rank in given]
     is_wide = {name for name, kind in op.outputs.items() if kind == "S" and attributes["wide"]}
     outputs = [_info(name, *_alike(name, given, is_wide=name in is_wide)) for name in names_out]
     model = helper.make_model(
         helper.make_graph([node], op.stem, infos, outputs),
-        functions=[op.function(Call(frozenset(names), attributes), OPSET)],
+        functions=[op.function(call, op.body(call), {"": OPSET})],
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
         ir_version=10,
     )

@@ -24,7 +24,6 @@ def body(node: ir.Node, call: Call) -> list[str] | None:
     if not isinstance(Dh, int) or Dh != Dv or Dh % HEAD_MULTIPLE:
         return None
     window = int(call.attributes["window"]) or -1
-    scale, softcap = (float(call.attributes[name]) for name in ("scale", "softcap"))
     return [
         "flat = Constant <value_ints = [0, 0, -1]> ()",
         "query_flat = Reshape (query, flat)",
@@ -38,7 +37,7 @@ def body(node: ir.Node, call: Call) -> list[str] | None:
         "capacity_long = Shape <start = 2, end = 3> (past_key)",
         "capacity = Cast <to = 6> (capacity_long)",
         "y_flat, present_key, present_value = com.microsoft.GroupQueryAttention <"
-        f"num_heads = {Hq}, kv_num_heads = {Hkv}, scale = {scale!r}, softcap = {softcap!r},"
+        f"num_heads = {Hq}, kv_num_heads = {Hkv}, scale : float = @scale, softcap : float = @softcap,"
         f" local_window_size = {window}> (query_flat, key_flat, value_flat, past_key, past_value, seqlens_k,"
         f" capacity, {UNUSED_INPUTS} seq_lens)",
         "y_shape = Shape (query)",
