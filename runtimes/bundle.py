@@ -58,7 +58,10 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        return readable(self.path.resolve().name)
+        """The folder's; in the hub's cache (models--OWNER--NAME/snapshots/REVISION), the repository's."""
+        folder = self.path.resolve()
+        named = folder.parents[1].name.split("--")[-1] if folder.parent.name == "snapshots" else folder.name
+        return readable(named)
 
 
 def open_bundle(path: str | os.PathLike[str], *, check_files: bool = True) -> Bundle:

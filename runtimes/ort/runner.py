@@ -34,6 +34,9 @@ ATTENTION_SINCE = "1.32"
 BFLOAT16_SINCE = "1.20"
 """The first that binds memory as a type that NumPy lacks."""
 
+WITHOUT_HUB_CACHE = "1.24.1"
+"""The one that opens no model whose files are links into one folder, as the hub's cache has them."""
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": cuda.PROVIDER}
 
 
@@ -153,6 +156,11 @@ def _why_not_loaded(bundle: Bundle, error: str, ops: OpsLibrary) -> str:
         )
     if "GroupQueryAttention" in error:
         return _needs_newer(bundle)
+    if "External data path" in error and "escapes" in error:
+        way_out = f"copy it with what its links lead to: cp -rL {bundle.path} FOLDER"
+        if bundle.model.is_symlink():
+            way_out = f"use one that is not {WITHOUT_HUB_CACHE}, which alone refuses the hub's cache, or {way_out}"
+        return f"{bundle.path}: ONNX Runtime {ort.__version__} does not follow a link to its weights; {way_out}"
     return f"ONNX Runtime {ort.__version__} cannot load {bundle.model}: {error.strip().splitlines()[0]}"
 
 

@@ -19,6 +19,7 @@ from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles, parse_
 from seqexport.runtimes.trt.record import EngineRecord, PluginsUsed, read_record, weights_hash
 from tests.conftest import Exported
 from tests.cpp.conftest import Build
+from tests.hub import in_hub_cache
 
 SHIPPED = ("mamba", "transformer")
 OPS = tuple(name.encode() for name in versions.OPS)
@@ -75,6 +76,16 @@ def test_engine_of_function_bodies(name: str, build: Build, exported: Exported, 
     assert record.plugins is None
     assert record.flags == {"--no-plugins": ""}
     assert sorted(file.name for file in plan.parent.iterdir()) == ["here.json", "here.plan"]
+
+
+def test_engine_of_a_bundle_in_the_hubs_cache(build: Build, exported: Exported, tmp_path: Path) -> None:
+    cached = in_hub_cache(exported("gemma2", target="portable"), tmp_path)
+
+    result = build(cached.path, "--no-plugins")
+
+    assert result.code == 0, result.err
+    [plan] = (cached.path / "engines").glob("*.plan")
+    assert_record_of_bundle(record_of(plan), cached)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch
 from seqexport.runtimes.comparison.reference import read_reference
 from seqexport.runtimes.comparison.verify import verify
 from tests.conftest import Exported
+from tests.hub import in_hub_cache
 from tests.onnxruntime.elsewhere import MIDDLE, NEWEST, OLDEST, Elsewhere, ElsewhereRunner
 from tests.onnxruntime.library_ops import one_node, session_options
 from tests.ops import (
@@ -89,3 +90,10 @@ def test_function_bodies_of_layers_that_differ_are_as_accurate_as_pytorch(
     with ElsewhereRunner(bundle, version, tmp_path) as runner:
         worse = [check for check in verify(runner, read_reference(bundle.reference)) if not check.passed]
     assert worse == []
+
+
+@pytest.mark.parametrize("version", [OLDEST, MIDDLE, NEWEST])
+def test_a_bundle_in_the_hubs_cache_opens(exported: Exported, version: str, tmp_path: Path) -> None:
+    cached = in_hub_cache(exported("gemma2", target="portable", logits="all"), tmp_path)
+    with ElsewhereRunner(cached, version, tmp_path) as runner:
+        assert [check for check in verify(runner, read_reference(cached.reference)) if not check.passed] == []

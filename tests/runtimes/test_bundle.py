@@ -21,6 +21,7 @@ from seqexport.runtimes.bundle import (
     writing,
 )
 from seqexport.runtimes.contract import FORMAT_VERSION, Contract, Source, StateSpec, TensorSpec
+from tests.hub import in_hub_cache
 from tests.runtimes.test_external_data import save_weights_in
 
 
@@ -88,6 +89,18 @@ def test_missing_file_is_named(folder):
     (folder / "model.onnx").unlink()
     with pytest.raises(BundleError, match=r"model\.onnx: cannot be read"):
         open_bundle(folder)
+
+
+def test_a_bundle_in_the_hubs_cache(folder, tmp_path):
+    cached = in_hub_cache(open_bundle(folder), tmp_path)
+    assert cached.model.is_symlink()
+    assert open_bundle(cached.path).name == "tiny"
+    cached.model.resolve().write_bytes(b"grapH")
+    with pytest.raises(BundleError, match=r"snapshots/abab.*/model\.onnx: sha256"):
+        open_bundle(cached.path)
+    cached.model.resolve().unlink()
+    with pytest.raises(BundleError, match=r"model\.onnx: cannot be read .* copy or export the bundle again"):
+        open_bundle(cached.path)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,14 @@ from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Lengths, States, Tokens
+from seqexport.runtimes.bundle import open_bundle
+from seqexport.runtimes.comparison.reference import read_reference
+from seqexport.runtimes.comparison.verify import verify
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.pytorch.runner import TorchRunner
 from tests.conftest import Exported
 from tests.exporter.families import VOCAB
+from tests.hub import in_hub_cache
 
 CLOSE: dict[str, Any] = {"rtol": 2e-4, "atol": 2e-5}
 CAPACITY = 24
@@ -246,3 +251,38 @@ def test_logits_of_all_tokens_equal_the_originals(exported: Exported) -> None:
 
 def test_description_names_version_and_target(in_place: OrtRunner) -> None:
     assert "CPUExecutionProvider, target ort" in in_place.description
+
+
+def test_a_bundle_in_the_hubs_cache_runs(exported: Exported, tmp_path: Path) -> None:
+    cached = in_hub_cache(exported("gemma2", target="portable", logits="all"), tmp_path)
+    with OrtRunner(open_bundle(cached.path), threads=1) as runner:
+        checks = list(verify(runner, read_reference(cached.reference)))
+    assert checks
+    assert [check for check in checks if not check.passed] == []
+
+
+REFUSALS = {
+    "1.24.1": 'External data path: "model.onnx.data" escapes model directory: "x"',
+    "1.24.4": 'External data path: "model.onnx.data" (resolved path: "y") escapes both model directory: "x" and',
+    "1.32.0": 'External data path escapes model directory. External data path: "model.onnx.data" resolved path: "y"',
+}
+"""What versions of ONNX Runtime say of weights behind a link that they do not follow."""
+
+
+@pytest.mark.parametrize("version", REFUSALS)
+@pytest.mark.parametrize("cached", [True, False])
+def test_links_that_are_not_followed_are_said_with_the_way_out(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, cached: bool
+) -> None:
+    bundle = exported("gemma2", target="portable", logits="all")
+    bundle = in_hub_cache(bundle, tmp_path) if cached else bundle
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise RuntimeError(f"External data path validation failed for initializer: w. Error: {REFUSALS[version]}")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+    with pytest.raises(UserError) as error:
+        OrtRunner(bundle)
+    said = str(error.value)
+    assert f"cp -rL {bundle.path} FOLDER" in said
+    assert ("use one that is not 1.24.1" in said) == cached
