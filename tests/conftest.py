@@ -53,7 +53,8 @@ def traced_once() -> Iterator[None]:
     trace, graphs = pipeline.trace, dict[Any, ir.Model]()
 
     def once(model: Any, specs: Any, **options: Any) -> ir.Model:
-        key = (type(model), model.config.to_json_string(), model.dtype, *options.values())
+        tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight  # whatever the config says
+        key = (type(model), model.config.to_json_string(), tied, model.dtype, *options.values())
         if key not in graphs:
             graphs[key] = trace(model, specs, **options)
         return graphs[key].clone()
