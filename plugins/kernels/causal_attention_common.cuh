@@ -126,6 +126,12 @@ struct ScoreScale {
   }
 };
 
+// exp2(score * factor - base), where base is the rounded product of the row's largest score and factor. Not fused: the
+// exact product is half a rounding away from base, which of scores beyond 2^27 alone overflows a weight in float16.
+__device__ __forceinline__ float softmax_weight(float score, float factor, float base) {
+  return exp2_approx(__fsub_rn(__fmul_rn(score, factor), base));
+}
+
 // Results of one split for query row r = (b * L + t) * Hq + head: the sum of exp2(score - max), and values over it.
 struct SplitResults {
   int splits;

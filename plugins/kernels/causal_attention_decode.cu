@@ -111,8 +111,8 @@ struct DecodeWarp {
       row_max[half] = top;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        low[i] = exp2_approx(fmaf(low[i], scale.outer, -base));
-        high[i] = exp2_approx(fmaf(high[i], scale.outer, -base));
+        low[i] = softmax_weight(low[i], scale.outer, base);
+        high[i] = softmax_weight(high[i], scale.outer, base);
       }
       row_sum[half] = fmaf(row_sum[half], shrink, low[0] + low[1] + high[0] + high[1]);
 #pragma unroll

@@ -179,11 +179,11 @@ struct PrefillWarp {
         for (int n = 0; n < kKeyTiles; ++n) {
           top[m][half] = fmaxf(top[m][half], fmaxf(score[m][n][2 * half], score[m][n][2 * half + 1]));
         }
-        passed |= fmaf(top[m][half], factor, -base[m][half]) > kSlack;
+        passed |= __fsub_rn(__fmul_rn(top[m][half], factor), base[m][half]) > kSlack;
       }
     }
     if (__any_sync(0xffffffffu, passed)) raise_base(top, factor);
-    for_each_score([&](float& s, int m, int, int i) { s = exp2_approx(fmaf(s, factor, -base[m][i / 2])); });
+    for_each_score([&](float& s, int m, int, int i) { s = softmax_weight(s, factor, base[m][i / 2]); });
   }
 
   __device__ __forceinline__ void raise_base(float (&top)[kTiles][2], float factor) {

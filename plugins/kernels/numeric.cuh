@@ -129,6 +129,14 @@ __device__ __forceinline__ float exp_compensated(float x) {
   return fabsf(t) < 128.f ? fmaf(e, residue * kLn2, e) : e;
 }
 
+// A rate of decay, for exp2. An infinite one is made finite, so that times the delta of 0 of a token that is not there it
+// is no NaN; it still decays all at once.
+__device__ __forceinline__ float decay_rate(float a) {
+  constexpr float kMost = 3.402823466e38f;
+  const float rate = a * kLog2e;
+  return rate < -kMost ? -kMost : rate > kMost ? kMost : rate;
+}
+
 // log(1 + e) for e in [0, 1]: minimax polynomial, relative error 1.4e-7.
 __device__ __forceinline__ float log1p_unit(float e) {
   float p = -0.0032440091017633677f;

@@ -81,7 +81,7 @@ __global__ void carry_kernel(SelectiveScanParams p, ScanChunks chunks) {
   const int64_t row_states = int64_t(p.channels) * p.states;
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= row_states) return;
-  const float a = p.A[i] * kLog2e;
+  const float a = decay_rate(p.A[i]);
   const int64_t first = int64_t(blockIdx.y) * chunks.count;
   float* h_chunk = chunks.h + first * row_states + i;
   const float* sum = chunks.sum + first * p.channels + i / p.states;

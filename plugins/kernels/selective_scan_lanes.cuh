@@ -45,7 +45,7 @@ struct LaneScanner {
     float2& state = shared.state[channel][lane];
     state = make_float2(0.f, 0.f);
     if (!valid || lane >= p.states) return;
-    state = make_float2(p.A[int64_t(d) * p.states + lane] * kLog2e, p.past[state_index()]);
+    state = make_float2(decay_rate(p.A[int64_t(d) * p.states + lane]), p.past[state_index()]);
   }
 
   // Of state `lane` in F[B,D,N].

@@ -139,7 +139,7 @@ struct ScanBlock {
       for (int n = 0; n < kNs; ++n) {
         const int state = sub * kNs + n;
         const bool valid = 2 * pair + c < s.width && state < p.states;
-        a[c][n] = valid ? p.A[int64_t(d + c) * p.states + state] * kLog2e : 0.f;
+        a[c][n] = valid ? decay_rate(p.A[int64_t(d + c) * p.states + state]) : 0.f;
         h[c][n] = 0.f;
       }
     }

@@ -128,6 +128,8 @@ def record(original: Runner, oracle: Runner, windows: Sequence[int] = ()) -> Ref
         _recorded(_late_inputs(inputs, start), original, oracle, whole)
         for start in starts(original.contract, windows, inputs.end, length)
     ]
+    worst = {"logits": max(case.torch_errors["logits"] for case in (whole, *late))}  # few positions alone say little
+    late = [replace(case, torch_errors=case.torch_errors | worst) for case in late]
     return replace(whole, late=tuple(late), windows=tuple(windows))
 
 
