@@ -36,6 +36,7 @@ Run = Callable[..., Result]
 def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs ``seqexport`` with arguments."""
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.delenv("COLUMNS", raising=False)  # of the terminal that the tests themselves run in
 
     def seqexport(*args: object) -> Result:
         monkeypatch.setattr("sys.argv", ["seqexport", *map(str, args)])

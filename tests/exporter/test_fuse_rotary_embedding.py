@@ -43,7 +43,8 @@ def attention(query: str, key: str, R: int = 4) -> ir.Model:
     )
     body = (
         f"c = Unsqueeze (cos, one) s = Unsqueeze (sin, one) {query} {key} y, present, other ="
-        " seqexport.CausalAttention (q_turned, k_turned, v, past_key, past_value, past_lens)"
+        " seqexport.CausalAttention <scale = 0.0, window = 0, softcap = 0.0>"
+        " (q_turned, k_turned, v, past_key, past_value, past_lens)"
     )
     sizes = {"zero": 0, "one": 1, "half": R // 2, "R": R, "most": 2**63 - 1, "axis": 3}
     constants = {name: np.array([size]) for name, size in sizes.items()}

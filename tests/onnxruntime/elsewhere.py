@@ -97,7 +97,13 @@ class _Session(Session):
         return {name: x[:, :, :longest] if grows[name] else x for name, x in self.states.items()}
 
     def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        raise NotImplementedError
+        self.lengths = self._check_states(states, lengths)
+        for spec in self.contract.states:
+            held, given = self.states[spec.past_name], states[spec.past_name]
+            if spec.grows:
+                held[:, :, : given.shape[2]] = given
+            else:
+                held[:] = given
 
     def close(self) -> None:
         pass

@@ -86,7 +86,7 @@ def test_a_model_that_also_has_function_bodies(exported: Exported, old: Compare,
 def test_function_bodies_of_layers_that_differ_are_as_accurate_as_pytorch(
     exported: Exported, name: str, version: str, tmp_path: Path
 ) -> None:
-    bundle = exported(name, target="portable", logits="all")
+    bundle = exported(name, target="portable", logits="all", max_len=96)
     with ElsewhereRunner(bundle, version, tmp_path) as runner:
         worse = [check for check in verify(runner, read_reference(bundle.reference)) if not check.passed]
     assert worse == []
@@ -94,6 +94,6 @@ def test_function_bodies_of_layers_that_differ_are_as_accurate_as_pytorch(
 
 @pytest.mark.parametrize("version", [OLDEST, MIDDLE, NEWEST])
 def test_a_bundle_in_the_hubs_cache_opens(exported: Exported, version: str, tmp_path: Path) -> None:
-    cached = in_hub_cache(exported("gemma2", target="portable", logits="all"), tmp_path)
+    cached = in_hub_cache(exported("gemma2", target="portable", logits="all", max_len=96), tmp_path)
     with ElsewhereRunner(cached, version, tmp_path) as runner:
         assert [check for check in verify(runner, read_reference(cached.reference)) if not check.passed] == []
