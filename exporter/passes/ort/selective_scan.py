@@ -1,6 +1,7 @@
-"""SelectiveScan for a runtime whose tensors are all finite, with every size but batch and length known.
+"""SelectiveScan with every size but batch and length known.
 
-1. One mask is enough: a step of size 0 leaves a state as it is, whatever finite values a padded token has.
+1. What enters a state is masked: a step of size 0 leaves it as it is, and inputs of 0 do so even where a padded token
+   is NaN, as ONNX Runtime's attention in float16 makes it.
 2. A single token (decode) takes no Scan at all.
 3. With one group, the state is [B,N,D], and no broadcast has more than three axes.
 """
@@ -21,10 +22,13 @@ def body(node: ir.Node, call: Call) -> list[str] | None:
     N = B.shape[3]
     return [
         *_delta(call),
-        "dx = Mul (delta, x_wide)",
+        "dx = Mul (delta, x_valid)",
         "A_rows = Transpose <perm = [1, 0]> (A)",
         "past_rows = Transpose <perm = [0, 2, 1]> (past)",
-        "B_wide = Cast <to = 1> (B)",
+        "B_all = Cast <to = 1> (B)",
+        "mask4_axis = Constant <value_ints = [3]> ()",
+        "mask4 = Unsqueeze (mask, mask4_axis)",
+        "B_wide = Where (mask4, B_all, zero_wide)",
         "C_wide = Cast <to = 1> (C)",
         "is_single = Equal (length, one)",
         "last, y_scan = If (is_single) <",
@@ -55,6 +59,7 @@ def _delta(call: Call) -> list[str]:
         "mask_flat = Less (times, valid_column)",
         "mask = Unsqueeze (mask_flat, axis2)",
         "delta = Where (mask, delta_all, zero_wide)",  # 1
+        "x_valid = Where (mask, x_wide, zero_wide)",
     ]
 
 
