@@ -13,10 +13,11 @@ thread_local char last_error[512] = "";
 
 enum Status { kOk = 0, kBadArgument = 1, kCudaError = 2 };
 
-// Of each op, its place in ops.def.
+// Of each op, its place in op_list.h.
 enum Place {
-#define SEQEXPORT_OP(stem, Params, cuda, cpu) at_##stem,
-#include "ops.def"
+#define OP(stem, Params, cuda, cpu) at_##stem,
+SEQEXPORT_OPS(OP)
+#undef OP
 };
 
 void explain(const Op& op, const char* suffix, const std::string& why) {
@@ -63,9 +64,10 @@ const char* seqexport_last_error(void) { return last_error; }
 
 const char* seqexport_ops_description(void) { return seqexport::ops_description(); }
 
-#define SEQEXPORT_OP(stem, Params, cuda, cpu)                                                                    \
-  int seqexport_##stem(const Params* params, void* stream) { return run(at_##stem, params, stream); }            \
+#define OP(stem, Params, cuda, cpu)                                                                   \
+  int seqexport_##stem(const Params* params, void* stream) { return run(at_##stem, params, stream); } \
   size_t seqexport_##stem##_workspace(const Params* params) { return workspace(at_##stem, params); }
-#include "ops.def"
+SEQEXPORT_OPS(OP)
+#undef OP
 
 }  // extern "C"

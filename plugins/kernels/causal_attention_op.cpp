@@ -1,7 +1,5 @@
 #include "causal_attention.h"
 
-#include <cmath>
-
 #include "op.h"
 
 #define FIELD(name) SEQEXPORT_FIELD(CausalAttentionParams, name)
@@ -20,10 +18,6 @@ void check(const Sizes& sizes) {
   if (sizes[B] * sizes[L] > 0 && sizes[B] * sizes[L] > INT32_MAX / sizes[Hq]) {
     throw Refusal("B * L * Hq must be below 2^31, got " + std::to_string(sizes[B] * sizes[L] * sizes[Hq]));
   }
-}
-
-void prepare(CausalAttentionParams& p) {
-  if (p.scale == 0) p.scale = float(1 / std::sqrt(double(p.key_dim)));
 }
 
 // On a GPU the lengths are the device's: there the kernel itself drops what does not fit.
@@ -64,11 +58,11 @@ Op causal_attention_op() {
   op.outputs = {{FIELD(y), 'T', {B, L, Hq, Dv}},
                 {FIELD(present_key), 'T', {B, Hkv, S, Dh}},
                 {FIELD(present_value), 'T', {B, Hkv, S, Dv}}};
-  op.attributes = {Attribute(FIELD(scale), 0).derived_at_0(), {FIELD(window), 0, 0, kMaxSize}, {FIELD(softcap), 0}};
+  op.attributes = {
+      Attribute(FIELD(scale), 0).inverse_root_at_0(Dh), {FIELD(window), 0, 0, kMaxSize}, {FIELD(softcap), 0}};
   op.tuning = {{FIELD(splits), kMaxGrid}};
   op.workspace = {FIELD(workspace), FIELD(workspace_bytes), kSplitBytes, SEQEXPORT_IF_CUDA(causal_attention_workspace)};
   op.check = check;
-  op.prepare = erased<&prepare>;
   op.check_params = erased<&check_room>;
   return op;
 }

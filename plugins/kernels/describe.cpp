@@ -1,18 +1,12 @@
 // The descriptions of all ops as JSON, for those who speak no C++.
-#include <cstdio>
-
 #include "op.h"
+#include "text.h"
 
 namespace seqexport {
 namespace {
 
-std::string quoted(const std::string& text) { return "\"" + text + "\""; }  // no text here needs escapes
-
-std::string number(double value) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.17g", value);
-  return text;
-}
+// No text here needs escapes.
+std::string string(const std::string& text) { return "\"" + text + "\""; }
 
 template <typename Items, typename Write>
 std::string list(const Items& items, Write&& write) {
@@ -21,7 +15,7 @@ std::string list(const Items& items, Write&& write) {
   return "[" + text + "]";
 }
 
-std::string pair(const char* name, const std::string& value) { return quoted(name) + ": " + value; }
+std::string pair(const char* name, const std::string& value) { return string(name) + ": " + value; }
 
 template <typename... Pairs>
 std::string object(const Pairs&... pairs) {
@@ -30,7 +24,7 @@ std::string object(const Pairs&... pairs) {
   return "{" + text + "}";
 }
 
-std::string name_or_null(const char* name) { return name ? quoted(name) : "null"; }
+std::string name_or_null(const char* name) { return name ? string(name) : "null"; }
 
 std::string range(const Range& range) {
   return "[" + std::to_string(range.low) + ", " + std::to_string(range.high) + "]";
@@ -40,27 +34,27 @@ std::string range(const Range& range) {
 std::string axis(const Op& op, const Axis& axis) {
   if (axis.size == Axis::kNone) return std::to_string(axis.offset);
   const std::string offset = axis.offset ? std::to_string(axis.offset) : "";
-  return quoted(op.sizes[size_t(axis.size)].name + offset);
+  return string(op.sizes[size_t(axis.size)].name + offset);
 }
 
 std::string tensor(const Op& op, const Tensor& tensor) {
-  return object(pair("name", quoted(tensor.name)), pair("type", quoted({tensor.type})),
+  return object(pair("name", string(tensor.name)), pair("type", string({tensor.type})),
                 pair("axes", list(tensor.axes, [&](const Axis& each) { return axis(op, each); })),
                 pair("optional", tensor.is_optional ? "true" : "false"), pair("needs", name_or_null(tensor.needs)),
                 pair("stride", name_or_null(tensor.stride.name)));
 }
 
 std::string size(const Size& size) {
-  return object(pair("name", quoted(size.name)), pair("field", name_or_null(size.field.name)),
+  return object(pair("name", string(size.name)), pair("field", name_or_null(size.field.name)),
                 pair("cpu", range(size.cpu)), pair("cuda", range(size.cuda)));
 }
 
-std::string attribute(const Attribute& attribute) {
+std::string attribute(const Op& op, const Attribute& attribute) {
   static const char* const kinds[] = {"int", "float", "choice"};
-  return object(pair("name", quoted(attribute.name)), pair("kind", quoted(kinds[attribute.kind])),
+  return object(pair("name", string(attribute.name)), pair("kind", string(kinds[attribute.kind])),
                 pair("default", number(attribute.fallback)), pair("low", number(attribute.low)),
-                pair("high", number(attribute.high)), pair("choices", list(attribute.choices, quoted)),
-                pair("derived_at_0", attribute.is_derived_at_0 ? "true" : "false"));
+                pair("high", number(attribute.high)), pair("choices", list(attribute.choices, string)),
+                pair("root_of", attribute.root_of < 0 ? "null" : string(op.sizes[size_t(attribute.root_of)].name)));
 }
 
 // Every member of the params struct that the description knows.
@@ -81,7 +75,7 @@ std::vector<Field> fields(const Op& op) {
 
 std::string field(const Field& field) {
   static const char* const kinds[] = {"int32", "int64", "size", "float", "pointer"};
-  return object(pair("name", quoted(field.name)), pair("type", quoted(kinds[field.kind])),
+  return object(pair("name", string(field.name)), pair("type", string(kinds[field.kind])),
                 pair("offset", std::to_string(field.offset)));
 }
 
@@ -89,12 +83,12 @@ std::string described(const Op& op) {
   const auto tensors = [&](const std::vector<Tensor>& all) {
     return list(all, [&](const Tensor& each) { return tensor(op, each); });
   };
-  return object(pair("name", quoted(op.name)), pair("stem", quoted(op.stem)),
+  return object(pair("name", string(op.name)), pair("stem", string(op.stem)),
                 pair("params_bytes", std::to_string(op.params_bytes)), pair("fields", list(fields(op), field)),
                 pair("sizes", list(op.sizes, size)), pair("rows", name_or_null(op.rows.name)),
                 pair("inputs", tensors(op.inputs)), pair("outputs", tensors(op.outputs)),
-                pair("attributes", list(op.attributes, attribute)),
-                pair("tuning", list(op.tuning, [](const Tuning& each) { return quoted(each.field.name); })),
+                pair("attributes", list(op.attributes, [&](const Attribute& each) { return attribute(op, each); })),
+                pair("tuning", list(op.tuning, [](const Tuning& each) { return string(each.field.name); })),
                 pair("workspace", std::to_string(op.workspace.most)));
 }
 

@@ -2,33 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <string_view>
 
 namespace seqexport {
 namespace {
-
-std::vector<std::string> split(std::string_view text, char separator) {
-  std::vector<std::string> parts;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(separator, begin), text.size());
-    parts.emplace_back(text.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return parts;
-}
-
-std::string joined(const std::vector<std::string>& parts, const char* separator) {
-  std::string text;
-  for (const std::string& part : parts) text += (text.empty() ? "" : separator) + part;
-  return text;
-}
-
-std::string number(double value) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.17g", value);
-  return text;
-}
 
 // "[B, L, D=64, K-1=3]"
 std::string expected(const Op& op, const Tensor& tensor, const Sizes& sizes) {
@@ -48,15 +24,9 @@ std::string written(const Shape& shape) {
   return "[" + joined(parts, ", ") + "]";
 }
 
-std::string written(const Value& value) {
-  if (const std::string* word = std::get_if<std::string>(&value)) return quoted(*word);
-  if (const double* number_ = std::get_if<double>(&value)) return number(*number_);
-  return "another type";
-}
-
 std::string admitted(const Attribute& attribute) {
   if (attribute.kind == Attribute::kChoice) return joined({attribute.choices.begin(), attribute.choices.end()}, " or ");
-  return std::string(attribute.kind == Attribute::kInt ? "an integer" : "a number") + " of at least " +
+  return std::string(attribute.kind == Attribute::kInt ? "an integer" : "a finite number") + " of at least " +
          number(attribute.low) + (attribute.high < FLT_MAX ? " and at most " + number(attribute.high) : "");
 }
 
@@ -93,7 +63,11 @@ size_t place_of(const Op& op, std::string_view input) {
 
 }  // namespace
 
-std::string quoted(std::string_view text) { return "'" + std::string(text) + "'"; }
+std::string written(const Value& value) {
+  if (const std::string* word = std::get_if<std::string>(&value)) return quoted(*word);
+  if (const double* came = std::get_if<double>(&value)) return number(*came);
+  return "another type";
+}
 
 const char* type_name(Type type) {
   static const char* const names[] = {"float32", "float16", "bfloat16", "float64", "int8",   "int16", "int32",  "int64",
@@ -237,8 +211,11 @@ void Node::fill(void* params, Type type, const Sizes& sizes, const void* const* 
   }
   if (op_->rows) op_->rows.of<int32_t>(params) = int32_t(sizes[0] * sizes[1]);
   for (size_t i = 0; i < attributes_.size(); ++i) {
-    const Field& field = op_->attributes[i].field;
-    if (field.kind == Field::kFloat) {
+    const Attribute& attribute = op_->attributes[i];
+    const Field& field = attribute.field;
+    if (attribute.root_of >= 0 && attributes_[i] == 0) {
+      field.of<float>(params) = float(1 / std::sqrt(double(sizes[attribute.root_of])));
+    } else if (field.kind == Field::kFloat) {
       field.of<float>(params) = float(attributes_[i]);
     } else {
       field.of<int32_t>(params) = int32_t(attributes_[i]);
@@ -250,7 +227,6 @@ void Node::fill(void* params, Type type, const Sizes& sizes, const void* const* 
     if (input.stride && inputs[i]) input.stride.of<int64_t>(params) = token_elements(input, sizes);
   }
   for (size_t i = 0; i < op_->outputs.size(); ++i) op_->outputs[i].field.of<void*>(params) = outputs[i];
-  if (op_->prepare) op_->prepare(params);
   if (op_->check_params) op_->check_params(params, device_);
 }
 

@@ -1,5 +1,5 @@
-// An op as one node of a graph uses it: its attributes, and what its tensors must be. Checks what it is given against the
-// op's description, throws Refusal with the reason, and fills the params. Knows no framework.
+// An op as one node of a graph uses it: its attributes, and what its tensors must be. Checks what it is given against
+// the op's description, throws Refusal with the reason, and fills the params. Knows no framework.
 #pragma once
 
 #include <optional>
@@ -7,11 +7,12 @@
 #include <variant>
 
 #include "op.h"
+#include "text.h"
 
 namespace seqexport {
 
-// An attribute that names the inputs that a node has, comma-separated, where optional ones are absent: TensorRT's parsers
-// do not all take an input without a name.
+// An attribute that names the inputs that a node has, comma-separated, where optional ones are absent: TensorRT's
+// parsers do not all take an input without a name.
 constexpr char kInputsAttribute[] = "inputs";
 
 enum class Type {
@@ -35,6 +36,7 @@ const char* type_name(Type type);
 
 // What a node says of an attribute; nothing where it is of a type that no attribute has.
 using Value = std::variant<std::monostate, double, std::string>;
+std::string written(const Value& value);
 
 // Extents; -1 where one is not known yet.
 using Shape = std::vector<int64_t>;
@@ -42,8 +44,6 @@ using Shape = std::vector<int64_t>;
 // One for each of Op::inputs; nothing for one that is absent.
 template <typename T>
 using Given = std::vector<std::optional<T>>;
-
-std::string quoted(std::string_view text);
 
 // The inputs that the attribute kInputsAttribute names, as places in Op::inputs.
 std::vector<int> named_inputs(const Op& op, const std::string& names);
@@ -55,7 +55,9 @@ class Node {
   const Op& op() const { return *op_; }
   // Sets one of the op's attributes, which have their defaults before.
   void set(const std::string& name, const Value& value);
+  // The value of one by its place, as the params hold it.
   double attribute(size_t index) const { return attributes_[index]; }
+  void set(size_t index, double value) { attributes_[index] = value; }
   // 'T', 'F' or 'I': what a tensor is in this node.
   char kind(const Tensor& tensor) const;
 

@@ -1,6 +1,6 @@
-// What an op is, told once beside its kernels: its sizes, tensors and attributes, and the field of its params struct that
-// each fills. The C interface and the adapters to TensorRT and ONNX Runtime read it, and know no op by name. Knows no
-// framework, nor CUDA.
+// What an op is, told once beside its kernels: its sizes, tensors and attributes, and the field of its params struct
+// that each fills. The C interface and the adapters to TensorRT and ONNX Runtime read it, and know no op by name. Knows
+// no framework, nor CUDA.
 #pragma once
 
 #include <array>
@@ -141,7 +141,7 @@ struct Attribute {
   Kind kind;
   double fallback, low, high;
   std::vector<const char*> choices = {};
-  bool is_derived_at_0 = false;  // Op::prepare puts another value for 0, which the kernels do not take
+  int root_of = Axis::kNone;  // a size: 0 stands for 1 / sqrt of it, which the params then hold
 
   Attribute(FieldOf<int32_t> field, int fallback, int64_t low, int64_t high)
       : name(field.name), field(field), kind(kInt), fallback(fallback), low(double(low)), high(double(high)) {}
@@ -150,9 +150,9 @@ struct Attribute {
   Attribute(FieldOf<int32_t> field, std::vector<const char*> choices)  // the first where a node says nothing
       : name(field.name), field(field), kind(kChoice), fallback(0), low(0), high(double(choices.size() - 1)),
         choices(std::move(choices)) {}
-  Attribute derived_at_0() const {
+  Attribute inverse_root_at_0(int size) const {
     Attribute copy = *this;
-    copy.is_derived_at_0 = true;
+    copy.root_of = size;
     return copy;
   }
 };
@@ -181,10 +181,11 @@ constexpr size_t kSplitBytes = size_t(8) << 20;
 // A function of a params struct as one of a pointer to any: erased<&workspace_of>.
 template <auto kFunction>
 struct Erased;
-template <typename Params, typename Result, typename... Others, Result (*kFunction)(Params&, Others...)>
+template <typename Params, typename Result, typename... Others, Result (*kFunction)(const Params&, Others...)>
 struct Erased<kFunction> {
-  using Pointer = std::conditional_t<std::is_const_v<Params>, const void*, void*>;
-  static Result call(Pointer params, Others... others) { return kFunction(*static_cast<Params*>(params), others...); }
+  static Result call(const void* params, Others... others) {
+    return kFunction(*static_cast<const Params*>(params), others...);
+  }
 };
 template <auto kFunction>
 constexpr auto erased = &Erased<kFunction>::call;
@@ -207,18 +208,16 @@ struct Op {
   Workspace workspace = {};
   // Each may be null. Refuses sizes that do not go together; any of them may be unknown.
   void (*check)(const Sizes&) = nullptr;
-  // Fills fields that follow from others.
-  void (*prepare)(void* params) = nullptr;
   // Refuses params that do not go together; on the CPU it may read the tensors.
   void (*check_params)(const void* params, Device) = nullptr;
 
-  // By ops.def:
+  // By op_list.h:
   const char* stem = nullptr;
   // Queues the kernels on a cudaStream_t, and gives a cudaError_t; null where there are none.
   int (*launch)(const void* params, void* stream) = nullptr;
 };
 
-// In the order of ops.def. Never destroyed: a program's global session may still run when this library's statics are
+// In the order of op_list.h. Never destroyed: a program's global session may still run when this library's statics are
 // gone.
 const std::vector<Op>& ops();
 

@@ -1,17 +1,20 @@
-// The list of all ops, from ops.def.
+// The descriptions of all ops, from op_list.h.
 #include "op.h"
+#include "op_list.h"
 
 #ifndef SEQEXPORT_CPU_ONLY
 #include <cuda_runtime_api.h>
 #endif
 
-#define SEQEXPORT_OP(stem, Params, cuda, cpu) struct Params;
-#include "ops.def"
+#define OP(stem, Params, cuda, cpu) struct Params;
+SEQEXPORT_OPS(OP)
+#undef OP
 
 namespace seqexport {
 
-#define SEQEXPORT_OP(stem, Params, cuda, cpu) Op stem##_op();
-#include "ops.def"
+#define OP(stem, Params, cuda, cpu) Op stem##_op();
+SEQEXPORT_OPS(OP)
+#undef OP
 
 #ifdef SEQEXPORT_CPU_ONLY
 
@@ -21,8 +24,9 @@ std::string launch_fault(int) { return "compiled without CUDA"; }
 
 #else
 
-#define SEQEXPORT_OP(stem, Params, cuda, cpu) cudaError_t stem(const Params& p, cudaStream_t stream);
-#include "ops.def"
+#define OP(stem, Params, cuda, cpu) cudaError_t stem(const Params& p, cudaStream_t stream);
+SEQEXPORT_OPS(OP)
+#undef OP
 
 const char* linear_fault();
 
@@ -54,8 +58,9 @@ const std::vector<Op>& ops() {
       op.stem = stem, op.launch = launch;
       made->push_back(std::move(op));
     };
-#define SEQEXPORT_OP(stem, Params, cuda, cpu) add(stem##_op(), #stem, SEQEXPORT_LAUNCH_##cuda(stem));
-#include "ops.def"
+#define OP(stem, Params, cuda, cpu) add(stem##_op(), #stem, SEQEXPORT_LAUNCH_##cuda(stem));
+SEQEXPORT_OPS(OP)
+#undef OP
     return made;
   }();
   return all;

@@ -51,9 +51,9 @@ Sizes checked_sizes(const Op& op, const void* params) {
 
 void check_float(const Attribute& attribute, const void* params) {
   const double value = attribute.field.of<float>(params);
-  const bool holds = std::isfinite(value) && (attribute.is_derived_at_0 ? value > 0 : value >= 0);
-  require(holds, "%s must be finite and %s, got %g", attribute.name, attribute.is_derived_at_0 ? "above 0" : "0 or more",
-          value);
+  const bool may_be_0 = attribute.root_of < 0;
+  require(std::isfinite(value) && (may_be_0 ? value >= 0 : value > 0), "%s must be finite and %s, got %g",
+          attribute.name, may_be_0 ? "0 or more" : "above 0", value);
 }
 
 // "0 (none) or 1 (silu)"
@@ -67,7 +67,8 @@ std::string numbered(const std::vector<const char*>& choices) {
 }
 
 void check_whole(const Attribute& attribute, const void* params) {
-  const int64_t value = attribute.field.of<int32_t>(params), low = int64_t(attribute.low), high = int64_t(attribute.high);
+  const auto low = int64_t(attribute.low), high = int64_t(attribute.high);
+  const int64_t value = attribute.field.of<int32_t>(params);
   if (attribute.kind == Attribute::kInt) return in_range(attribute.name, value, low, high);
   require(low <= value && value <= high, "%s must be %s, got %d", attribute.name, numbered(attribute.choices).c_str(),
           int(value));
