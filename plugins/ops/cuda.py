@@ -37,7 +37,7 @@ def implementation(op: Op) -> Callable[..., Outputs]:
 
     def run(*arguments: Any, **attributes: Any) -> Outputs:
         loaded = kernels()
-        if loaded is None or not _is_typed(op, arguments, attributes):
+        if loaded is None or op.stem not in loaded.ops or not _is_typed(op, arguments, attributes):
             return op.reference(*arguments, **attributes)
         try:
             with torch.cuda.device_of(arguments[0]):
