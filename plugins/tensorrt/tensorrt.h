@@ -5,7 +5,7 @@
 
 #include <exception>
 
-#include "plugin_node.h"
+#include "node.h"
 
 namespace seqexport::tensorrt {
 
@@ -25,7 +25,7 @@ class FieldNames {
   nvinfer1::PluginFieldCollection collection_;
 };
 
-std::vector<AttributeField> fields_of(const nvinfer1::PluginFieldCollection* collection);
+std::vector<Field> fields_of(const nvinfer1::PluginFieldCollection* collection);
 
 // T, if the inputs' types are what the op takes.
 Type check_types(const Node& node, const nvinfer1::DataType* types, int count);

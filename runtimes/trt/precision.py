@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from seqexport.runtimes.trt import versions
+
 FIXED = ("CONSTANT", "SHAPE", "CAST", "PLUGIN_V2")
 """Layers whose types are what they are."""
 
@@ -68,17 +70,14 @@ def _output_type(trt: Any, layer: Any, given: list[Any], index: int, stated: Any
 def _is_float32(plugin: Any, index: int) -> bool | None:
     """Whether one of our plugins gives float32 there whatever type its other tensors have; None of a plugin of others'.
 
-    Ours serialise text (plugins/tensorrt/plugin_node.cpp), of an RmsNorm its residual stream's type last.
+    A residual stream's type is the last attribute in the text that an RmsNorm serialises.
     """
-    text = bytes(plugin.serialize())
-    if not text.startswith(b"seqexport-plugin "):
-        return None
     match plugin.plugin_type, index:
         case ("SelectiveScan", 1):
             return True
         case ("RmsNorm", 1):
-            return text.splitlines()[-2] == b"1"
-    return False
+            return bytes(plugin.serialize()).decode().splitlines()[-2] == "1"
+    return False if plugin.plugin_type in versions.OPS else None
 
 
 def _outputs(layer: Any) -> list[Any]:

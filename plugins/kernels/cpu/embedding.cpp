@@ -1,6 +1,4 @@
 // y[t] = weight[ids[t]], or zeros where the table has no such row. A task is a token, or several small ones.
-#include "embedding.h"
-
 #include "simd.h"
 
 namespace seqexport::cpu::SEQEXPORT_ISA {

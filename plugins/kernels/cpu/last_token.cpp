@@ -1,6 +1,4 @@
 // y[b] = x[b, clamp(seq_lens[b], 1, L) - 1].
-#include "last_token.h"
-
 #include "simd.h"
 
 namespace seqexport::cpu::SEQEXPORT_ISA {
