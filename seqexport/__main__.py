@@ -1,5 +1,0 @@
-"""``python -m seqexport``"""
-
-from seqexport.exporter.cli import main
-
-main()
