@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.links import is_inside
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 WANTED = f"expected a folder with {CONFIG} and {WEIGHTS}, or a Hugging Face hub id"
@@ -26,13 +28,10 @@ def check_links(folder: Path) -> None:
     Raises:
         UserError: naming the link.
     """
-    home = folder.resolve()
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
     for path in (*folder.iterdir(), *(folder / TEMPLATES).glob("*")):
-        target = path.resolve()
-        if home in target.parents or target.parent == blobs:
-            continue
-        if any(fnmatch(str(path.relative_to(folder)), pattern) for pattern in READ):
+        name = str(path.relative_to(folder))
+        if any(fnmatch(name, pattern) for pattern in READ) and not is_inside(folder, name):
+            target = os.path.realpath(path)
             raise UserError(f"{path} is a link to {target}, outside the checkpoint; put the file itself in its place")
 
 
