@@ -124,18 +124,19 @@ def attention_softcap(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict
 
 
 def attention_ten_thousands(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
-    """Scores beyond 2^29, of which a rounding is larger than what float16 holds of exp2."""
+    """Scores beyond 2^29, of which a rounding is larger than float16 holds of exp2; the first key's is the largest."""
     op, _, attributes = attention(dtype, length)
     g = torch.Generator().manual_seed(1)
 
     def signs(*shape: int) -> Tensor:
         return (1e4 * (1 - 2 * torch.randint(0, 2, shape, generator=g))).to(dtype)
 
+    past_key = signs(1, 2, length + 8, 64)
     values: Values = {
-        "query": signs(1, length, 8, 64),
+        "query": past_key[:, :, :1].transpose(1, 2).repeat_interleave(4, dim=2).repeat(1, length, 1, 1),
         "key": signs(1, length, 2, 64),
         "value": torch.randn(1, length, 2, 64, generator=g).to(dtype),
-        "past_key": signs(1, 2, length + 8, 64),
+        "past_key": past_key,
         "past_value": torch.randn(1, 2, length + 8, 64, generator=g).to(dtype),
         "past_lens": torch.tensor([3], dtype=torch.int32),
         "seq_lens": None,
