@@ -18,7 +18,6 @@ namespace {
 constexpr int kMaxSplits = 128;
 constexpr int kMinKeysPerSplit = 128;
 constexpr int kCombineThreads = 256;  // at least the widest value_dim
-constexpr size_t kTensorCoreBytes = 78 * 1024;  // shared memory of the largest block with tensor cores
 constexpr int kDecodeRows = 64;  // packed rows up to which reading the cache, not arithmetic, is the bound
 
 enum class Path { kPrefill, kDecode, kSimt };

@@ -233,6 +233,7 @@ __global__ void __launch_bounds__(Traits::kThreads) decode_kernel(CausalAttentio
 template <typename T, int kDim>
 cudaError_t launch_decode(const CausalAttentionParams& p, const SplitResults& results, cudaStream_t stream) {
   using Traits = DecodeTraits<T, kDim>;
+  static_assert(sizeof(typename Traits::Shared) <= kTensorCoreBytes, "devices with less take the fp32 units");
   const int tiles = ceil_div(p.length * (p.query_heads / p.kv_heads), kPackedRows);
   const dim3 grid(results.splits, p.kv_heads * tiles, p.batch);
   return launch(decode_kernel<Traits>, grid, Traits::kThreads, sizeof(typename Traits::Shared), stream, p, results);

@@ -15,6 +15,7 @@ cudaError_t causal_attention_simt(const CausalAttentionParams& p, const SplitRes
 // Whether the tensor-core kernels were compiled for an architecture that has the instructions.
 bool causal_attention_has_tensor_cores();
 
+constexpr size_t kTensorCoreBytes = 78 * 1024;  // shared memory of the largest block with tensor cores
 constexpr int kPackedRows = 16;  // (token, head of the group) rows a block of decode or simt takes
 
 }  // namespace seqexport

@@ -88,6 +88,7 @@ prefill_kernel(CausalAttentionParams p, BlockOrder order) {
 template <typename T, int kDim>
 cudaError_t launch_prefill(const CausalAttentionParams& p, cudaStream_t stream) {
   using Traits = PrefillTraits<T, kDim>;
+  static_assert(sizeof(typename Traits::Shared) <= kTensorCoreBytes, "devices with less take the fp32 units");
   const int group = p.query_heads / p.kv_heads;
   const int64_t head_bytes = int64_t(std::max(p.capacity, p.length)) * (p.key_dim + p.value_dim) * sizeof(T);
   const int64_t fit = std::max<int64_t>(device_attribute(cudaDevAttrL2CacheSize) / 2 / head_bytes, 1);
