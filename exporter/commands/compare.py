@@ -141,14 +141,15 @@ def _openers(
 
 def _loader(original: str | None) -> Callable[[Bundle], Any]:
     """Loads a bundle's original in the bundle's dtype, once."""
-    from seqexport.runtimes.pytorch.checkpoint import load_original
+    from seqexport.runtimes.pytorch.runner import load_original_of
 
-    @functools.cache
-    def load(recorded: str, dtype: str, *, clamp: bool) -> Any:
-        return load_original(source_of(original, recorded), dtype=dtype, clamped=[] if clamp else None)
+    loaded: dict[Any, Any] = {}
 
-    def load_of(bundle: Bundle) -> Any:
+    def load(bundle: Bundle) -> Any:
         contract = bundle.contract
-        return load(contract.source.model, contract.dtype, clamp=bool(contract.source.clamped))
+        key = contract.source.model, contract.dtype, contract.source.clamped
+        if key not in loaded:
+            loaded[key] = load_original_of(bundle, source_of(original, contract.source.model))
+        return loaded[key]
 
-    return load_of
+    return load

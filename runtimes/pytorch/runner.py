@@ -69,7 +69,7 @@ class TorchRunner(Runner):
         self._threads_before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
-        model = model or _load(bundle, source, trust_remote_code)
+        model = model or load_original_of(bundle, source, trust_remote_code=trust_remote_code)
         model.train(False)
         nn.Module.to(model, self.device)
         self.model: PreTrainedModel = model
@@ -119,7 +119,15 @@ class TorchRunner(Runner):
         del self.model
 
 
-def _load(bundle: Bundle, source: str | None, trust_remote_code: bool) -> PreTrainedModel:
+def load_original_of(bundle: Bundle, source: str | None = None, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The original in the bundle's dtype, its weights clamped where the export clamped them.
+
+    Args:
+        source: where to load it from; default: where the bundle came from.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     contract = bundle.contract
     return load_original(
         source or contract.source.model,
