@@ -126,9 +126,11 @@ def explained(model: PreTrainedModel) -> Iterator[None]:
             raise UserError(
                 f"{name} cannot be exported: {_place(error)} does what the exporter does not know"
             ) from error
-        if told is error and name in str(told):
+        if name not in str(told):
+            raise UserError(f"{name} cannot be exported: {told}") from error
+        if told is error:
             raise
-        raise UserError(str(told) if name in str(told) else f"{name} cannot be exported: {told}") from error
+        raise UserError(str(told)) from error
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
