@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -97,6 +98,13 @@ def native_library(native_plugins: Path) -> Callable[[str], Path]:
         return native_plugins / library.FILES[name]
 
     return file_of
+
+
+@pytest.fixture(scope="session")
+def descriptions(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """What the kernel library says of the ops and checks of their params, compiled without CUDA and the kernels."""
+    compiled = native.compile_descriptions(tmp_path_factory.mktemp("descriptions") / "descriptions.so")
+    return compiled or leave_out("tests of the ops' descriptions left out: no C++ compiler")
 
 
 def leave_out(reason: str) -> NoReturn:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import subprocess
 from pathlib import Path
 
 from seqexport.plugins import toolchain
@@ -43,3 +45,18 @@ def build_plugins() -> Path:
         work.compile(lambda share, what: None)
         work.install(found)
     return FOLDER
+
+
+KERNELS = Path(__file__).parent.parent / "plugins" / "kernels"
+DESCRIPTIONS = [KERNELS / "node.cpp", KERNELS / "ops.cpp", *sorted(KERNELS.glob("*_op.cpp"))]
+"""The sources that describe the ops; they need no CUDA."""
+
+
+def compile_descriptions(file: Path) -> ctypes.CDLL | None:
+    """The ops' descriptions as a library of their own; None where there is no C++ compiler."""
+    if (compiler := toolchain.find_toolchain().cxx.path) is None:
+        return None
+    sources = [*DESCRIPTIONS, *(KERNELS / f"{name}.cpp" for name in ("c_api", "describe", "params_checks"))]
+    flags = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-DSEQEXPORT_CPU_ONLY", "-shared", "-fPIC"]
+    subprocess.run([compiler, *flags, *sources, "-o", file], check=True)
+    return ctypes.CDLL(str(file))

@@ -163,8 +163,8 @@ def bare(name: str, values: Values, attributes: Mapping[str, Any], repeats: int)
     for i in range(repeats):
         inputs = held | {first: rows[i % 2]}
         given = [inputs.get(k) for k in op.input_names]
-        calls.append(getattr(kernels, op.stem)(*given, rows[(i + 1) % 2], *presents, **attributes))
-        if hasattr(calls[-1], "workspace"):
+        calls.append(kernels.params(op.stem, *given, rows[(i + 1) % 2], *presents, **attributes))
+        if kernels.ops[op.stem].workspace:
             workspaces.append(torch.empty(kernels.workspace(op.stem, calls[-1]), dtype=torch.uint8, device="cuda"))
             calls[-1].workspace, calls[-1].workspace_bytes = workspaces[-1].data_ptr() or None, workspaces[-1].numel()
 

@@ -31,20 +31,23 @@ typedef struct LinearParams {
   size_t workspace_bytes;
 } LinearParams;
 
-#if defined(__cplusplus) && !defined(SEQEXPORT_CPU_ONLY)
+#ifdef __cplusplus
 namespace seqexport {
+
+/* Bytes that cuBLAS takes for itself on sm_90. */
+constexpr size_t kLinearWorkspace = size_t(32) << 20;
+
+#ifndef SEQEXPORT_CPU_ONLY
 
 /* cudaErrorSharedObjectInitFailed where cuBLASLt is needed and linear_fault() says that it cannot be had. */
 cudaError_t linear(const LinearParams& p, cudaStream_t stream);
-
-/* What cuBLAS takes for itself on sm_90. */
-constexpr size_t kLinearWorkspace = size_t(32) << 20;
 
 /* Bytes with which products of many tokens are as fast as they get; 0 for few. */
 size_t linear_workspace(const LinearParams& p);
 
 /* Why products of many tokens cannot be computed, and what to install; empty where they can. */
 const char* linear_fault();
+#endif
 
 }  // namespace seqexport
 #endif

@@ -1,8 +1,11 @@
 // RegisterCustomOps: what SessionOptions.register_custom_ops_library and RegisterCustomOpsLibrary_V2 call.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "custom_op.h"
+#include "kernels.h"
 
 #if defined(_WIN32)
 #define SEQEXPORT_EXPORT extern "C" __declspec(dllexport)
@@ -20,9 +23,12 @@ constexpr const char* kDomains[] = {"seqexport", "seqexport.ort"};
 // forms of an op than this runs the others as their bodies.
 constexpr const char* kMoreDomains[] = {"seqexport.2", "seqexport.3", "seqexport.ort.2", "seqexport.ort.3"};
 
-// The ops that have bodies in models; the others are nodes of the target `tensorrt` alone.
-bool has_bodies(const OpInfo* op) {
-  return op == &causal_attention_op() || op == &causal_conv1d_op() || op == &selective_scan_op();
+bool any_op(const Op&) { return true; }
+
+// Of such models have bodies; the others are nodes of the target `tensorrt` alone.
+bool keeps_state(const Op& op) {
+  return std::any_of(op.outputs.begin(), op.outputs.end(),
+                     [](const Tensor& output) { return std::string_view(output.name).substr(0, 7) == "present"; });
 }
 
 // The types of T, and float64 so that the op itself says that it does not take it.
@@ -36,23 +42,22 @@ constexpr int kInfersShapesSince = 24;
 
 std::vector<CustomOp> make_ops(bool infers_shapes) {
   std::vector<CustomOp> made;
-  for (const OpInfo* op : {&causal_attention_op(), &causal_conv1d_op(), &embedding_op(), &last_token_op(), &linear_op(),
-                           &rms_norm_op(), &rotary_embedding_op(), &selective_scan_op()}) {
+  for (size_t i = 0; i < ops().size(); ++i) {
+    const Op& op = ops()[i];
     for (const auto type : kTypes) {
-      made.emplace_back(*op, Provider::kCpu, type, infers_shapes);
-#if SEQEXPORT_CUDA
-      made.emplace_back(*op, Provider::kCuda, type, infers_shapes);
-#endif
+      if (cpu::kernel(i)) made.emplace_back(op, Device::kCpu, type, infers_shapes);
+      if (op.launch) made.emplace_back(op, Device::kCuda, type, infers_shapes);
     }
   }
   return made;
 }
 
-OrtCustomOpDomain* make_domain(const char* name, std::vector<CustomOp>& ops, bool (*holds)(const OpInfo*)) {
+OrtCustomOpDomain* make_domain(const char* name, std::vector<CustomOp>& ops, bool (*holds)(const Op&)) {
   OrtCustomOpDomain* domain = nullptr;
   check(api().CreateCustomOpDomain(name, &domain));
-  for (CustomOp& op : ops)
-    if (holds(op.info)) check(api().CustomOpDomain_Add(domain, &op));
+  for (CustomOp& op : ops) {
+    if (holds(*op.op)) check(api().CustomOpDomain_Add(domain, &op));
+  }
   return domain;
 }
 
@@ -62,8 +67,8 @@ void add_domains(OrtSessionOptions* options, int minor_version) {
   static auto& ops = *new std::vector<CustomOp>(make_ops(minor_version >= kInfersShapesSince));
   static const auto& domains = *new std::vector<OrtCustomOpDomain*>([] {
     std::vector<OrtCustomOpDomain*> made;
-    for (const char* name : kDomains) made.push_back(make_domain(name, ops, [](const OpInfo*) { return true; }));
-    for (const char* name : kMoreDomains) made.push_back(make_domain(name, ops, has_bodies));
+    for (const char* name : kDomains) made.push_back(make_domain(name, ops, any_op));
+    for (const char* name : kMoreDomains) made.push_back(make_domain(name, ops, keeps_state));
     return made;
   }());
   for (OrtCustomOpDomain* domain : domains) check(api().AddCustomOpDomain(options, domain));

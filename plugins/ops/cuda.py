@@ -7,27 +7,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from seqexport.plugins import library
-from seqexport.plugins.kernels.c_api import (
-    DTYPES,
-    CausalAttentionParams,
-    KernelRefused,
-    Kernels,
-    LinearParams,
-    SelectiveScanParams,
-    token_stride,
-)
-from seqexport.plugins.ops.linear import empty_outputs
-from seqexport.plugins.ops.rms_norm import stream_dtype
+from seqexport.plugins.kernels.c_api import DTYPES, KernelRefused, Kernels, TensorOf, token_stride
 
 if TYPE_CHECKING:
-    from ctypes import Structure
-
     from seqexport.plugins.ops.op import Op
 
 Outputs = Sequence[Tensor]
@@ -46,134 +34,45 @@ def kernels() -> Kernels | None:
 
 def implementation(op: Op) -> Callable[..., Outputs]:
     """``op`` for CUDA tensors, with the parameters of its reference."""
-    launch = LAUNCH[op.stem]
 
-    def run(*arguments: object, **attributes: object) -> Outputs:
+    def run(*arguments: Any, **attributes: Any) -> Outputs:
         loaded = kernels()
-        if loaded is None or not _is_typed(op, arguments, attributes):
+        if loaded is None or op.stem not in loaded.ops or not _is_typed(op, arguments, attributes):
             return op.reference(*arguments, **attributes)
         try:
             with torch.cuda.device_of(arguments[0]):
-                return launch(loaded, *arguments, **attributes)
+                return _launched(loaded, op, arguments, attributes)
         except KernelRefused:  # sizes beyond the kernels'
             return op.reference(*arguments, **attributes)
 
     return run
 
 
-def causal_conv1d(
-    loaded: Kernels, x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor, seq_lens: Tensor | None,
-    activation: str = "none",
-) -> Outputs:  # fmt: skip
-    x, past = _token_major(x), past.contiguous()
-    weight, bias, seq_lens = weight.contiguous(), _contiguous(bias), _contiguous(seq_lens)
-    y, present = x.new_empty(x.shape), past.new_empty(past.shape)
-    params = loaded.causal_conv1d(x, weight, bias, past, seq_lens, y, present, activation)
-    _launch(loaded, "causal_conv1d", params)
-    return y, present
-
-
-def selective_scan(
-    loaded: Kernels, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    dt_bias: Tensor | None, past: Tensor, seq_lens: Tensor | None, dt_softplus: int = 0,
-) -> Outputs:  # fmt: skip
-    x, dt, B, C = _token_major(x), _token_major(dt), _token_major(B), _token_major(C)
-    z = None if z is None else _token_major(z)
-    A, past = A.contiguous(), past.contiguous()
-    D, dt_bias, seq_lens = _contiguous(D), _contiguous(dt_bias), _contiguous(seq_lens)
-    y, present = x.new_empty(x.shape), past.new_empty(past.shape)
-    params = loaded.selective_scan(x, dt, A, B, C, D, z, dt_bias, past, seq_lens, y, present, bool(dt_softplus))
-    _with_workspace(loaded, "selective_scan", params, x.device)
-    return y, present
-
-
-def causal_attention(
-    loaded: Kernels, query: Tensor, key: Tensor, value: Tensor, past_key: Tensor, past_value: Tensor,
-    past_lens: Tensor, seq_lens: Tensor | None, scale: float = 0.0, window: int = 0, softcap: float = 0.0,
-) -> Outputs:  # fmt: skip
-    query, key, value = _token_major(query), _token_major(key), _token_major(value)
-    past_key, past_value = past_key.contiguous(), past_value.contiguous()
-    past_lens, seq_lens = past_lens.contiguous(), _contiguous(seq_lens)
-    y = query.new_empty(*query.shape[:3], value.shape[3])
-    present_key, present_value = past_key.new_empty(past_key.shape), past_value.new_empty(past_value.shape)
-    params = loaded.causal_attention(
-        query, key, value, past_key, past_value, past_lens, seq_lens, y, present_key, present_value, scale or None,
-        window, softcap,
-    )  # fmt: skip
-    _with_workspace(loaded, "causal_attention", params, query.device)
-    return y, present_key, present_value
-
-
-def linear(
-    loaded: Kernels, x: Tensor, weight: Tensor, bias: Tensor | None, weight1: Tensor | None, bias1: Tensor | None,
-    weight2: Tensor | None, bias2: Tensor | None,
-) -> Outputs:  # fmt: skip
-    x = x.contiguous()
-    weights = [_contiguous(each) for each in (weight, weight1, weight2)]
-    biases = [_contiguous(each) for each in (bias, bias1, bias2)]
-    outputs = empty_outputs(x, [each for each in weights if each is not None])
-    _with_workspace(loaded, "linear", loaded.linear(x, weights, biases, outputs), x.device)
+def _launched(loaded: Kernels, op: Op, arguments: Sequence[Any], attributes: Mapping[str, Any]) -> Outputs:
+    """The kernels' outputs, in memory of their own. The stream orders the reuse of their workspace after them."""
+    described = loaded.ops[op.stem]
+    count = len(op.inputs)
+    inputs = [_readable(tensor, each) for tensor, each in zip(arguments[:count], described.inputs, strict=True)]
+    values = {**dict(zip(op.attributes, arguments[count:], strict=False)), **attributes}
+    outputs = [each.contiguous() for each in op.fake(*inputs, **values)]
+    given = {name for name, tensor in zip(op.input_names, inputs, strict=True) if tensor is not None}
+    params = loaded.params(op.stem, *inputs, **dict(zip(op.output_names(given), outputs, strict=True)), **values)
+    if described.workspace:
+        workspace = torch.empty(loaded.workspace(op.stem, params), dtype=torch.uint8, device=outputs[0].device)
+        params.workspace, params.workspace_bytes = workspace.data_ptr() or None, workspace.numel()
+    loaded.call(op.stem, params, torch.cuda.current_stream().cuda_stream)
     return outputs
 
 
-def rms_norm(
-    loaded: Kernels, x: Tensor, weight: Tensor, residual: Tensor | None, epsilon: float = 1e-6, wide: int = 0
-) -> Outputs:
-    x, weight, residual = x.contiguous(), weight.contiguous(), _contiguous(residual)
-    y, total = torch.empty_like(x), torch.empty_like(x, dtype=stream_dtype(x, wide))
-    params = loaded.rms_norm(x, weight, residual, y, total, epsilon, bool(wide))
-    _launch(loaded, "rms_norm", params)
-    return y, total
-
-
-def rotary_embedding(loaded: Kernels, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> Outputs:
-    query, key, cos, sin = query.contiguous(), key.contiguous(), cos.contiguous(), sin.contiguous()
-    rotated = torch.empty_like(query), torch.empty_like(key)
-    params = loaded.rotary_embedding(query, key, cos, sin, *rotated)
-    _launch(loaded, "rotary_embedding", params)
-    return rotated
-
-
-def embedding(loaded: Kernels, weight: Tensor, ids: Tensor) -> Outputs:
-    weight, ids = weight.contiguous(), ids.contiguous()
-    y = weight.new_empty(*ids.shape, weight.shape[1])
-    _launch(loaded, "embedding", loaded.embedding(weight, ids, y))
-    return [y]
-
-
-def last_token(loaded: Kernels, x: Tensor, seq_lens: Tensor) -> Outputs:
-    x, seq_lens = x.contiguous(), seq_lens.contiguous()
-    y = x.new_empty(x.shape[0], 1, x.shape[2])
-    _launch(loaded, "last_token", loaded.last_token(x, seq_lens, y))
-    return [y]
-
-
-LAUNCH: dict[str, Callable[..., Outputs]] = {
-    launch.__name__: launch
-    for launch in (
-        causal_attention,
-        causal_conv1d,
-        embedding,
-        last_token,
-        linear,
-        rms_norm,
-        rotary_embedding,
-        selective_scan,
-    )
-}
-
-
-def _with_workspace(
-    loaded: Kernels, stem: str, params: SelectiveScanParams | CausalAttentionParams | LinearParams, device: torch.device
-) -> None:
-    """Launch with the workspace that the sizes ask for. The stream orders its reuse after the kernels."""
-    workspace = torch.empty(loaded.workspace(stem, params), dtype=torch.uint8, device=device)
-    params.workspace, params.workspace_bytes = workspace.data_ptr() or None, workspace.numel()
-    _launch(loaded, stem, params)
-
-
-def _launch(loaded: Kernels, stem: str, params: Structure) -> None:
-    loaded.call(stem, params, torch.cuda.current_stream().cuda_stream)
+def _readable(tensor: Tensor | None, described: TensorOf) -> Tensor | None:
+    """The tensor itself where its strides are ones that the kernels read, such as a slice of a fused projection."""
+    if tensor is None or not described.stride:
+        return None if tensor is None else tensor.contiguous()
+    try:
+        token_stride(tensor)
+    except ValueError:
+        return tensor.contiguous()
+    return tensor
 
 
 def _is_typed(op: Op, arguments: tuple[object, ...], attributes: Mapping[str, object]) -> bool:
@@ -187,16 +86,3 @@ def _is_typed(op: Op, arguments: tuple[object, ...], attributes: Mapping[str, ob
     pairs = zip(op.inputs.values(), arguments, strict=False)
     given = [(expected[kind], tensor) for kind, tensor in pairs if isinstance(tensor, Tensor)]
     return all(tensor.dtype == dtype and tensor.device == first.device for dtype, tensor in given)
-
-
-def _token_major(tensor: Tensor) -> Tensor:
-    """The tensor itself where its strides are ones that the kernels read, such as a slice of a fused projection."""
-    try:
-        token_stride(tensor)
-    except ValueError:
-        return tensor.contiguous()
-    return tensor
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()

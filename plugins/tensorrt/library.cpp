@@ -63,6 +63,15 @@ std::string dotted(std::initializer_list<int> numbers) {
   return text;
 }
 
+// "CausalAttention", ...
+std::string op_names() {
+  std::vector<std::string> names;
+  for (const Op& op : ops()) {
+    if (op.launch) names.push_back(std::string("\"") + op.name + "\"");
+  }
+  return joined(names, ", ");
+}
+
 // TensorRT takes a name once: what another copy of this library registered stays, and end() makes room. A plugin of
 // others under a name of ours is an error, which seqexport's programs look for when they have loaded this library.
 class Registration {
@@ -114,12 +123,14 @@ SEQEXPORT_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
 }
 #endif
 
-// JSON: the versions of seqexport, and of the TensorRT and CUDA headers that the library was built with.
+// JSON: the versions of seqexport, and of the TensorRT and CUDA headers that the library was built with, and the ops
+// that are plugins.
 SEQEXPORT_EXPORT const char* seqexport_tensorrt_info() {
   static const auto& info =
       *new std::string("{\"seqexport\": \"" SEQEXPORT_VERSION "\", \"tensorrt\": \"" +
                        trt::dotted({NV_TENSORRT_MAJOR, NV_TENSORRT_MINOR, NV_TENSORRT_PATCH}) + "\", \"cuda\": \"" +
-                       trt::dotted({CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10}) + "\"}");
+                       trt::dotted({CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10}) + "\", \"ops\": [" +
+                       trt::op_names() + "]}");
   return info.c_str();
 }
 

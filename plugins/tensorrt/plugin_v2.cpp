@@ -7,7 +7,6 @@
 #include <memory>
 #include <optional>
 
-#include "ops.h"
 #include "tensorrt.h"
 
 namespace seqexport::tensorrt {
@@ -81,7 +80,7 @@ class Plugin final : public nvinfer1::IPluginV2DynamicExt {
   }
 
   size_t getWorkspaceSize(const PluginTensorDesc*, int32_t, const PluginTensorDesc*, int32_t) const noexcept override {
-    return node_.op().workspace;
+    return node_.op().workspace.most;
   }
 
   int32_t enqueue(const PluginTensorDesc* descs, const PluginTensorDesc*, const void* const* inputs,
@@ -145,7 +144,9 @@ class Creator final : public nvinfer1::IPluginCreator {
 const std::vector<CreatorInterface*>& creators() {
   static const std::vector<CreatorInterface*>* const all = [] {
     auto* made = new std::vector<CreatorInterface*>();
-    for (const Op* op : ops()) made->push_back(new Creator(*op));
+    for (const Op& op : ops()) {
+      if (op.launch) made->push_back(new Creator(op));
+    }
     return made;
   }();
   return *all;

@@ -3,7 +3,6 @@
 
 #if NV_TENSORRT_MAJOR > 8
 
-#include "ops.h"
 #include "tensorrt.h"
 
 namespace seqexport::tensorrt {
@@ -81,7 +80,7 @@ class Plugin final : public nvinfer1::IPluginV3,
 
   size_t getWorkspaceSize(const DynamicPluginTensorDesc*, int32_t, const DynamicPluginTensorDesc*,
                           int32_t) const noexcept override {
-    return node_.op().workspace;
+    return node_.op().workspace.most;
   }
 
   const char* getTimingCacheID() noexcept override { return text_.c_str(); }
@@ -122,7 +121,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
   nvinfer1::IPluginV3* createPlugin(const AsciiChar* name, const PluginFieldCollection* collection,
                                     nvinfer1::TensorRTPhase phase) noexcept override {
     return guarded<Plugin*>(op_, name, nullptr, [&] {
-      const std::vector<Field> fields = fields_of(collection);
+      const std::vector<AttributeField> fields = fields_of(collection);
       if (phase == nvinfer1::TensorRTPhase::kBUILD) return new Plugin(Node(op_, name, fields));
       const std::string* state = fields.size() == 1 ? std::get_if<std::string>(&fields[0].value) : nullptr;
       if (!state || fields[0].name != kStateField) throw Refusal("the engine holds no state of it; rebuild the engine");
@@ -140,7 +139,9 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
 const std::vector<CreatorInterface*>& creators() {
   static const std::vector<CreatorInterface*>* const all = [] {
     auto* made = new std::vector<CreatorInterface*>();
-    for (const Op* op : ops()) made->push_back(new Creator(*op));
+    for (const Op& op : ops()) {
+      if (op.launch) made->push_back(new Creator(op));
+    }
     return made;
   }();
   return *all;

@@ -29,7 +29,7 @@ Shape shape_of(const nvinfer1::DimsExprs& dims) {
   return shape;
 }
 
-std::variant<double, std::string> value_of(const nvinfer1::PluginField& field) {
+Value value_of(const nvinfer1::PluginField& field) {
   const std::string name = field.name;
   if (!field.data && field.length > 0) throw Refusal("attribute '" + name + "' has no value");
   const auto scalar = [&](auto zero) {
@@ -64,8 +64,8 @@ FieldNames::FieldNames(const Op& op) {
   collection_ = {int32_t(fields_.size()), fields_.data()};
 }
 
-std::vector<Field> fields_of(const nvinfer1::PluginFieldCollection* collection) {
-  std::vector<Field> fields;
+std::vector<AttributeField> fields_of(const nvinfer1::PluginFieldCollection* collection) {
+  std::vector<AttributeField> fields;
   for (int i = 0; collection && i < collection->nbFields; ++i) {
     fields.push_back({collection->fields[i].name, value_of(collection->fields[i])});
   }
@@ -106,7 +106,7 @@ void check_shapes(const Node& node, const nvinfer1::DynamicPluginTensorDesc* inp
 
 nvinfer1::DimsExprs output_shape(const Node& node, int index, const nvinfer1::DimsExprs* inputs,
                                  nvinfer1::IExprBuilder& builder) {
-  const std::vector<Axis>& axes = node.output(index).shape;
+  const std::vector<Axis>& axes = node.output(index).axes;
   nvinfer1::DimsExprs shape = {};
   shape.nbDims = int32_t(axes.size());
   for (size_t i = 0; i < axes.size(); ++i) {
@@ -134,11 +134,7 @@ bool supports(const Node& node, int position, const nvinfer1::PluginTensorDesc& 
 void enqueue(const Node& node, const nvinfer1::PluginTensorDesc* descs, const void* const* inputs,
              void* const* outputs, void* workspace, cudaStream_t stream) {
   const Sizes sizes = check_shapes(node, descs, node.input_count());
-  const cudaError_t e = node.launch(type_of(descs[0].type), sizes, inputs, outputs, workspace, stream);
-  if (e != cudaSuccess) {
-    throw std::runtime_error(std::string("CUDA refused the launch: ") + cudaGetErrorString(e) + " (" +
-                             cudaGetErrorName(e) + ")");
-  }
+  node.launch(type_of(descs[0].type), sizes, inputs, outputs, workspace, stream);
 }
 
 }  // namespace seqexport::tensorrt

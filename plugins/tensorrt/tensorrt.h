@@ -5,7 +5,7 @@
 
 #include <exception>
 
-#include "node.h"
+#include "plugin_node.h"
 
 namespace seqexport::tensorrt {
 
@@ -25,7 +25,7 @@ class FieldNames {
   nvinfer1::PluginFieldCollection collection_;
 };
 
-std::vector<Field> fields_of(const nvinfer1::PluginFieldCollection* collection);
+std::vector<AttributeField> fields_of(const nvinfer1::PluginFieldCollection* collection);
 
 // T, if the inputs' types are what the op takes.
 Type check_types(const Node& node, const nvinfer1::DataType* types, int count);

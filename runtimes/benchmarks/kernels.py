@@ -41,7 +41,6 @@ WANTED = {
 """What is compared at a shape, the least that is wanted, and with the fastest of what."""
 
 
-WITH_WORKSPACE = ("selective_scan", "causal_attention", "linear")
 MORE_THAN_L2 = 150e6
 """Bytes."""
 
@@ -115,7 +114,7 @@ class Benchmark:
         print(f"{op:18s} {shape:44s} {ours:9.1f} {floor:9.1f} {floor / ours:6.0%}  {peer} {note}", flush=True)
 
     def launch(self, op, params):
-        size = self.kernels.workspace(op, params) if op in WITH_WORKSPACE else 0
+        size = self.kernels.workspace(op, params)
         if size:
             self.buffers.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
             params.workspace, params.workspace_bytes = self.buffers[-1].data_ptr(), size
@@ -128,7 +127,9 @@ class Benchmark:
             torch.full((batch, length, channels), float("nan"), device="cuda", dtype=BF16),
         )
         present = past.clone()
-        call = self.launch("causal_conv1d", self.kernels.causal_conv1d(x, weight, bias, past, None, y, present))
+        call = self.launch(
+            "causal_conv1d", self.kernels.params("causal_conv1d", x, weight, bias, past, None, y, present, "silu")
+        )
         call()
         xx = torch.cat([past[:1].transpose(1, 2), x[:1]], 1).double()
         oracle = sum(xx[:, j : j + length] * weight.double()[:, j] for j in range(taps)) + bias.double()
@@ -153,7 +154,7 @@ class Benchmark:
         present, y = torch.empty_like(past), torch.full_like(x, float("nan"))
         call = self.launch(
             "selective_scan",
-            self.kernels.selective_scan(x, dt, A, B, C, D, z, bias, past, None, y, present, True, chunks),
+            self.kernels.params("selective_scan", x, dt, A, B, C, D, z, bias, past, None, y, present, True, chunks),
         )
         call()
         self.check_scan(x, dt, A, B, C, D, z, bias, past, y)
@@ -205,7 +206,7 @@ class Benchmark:
         y = torch.full_like(query, float("nan"))
         call = self.launch(
             "causal_attention",
-            self.kernels.causal_attention(query, key, value, *cache, past_lens, None, y, *cache),
+            self.kernels.params("causal_attention", query, key, value, *cache, past_lens, None, y, *cache),
         )
         call()
         q, (k, v) = query.transpose(1, 2), cache
@@ -241,7 +242,9 @@ class Benchmark:
         note = f"{4 * pairs * dim / ours / 1e6:.0f} TFLOP/s"
         if length == 1:
             caches = [cache, *([torch.randn_like(c) for c in cache] for _ in range(2))]
-            calls = [self.kernels.causal_attention(query, key, value, *c, past_lens, None, y, *c) for c in caches]
+            calls = [
+                self.kernels.params("causal_attention", query, key, value, *c, past_lens, None, y, *c) for c in caches
+            ]
             in_graph = microseconds_in_graph([self.launch("causal_attention", call) for call in calls])
             note = f"{moved / ours / 1e6:.2f} TB/s; in a graph {in_graph:.1f} us, {moved / in_graph / 1e6:.2f} TB/s"
         name = str(dtype).removeprefix("torch.")
@@ -253,8 +256,16 @@ class Benchmark:
         x = bf16(rows, K)
         weights = [[bf16(N, K, scale=K**-0.5) for N in features] for _ in range(sets)]
         outputs = [torch.full((rows, N), float("nan"), device="cuda", dtype=BF16) for N in features]
-        absent = [None] * (3 - len(features))
-        call = [self.launch("linear", self.kernels.linear(x, [*w, *absent], [None] * 3, outputs)) for w in weights]
+        named = dict(zip(("y", "y1", "y2"), outputs, strict=False))
+        call = [
+            self.launch(
+                "linear",
+                self.kernels.params(
+                    "linear", x, **dict(zip(("weight", "weight1", "weight2"), w, strict=False)), **named
+                ),
+            )
+            for w in weights
+        ]
         call[0]()
         for y, weight in zip(outputs, weights[0], strict=True):
             require_near("linear", y, x.double() @ weight.double().T, 4e-3)

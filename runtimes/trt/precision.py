@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from seqexport.runtimes.trt import versions
-
 FIXED = ("CONSTANT", "SHAPE", "CAST", "PLUGIN_V2")
 """Layers whose types are what they are."""
 
@@ -70,14 +68,17 @@ def _output_type(trt: Any, layer: Any, given: list[Any], index: int, stated: Any
 def _is_float32(plugin: Any, index: int) -> bool | None:
     """Whether one of our plugins gives float32 there whatever type its other tensors have; None of a plugin of others'.
 
-    A residual stream's type is the last attribute in the text that an RmsNorm serialises.
+    Ours serialise text (plugins/tensorrt/plugin_node.cpp), of an RmsNorm its residual stream's type last.
     """
+    text = bytes(plugin.serialize())
+    if not text.startswith(b"seqexport-plugin "):
+        return None
     match plugin.plugin_type, index:
         case ("SelectiveScan", 1):
             return True
         case ("RmsNorm", 1):
-            return bytes(plugin.serialize()).decode().splitlines()[-2] == "1"
-    return False if plugin.plugin_type in versions.OPS else None
+            return text.splitlines()[-2] == b"1"
+    return False
 
 
 def _outputs(layer: Any) -> list[Any]:

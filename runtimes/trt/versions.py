@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,20 +19,6 @@ INSTALL = "install the one that fits your CUDA: pip install 'seqexport[trt]' (Je
 PREVIEW_8 = {"PROFILE_SHARING_0806": True, "FASTER_DYNAMIC_SHAPES_0805": False}
 """8.6's preview features for our graphs: several sessions on one profile, as later versions always have it, and fewer
 layers for Myelin, which fails in 8.6.0 where a model has real sizes (seen with 130 M parameters on an H100)."""
-
-OPS = frozenset(
-    (
-        "CausalAttention",
-        "CausalConv1d",
-        "Embedding",
-        "LastToken",
-        "Linear",
-        "RmsNorm",
-        "RotaryQueryKey",
-        "SelectiveScan",
-    )
-)
-"""What our plugin library brings."""
 
 NUMPY_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT32": "int32", "INT64": "int64"}
 
@@ -140,10 +127,11 @@ def load_plugins(trt: Any) -> library.Built:
         raise UserError(f"no libcublasLt {cublas.PLACES}; {cublas.INSTALL}")
     log = logger(trt)[1]
     log.clear()
-    if conflict := _conflict(built.path):
+    if conflict := _ask(built.path, "conflict"):
         raise UserError(f"{built.path}: {conflict}")
     _register(trt, built.path)
-    if missing := sorted(OPS - _creators(trt)):
+    ops: list[str] = json.loads(_ask(built.path, "info"))["ops"]
+    if missing := sorted({*ops} - _creators(trt)):
         raise UserError(
             f"{built.path}: TensorRT {version(trt)} finds no {missing[0]} in it ({log.cause()}); build it again: "
             f"{library.BUILD}"
@@ -159,10 +147,12 @@ def _register(trt: Any, path: Path) -> Any:
         raise UserError(f"{path}: does not load ({error}); build it again: {library.BUILD}") from error
 
 
-def _conflict(path: Path) -> str:
-    """What the library says about a plugin of others that TensorRT has under a name of ours; loads it if need be."""
+def _ask(path: Path, what: str) -> str:
+    """What the library says: ``info``, JSON of what it is, or the ``conflict``, that TensorRT has a plugin of others
+    under a name of ours. Loads it if need be.
+    """
     try:
-        ask = ctypes.CDLL(str(path)).seqexport_tensorrt_conflict
+        ask = getattr(ctypes.CDLL(str(path)), f"seqexport_tensorrt_{what}")
     except (OSError, AttributeError) as error:  # it does not load, or was built from older sources
         raise UserError(f"{path}: does not load ({error}); build it again: {library.BUILD}") from error
     ask.restype = ctypes.c_char_p

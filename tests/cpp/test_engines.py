@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from seqexport.plugins import library
+from seqexport.plugins.ops import OPS
 from seqexport.runtimes.bundle import MODEL, Bundle
-from seqexport.runtimes.trt import versions
 from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles, parse_shapes
 from seqexport.runtimes.trt.record import EngineRecord, PluginsUsed, read_record, weights_hash
 from tests.conftest import Exported
@@ -22,7 +22,7 @@ from tests.cpp.conftest import Build
 from tests.hub import in_hub_cache
 
 SHIPPED = ("mamba", "transformer")
-OPS = tuple(name.encode() for name in versions.OPS)
+NAMES = tuple(name.encode() for name in OPS)
 
 
 def record_of(plan: Path) -> EngineRecord:
@@ -60,7 +60,7 @@ def test_engine_with_plugins(name: str, build: Build, plugins: Path, exported: E
     built = library.built(plugins)["tensorrt"]
     assert record.plugins == PluginsUsed(built.sha256, built.seqexport)
     assert record.flags == {}
-    present = {op for op in OPS if op in plan.read_bytes()}
+    present = {op for op in NAMES if op in plan.read_bytes()}
     assert present == {op.encode() for op in bundle.contract.ops}
 
 

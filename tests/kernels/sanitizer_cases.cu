@@ -7,6 +7,14 @@
 #include <vector>
 
 #include "c_api.h"
+#include "causal_attention.h"
+#include "causal_conv1d.h"
+#include "embedding.h"
+#include "last_token.h"
+#include "linear.h"
+#include "rms_norm.h"
+#include "rotary_embedding.h"
+#include "selective_scan.h"
 
 namespace {
 

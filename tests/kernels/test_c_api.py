@@ -7,9 +7,9 @@ from seqexport.plugins.kernels import c_api
 ADDRESS = 1 << 20  # aligned, never dereferenced
 
 
-def filled(kind, **values):
-    params = kind()
-    for name, ctype in kind._fields_:
+def filled(kernels, op, values):
+    params = kernels.ops[op].struct()
+    for name, ctype in params._fields_:
         if ctype is c_api.c_void_p:
             setattr(params, name, ADDRESS)
     for name, value in values.items():
@@ -28,7 +28,7 @@ def conv(**changed):
         "x_stride": 8,
         "y": ADDRESS * 2,
     }
-    return "causal_conv1d", filled(c_api.CausalConv1dParams, **{**sizes, **changed})
+    return "causal_conv1d", {**sizes, **changed}
 
 
 def scan(**changed):
@@ -45,7 +45,7 @@ def scan(**changed):
         "B_stride": 16,
         "C_stride": 16,
     }
-    return "selective_scan", filled(c_api.SelectiveScanParams, **{**sizes, **changed})
+    return "selective_scan", {**sizes, **changed}
 
 
 def attention(**changed):
@@ -63,20 +63,48 @@ def attention(**changed):
         "key_stride": 128,
         "value_stride": 128,
     }
-    return "causal_attention", filled(c_api.CausalAttentionParams, **{**sizes, **changed})
+    return "causal_attention", {**sizes, **changed}
 
 
 def norm(**changed):
     sizes = {"dtype": 2, "rows": 4, "channels": 8, "epsilon": 1e-6}
-    return "rms_norm", filled(c_api.RmsNormParams, **{**sizes, **changed})
+    return "rms_norm", {**sizes, **changed}
 
 
 def rotary(**changed):
     sizes = {"dtype": 2, "rows": 4, "query_heads": 4, "kv_heads": 2, "head_dim": 64, "rotary_dim": 32}
-    return "rotary_embedding", filled(c_api.RotaryEmbeddingParams, **{**sizes, **changed})
+    return "rotary_embedding", {**sizes, **changed}
+
+
+def linear(**changed):
+    sizes = {"dtype": 2, "rows": 4, "in_features": 8, "out_features": 3}
+    return "linear", {**sizes, **changed}
+
+
+def embedding(**changed):
+    return "embedding", {"dtype": 2, "rows": 4, "vocab": 9, "channels": 8, **changed}
+
+
+def last_token(**changed):
+    return "last_token", {"dtype": 2, "batch": 2, "length": 4, "channels": 8, **changed}
 
 
 @pytest.mark.parametrize(("call", "message"), [
+    (conv(batch=65536), "batch (B) must be in 1 to 65535, got 65536"),
+    (attention(window=(1 << 30) + 1), "window must be in 0 to 1073741824, got 1073741825"),
+    (attention(splits=-1), "splits must be in 0 to 65535, got -1"),
+    (attention(scale=0), "scale must be finite and above 0, got 0"),
+    (linear(out_features=0), "out_features (N) must be in 1 to 1073741824, got 0"),
+    (linear(out_features1=-1), "out_features1 (N1) must be in 0 to 1073741824, got -1"),
+    (linear(out_features1=1 << 30), "N + N1 + N2 (features) must be at most 1073741824, got 1073741827"),
+    (linear(out_features2=2), "weight2 must come with weight1, got it without"),
+    (linear(out_features1=2, weight1=None), "weight1 is null"),
+    (linear(out_features1=2, y1=None), "y1 is null"),
+    (linear(bias=ADDRESS + 1), "bias must be aligned to 2 bytes"),
+    (embedding(vocab=0), "vocab (V) must be in 1 to"),
+    (embedding(ids=ADDRESS + 2), "ids must be aligned to 4 bytes"),
+    (last_token(seq_lens=None), "seq_lens is null"),
+    (last_token(length=-1), "length (L) must be in 1 to"),
     (conv(kernel_size=9), "kernel_size (K) must be in 2 to 8, got 9"),
     (conv(dtype=7), "dtype must be 0 (float32), 1 (float16) or 2 (bfloat16), got 7"),
     (conv(x_stride=7), "x_stride must be at least a token's 8 elements, got 7"),
@@ -86,11 +114,11 @@ def rotary(**changed):
     (conv(y=ADDRESS), "y must not be x"),
     (scan(length=0), "length (L) must be in 1 to"),
     (scan(states=257), "states (N) must be in 1 to 256, got 257"),
-    (scan(groups=9), "groups (G) must be in 1 to 8, got 9"),
+    (scan(groups=9), "G (groups) must be at most D (channels) = 8, got 9"),
     (scan(B_stride=15), "B_stride must be at least a token's 16 elements, got 15"),
     (scan(past=None), "past is null"),
     (scan(workspace=ADDRESS + 4), "workspace must be aligned to 16 bytes"),
-    (attention(query_heads=5), "query_heads (Hq) must be a multiple of kv_heads (Hkv), got 5 and 2"),
+    (attention(query_heads=5), "Hq (query heads) must be a multiple of Hkv (key heads) = 2, got 5"),
     (attention(key_dim=257), "key_dim (Dh) must be in 1 to 256, got 257"),
     (attention(capacity=0), "capacity (S) must be in 1 to"),
     (attention(scale=float("nan")), "scale must be finite and above 0"),
@@ -104,16 +132,16 @@ def rotary(**changed):
     (norm(epsilon=-1), "epsilon must be finite and 0 or more, got -1"),
     (norm(weight=None), "weight is null"),
     (norm(wide=1, sum=ADDRESS + 2), "sum must be aligned to 4 bytes"),
-    (rotary(rotary_dim=66), "rotary_dim (R) must be in 2 to 64, got 66"),
-    (rotary(rotary_dim=31), "rotary_dim (R) must be even, got 31"),
+    (rotary(rotary_dim=66), "R (rotated features) must be even and at most Dh = 64, got 66"),
+    (rotary(rotary_dim=31), "R (rotated features) must be even and at most Dh = 64, got 31"),
     (rotary(kv_heads=0), "kv_heads (Hkv) must be in 1 to"),
     (rotary(sin=None), "sin is null"),
     (rotary(key_rotated=ADDRESS + 1), "key_rotated must be aligned to 2 bytes"),
 ])  # fmt: skip
 def test_refused(kernels, call, message):
-    op, params = call
-    with pytest.raises(c_api.KernelError) as raised:
-        kernels.call(op, params)
+    op, values = call
+    with pytest.raises(c_api.KernelRefused) as raised:
+        kernels.call(op, filled(kernels, op, values))
     assert str(raised.value).startswith(f"{op}: ") and message in str(raised.value)
 
 
@@ -123,5 +151,5 @@ def test_refused_null_params(kernels):
 
 
 def test_workspace_of_refused_sizes_is_0(kernels):
-    assert kernels.workspace(*scan(states=0)) == 0
-    assert kernels.workspace(*attention(kv_heads=0)) == 0
+    for op, values in (scan(states=0), attention(kv_heads=0), attention(window=-1)):
+        assert kernels.workspace(op, filled(kernels, op, values)) == 0

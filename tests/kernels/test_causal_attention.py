@@ -25,8 +25,17 @@ class Case:
         past = self.past_key.clone(), self.past_value.clone()
         present = past if in_place else tuple(torch.full_like(t, 7.0) for t in past)
         y = poisoned(*self.query.shape[:3], self.value.shape[3], dtype=self.query.dtype)
-        params = kernels.causal_attention(
-            self.query, self.key, self.value, *past, self.past_lens, self.lens, y, *present, **options
+        params = kernels.params(
+            "causal_attention",
+            self.query,
+            self.key,
+            self.value,
+            *past,
+            self.past_lens,
+            self.lens,
+            y,
+            *present,
+            **options,
         )
         params.workspace_bytes = kernels.workspace("causal_attention", params) if workspace is None else workspace
         buffer = poisoned(max(params.workspace_bytes // 4, 1), dtype=torch.float32)
@@ -139,7 +148,9 @@ def test_never_writes_past_the_capacity(kernels, length, dtype):
     caches[0].copy_(case.past_key)
     caches[1].copy_(case.past_value)
     y = poisoned(2, length, 4, 64, dtype=dtype)
-    params = kernels.causal_attention(case.query, case.key, case.value, *caches, case.past_lens, None, y, *caches)
+    params = kernels.params(
+        "causal_attention", case.query, case.key, case.value, *caches, case.past_lens, None, y, *caches
+    )
     kernels.call("causal_attention", params, torch.cuda.current_stream().cuda_stream)
     case.check("full cache", [(y, *caches)])
     assert all((g[:2048] == 3).all() and (g[-2048:] == 3).all() for g in guard)
@@ -238,7 +249,7 @@ def test_chunked_prefill_and_decode(kernels, sizes, dtype):
         q, k, v = (t[:, start : start + size].contiguous() for t in (whole.query, whole.key, whole.value))
         y = poisoned(2, size, 2, 32, dtype=dtype)
         past = torch.full((2,), start, dtype=torch.int32, device="cuda")
-        params = kernels.causal_attention(q, k, v, *caches, past, None, y, *caches)
+        params = kernels.params("causal_attention", q, k, v, *caches, past, None, y, *caches)
         params.workspace, params.workspace_bytes = scratch.data_ptr(), 1 << 20
         kernels.call("causal_attention", params, torch.cuda.current_stream().cuda_stream)
         parts.append(y)
@@ -252,7 +263,9 @@ def test_graph_capture(kernels, length):
     caches = case.past_key.clone(), case.past_value.clone()
     present = tuple(torch.zeros_like(c) for c in caches)
     y = poisoned(1, length, 32, 64, dtype=torch.float16)
-    params = kernels.causal_attention(case.query, case.key, case.value, *caches, case.past_lens, None, y, *present)
+    params = kernels.params(
+        "causal_attention", case.query, case.key, case.value, *caches, case.past_lens, None, y, *present
+    )
     params.workspace_bytes = kernels.workspace("causal_attention", params)
     buffer = poisoned(max(params.workspace_bytes // 4, 1), dtype=torch.float32)
     params.workspace = buffer.data_ptr()

@@ -8,7 +8,7 @@ def run(kernels, x, weight, bias, past, lens, activation, in_place=False):
     y = poisoned(*x.shape, dtype=x.dtype)
     past = past.clone()
     present = past if in_place else torch.full_like(past, oracle.NAN)
-    params = kernels.causal_conv1d(x, weight, bias, past, lens, y, present, activation)
+    params = kernels.params("causal_conv1d", x, weight, bias, past, lens, y, present, activation)
     kernels.call("causal_conv1d", params, torch.cuda.current_stream().cuda_stream)
     return y, present
 
@@ -90,7 +90,7 @@ def test_graph_capture(kernels):
     torch.manual_seed(4)
     args = make(2, 33, 64, 4, torch.float16)
     y, present = poisoned(2, 33, 64, dtype=torch.float16), args[3].clone()
-    params = kernels.causal_conv1d(*args, None, y, present, "silu")
+    params = kernels.params("causal_conv1d", *args, None, y, present, "silu")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         kernels.call("causal_conv1d", params, torch.cuda.current_stream().cuda_stream)

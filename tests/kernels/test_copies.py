@@ -12,7 +12,7 @@ def test_embedding(kernels, rows, V, D, dtype):
     weight, y = randn(V, D, dtype=dtype), poisoned(rows, D, dtype=dtype)
     ids = torch.randint(V, (rows,), dtype=torch.int32, device=DEVICE)
     ids[0] = V - 1
-    kernels.call("embedding", kernels.embedding(weight, ids, y), torch.cuda.current_stream().cuda_stream)
+    kernels.call("embedding", kernels.params("embedding", weight, ids, y), torch.cuda.current_stream().cuda_stream)
     assert torch.equal(y, weight[ids.long()])
 
 
@@ -20,7 +20,7 @@ def test_embedding(kernels, rows, V, D, dtype):
 def test_ids_outside_the_table_give_zeros(kernels, dtype):
     weight, y = randn(7, 64, dtype=dtype), poisoned(3, 64, dtype=dtype)
     ids = torch.tensor([-1, 7, 2**31 - 1], dtype=torch.int32, device=DEVICE)
-    kernels.call("embedding", kernels.embedding(weight, ids, y), torch.cuda.current_stream().cuda_stream)
+    kernels.call("embedding", kernels.params("embedding", weight, ids, y), torch.cuda.current_stream().cuda_stream)
     assert (y == 0).all()
 
 
@@ -33,5 +33,5 @@ def test_last_token(kernels, length, D, dtype):
     last = lens.long().clamp(1, length) - 1
     for b in range(5):
         x[b, last[b] + 1 :] = NAN
-    kernels.call("last_token", kernels.last_token(x, lens, y), torch.cuda.current_stream().cuda_stream)
+    kernels.call("last_token", kernels.params("last_token", x, lens, y), torch.cuda.current_stream().cuda_stream)
     assert torch.equal(y[:, 0], x[torch.arange(5, device=DEVICE), last])

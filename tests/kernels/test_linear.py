@@ -5,8 +5,12 @@ from oracle import DTYPES, assert_near, poisoned, randn
 
 def run(kernels, x, weights, biases):
     outputs = [poisoned(*x.shape[:-1], weight.shape[0], dtype=x.dtype) for weight in weights]
-    rest = [None] * (3 - len(weights))
-    params = kernels.linear(x, [*weights, *rest], [*biases, *rest], outputs)
+    named = {
+        f"{kind}{i or ''}": tensor
+        for kind, tensors in (("weight", weights), ("bias", biases), ("y", outputs))
+        for i, tensor in enumerate(tensors)
+    }
+    params = kernels.params("linear", x, **named)
     workspace = torch.empty(kernels.workspace("linear", params), dtype=torch.uint8, device=x.device)
     params.workspace, params.workspace_bytes = workspace.data_ptr() or None, workspace.numel()
     kernels.call("linear", params, torch.cuda.current_stream().cuda_stream)
@@ -86,7 +90,7 @@ def test_a_product_first_met_in_a_capture(kernels):
     """It runs on our own kernel, since cuBLASLt makes no plan while a graph is captured; later calls are cuBLASLt's."""
     x = torch.randn(77, 264, device="cuda").half()
     weight, y = torch.randn(136, 264, device="cuda").half() / 16, torch.full((77, 136), torch.nan, device="cuda").half()
-    params = kernels.linear(x, [weight, None, None], [None] * 3, [y])
+    params = kernels.params("linear", x, weight, y=y)
     size = kernels.workspace("linear", params)
     workspace = torch.empty(size, dtype=torch.uint8, device="cuda")
     params.workspace, params.workspace_bytes = workspace.data_ptr(), size

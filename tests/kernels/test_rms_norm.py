@@ -7,7 +7,7 @@ def run(kernels, x, weight, residual, epsilon=1e-5, wide=False, wants_sum=True, 
     stream = torch.float32 if wide else x.dtype
     y = x if in_place else poisoned(*x.shape, dtype=x.dtype)
     total = residual if in_place else poisoned(*x.shape, dtype=stream) if wants_sum else None
-    params = kernels.rms_norm(x, weight, residual, y, total, epsilon, wide)
+    params = kernels.params("rms_norm", x, weight, residual, y, total, epsilon, wide)
     kernels.call("rms_norm", params, torch.cuda.current_stream().cuda_stream)
     return y, total
 

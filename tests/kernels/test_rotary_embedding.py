@@ -5,7 +5,7 @@ from oracle import DEVICE, DTYPES, assert_near, poisoned, randn
 
 def run(kernels, query, key, cos, sin, in_place=False):
     rotated = (query, key) if in_place else [poisoned(*x.shape, dtype=x.dtype) for x in (query, key)]
-    params = kernels.rotary_embedding(query, key, cos, sin, *rotated)
+    params = kernels.params("rotary_embedding", query, key, cos, sin, *rotated)
     kernels.call("rotary_embedding", params, torch.cuda.current_stream().cuda_stream)
     return rotated
 

@@ -24,7 +24,7 @@ def run(kernels, args, lens=None, softplus=True, chunks=0, in_place=False, works
     x, past = args[0], args[8].clone()
     y = poisoned(*x.shape, dtype=x.dtype)
     present = past if in_place else torch.full_like(past, oracle.NAN)
-    params = kernels.selective_scan(*args[:8], past, lens, y, present, softplus, chunks)
+    params = kernels.params("selective_scan", *args[:8], past, lens, y, present, softplus, chunks)
     wanted = kernels.workspace("selective_scan", params) if workspace is None else workspace
     if chunks:
         wanted = x.shape[0] * chunks * x.shape[2] * (past.shape[2] + 1) * 4
@@ -175,7 +175,7 @@ def test_graph_capture(kernels):
     torch.manual_seed(8)
     args = make(1, 1000, 64, 16, dtype=torch.bfloat16)
     y, present = poisoned(1, 1000, 64, dtype=torch.bfloat16), torch.full_like(args[8], oracle.NAN)
-    params = kernels.selective_scan(*args, None, y, present)
+    params = kernels.params("selective_scan", *args, None, y, present, True)
     params.workspace_bytes = kernels.workspace("selective_scan", params)
     assert params.workspace_bytes > 0
     buffer = poisoned(params.workspace_bytes // 4, dtype=torch.float32)

@@ -1,7 +1,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "causal_attention.h"
+#include "causal_conv1d.h"
 #include "cpu_cases.h"
+#include "selective_scan.h"
 
 using namespace seqexport::cpu;
 

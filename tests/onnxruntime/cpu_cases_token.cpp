@@ -2,6 +2,11 @@
 #include <cmath>
 
 #include "cpu_cases.h"
+#include "embedding.h"
+#include "last_token.h"
+#include "linear.h"
+#include "rms_norm.h"
+#include "rotary_embedding.h"
 
 using namespace seqexport::cpu;
 

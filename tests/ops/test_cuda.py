@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from ctypes import CDLL
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.kernels.c_api import ABI, KernelRefused, Kernels
+from seqexport.plugins.kernels.c_api import ABI, Description, KernelRefused, Kernels, described
 from seqexport.plugins.ops import OPS, cuda
 from tests.ops import (
     test_causal_attention,
@@ -37,9 +38,10 @@ needs_cuda = pytest.mark.skipif(bool(NO_CUDA), reason=f"tests/ops/test_cuda.py l
 class Recorder(Kernels):
     """Takes down what it is called with, in place of a library that would launch it."""
 
-    def __init__(self, refuses: bool = False) -> None:
+    def __init__(self, ops: dict[str, Description]) -> None:
+        self.ops = ops
         self.calls: list[tuple[str, object, int]] = []
-        self.refuses = refuses
+        self.refuses = False
 
     def workspace(self, op: str, params: object) -> int:
         return 4096
@@ -51,8 +53,8 @@ class Recorder(Kernels):
 
 
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    recorder = Recorder()
+def built(descriptions: CDLL, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder(described(descriptions))
     monkeypatch.setattr(cuda, "kernels", lambda: recorder)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=STREAM))
     return recorder

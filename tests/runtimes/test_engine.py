@@ -79,6 +79,9 @@ class Plugin:
         return self.text.encode()
 
 
+SCAN = Plugin("SelectiveScan", "seqexport-plugin 1\nSelectiveScan\nx,dt,A,B,C,past\n1\n0123456789abcdef")
+
+
 def tensors(text: str) -> list[Tensor]:
     return [Tensor(*part.split(":")) for part in text.split()]
 
@@ -101,7 +104,7 @@ def test_before_tensorrt_10_every_layer_keeps_the_types_of_the_graph() -> None:
     matmul = Layer("MATRIX_MULTIPLY", "x:f16 w:f32", "y:f32")
     cast, norm = Layer("CAST", "y:f32", "wide:f32"), Layer("REDUCE", "wide:f32", "mean:f32")
     compare, index = Layer("ELEMENTWISE", "wide:f32 mean:f32", "less:bool"), Layer("GATHER", "ids:i32", "at:i32")
-    scan = Layer("PLUGIN_V2", "y:f32 past:f32", "mixed:f32 present:f32", Plugin("SelectiveScan"))
+    scan = Layer("PLUGIN_V2", "y:f32 past:f32", "mixed:f32 present:f32", SCAN)
     select, back = Layer("SELECT", "less:bool mixed:f32 y:f32", "out:f32"), Layer("SHUFFLE", "present:f32", "flat:f32")
     assert pinned("x:f16 past:f32 ids:i32", weights, matmul, cast, norm, compare, index, scan, select, back)
     for layer, expected in ((matmul, "f16"), (norm, "f32"), (select, "f16"), (back, "f32")):

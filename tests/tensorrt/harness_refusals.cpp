@@ -56,7 +56,7 @@ const std::vector<Refusal>& refusals() {
       {"CausalAttention", [](Case& c) { c.attributes = {{"window", -1}}; },
        "attribute 'window' must be an integer of"},
       {"CausalAttention", [](Case& c) { c.attributes = {{"scale", "big"}}; },
-       "attribute 'scale' must be a number of at least 0, got 'big'"},
+       "attribute 'scale' must be a finite number of at least 0, got 'big'"},
       {"RmsNorm", [](Case& c) { c.attributes = {{"wide", 2}}; },
        "attribute 'wide' must be an integer of at least 0 and at most 1, got 2"},
       {"RmsNorm", [](Case& c) { c.attributes = {{"wide", 0}}; }, "input 'residual' must be float16 as input 'x' is",

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from seqexport.plugins import library
+from tests.native import DESCRIPTIONS, KERNELS
 from tests.tensorrt.compiler import ADAPTERS, ROOT, VERSIONS, compile_cleanly
 
 HARNESS = sorted(Path(__file__).parent.glob("*.cpp"))
-PLUGINS = sorted((ROOT / "plugins" / "tensorrt").glob("*.cpp"))
-INCLUDES = (f"-I{ROOT / 'plugins' / 'kernels'}", '-DSEQEXPORT_VERSION="0"')
+PLUGINS = [*sorted((ROOT / "plugins" / "tensorrt").glob("*.cpp")), *DESCRIPTIONS]
+INCLUDES = (f"-I{KERNELS}", '-DSEQEXPORT_VERSION="0"')
 CHECKED = ("-fsanitize=address", "-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-fPIC")
 SANITIZERS = [word for flag in CHECKED for word in ("-Xcompiler", flag)]
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from seqexport.plugins.kernels.c_api import CausalAttentionParams, Kernels, SelectiveScanParams
+from seqexport.plugins.kernels.c_api import Kernels
 from tests.conftest import leave_out
-from tests.tensorrt.compiler import ROOT
 
 LENGTHS = (1, 7, 128, 2048, 65536)
 
@@ -20,26 +18,24 @@ def test_the_kernels_never_want_more_than_the_plugins_ask_for(native_library: Ca
     if not torch.cuda.is_available():
         leave_out("tests/tensorrt/test_workspace.py left out: no CUDA device")
     kernels = Kernels(native_library("kernels"))
-    source = (ROOT / "plugins" / "tensorrt" / "op.h").read_text()
-    megabytes = re.search(r"kSplitBytes = size_t\((\d+)\) << 20", source)
-    assert megabytes
-    assert max(itertools.chain(scans(kernels), attentions(kernels))) <= int(megabytes[1]) << 20
+    assert max(scans(kernels)) <= kernels.ops["selective_scan"].workspace
+    assert max(attentions(kernels)) <= kernels.ops["causal_attention"].workspace
 
 
 def scans(kernels: Kernels) -> list[int]:
+    params = kernels.ops["selective_scan"].struct
     return [
-        kernels.workspace(
-            "selective_scan", SelectiveScanParams(dtype=1, batch=B, length=L, channels=D, states=N, groups=1)
-        )
+        kernels.workspace("selective_scan", params(dtype=1, batch=B, length=L, channels=D, states=N, groups=1))
         for B, L, D, N in itertools.product((1, 3, 8), LENGTHS, (64, 1536, 5120), (1, 8, 16, 128, 256))
     ]
 
 
 def attentions(kernels: Kernels) -> list[int]:
+    params = kernels.ops["causal_attention"].struct
     return [
         kernels.workspace(
             "causal_attention",
-            CausalAttentionParams(
+            params(
                 dtype=dtype, batch=B, length=L, query_heads=Hq, kv_heads=Hkv, key_dim=D, value_dim=D, capacity=65536
             ),
         )

@@ -3,6 +3,8 @@
 //   2. each row, kv head and tile of queries: softmax(Q K') V over blocks of keys, rescaled as the maximum grows
 //      (Milakov & Gimelshein 2018; Dao et al. 2022). A tile's rows are the tokens' query heads that share the kv head.
 // A block's keys are widened and transposed once for a tile; for few queries (decode) they are read as they lie.
+#include "causal_attention.h"
+
 #include "gemm.h"
 #include "math.h"
 

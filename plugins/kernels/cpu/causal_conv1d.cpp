@@ -2,6 +2,8 @@
 //
 // A task is a row, a block of channels and a block of time. The first block of time of a row also writes the state,
 // so that the state is read and written by one task, and may be the same memory.
+#include "causal_conv1d.h"
+
 #include "math.h"
 
 namespace seqexport::cpu::SEQEXPORT_ISA {

@@ -1,22 +1,22 @@
 // Which instruction sets were compiled (SEQEXPORT_ISAS), and which of them the processor has.
+#include <cstddef>
+
 #include "kernels.h"
 
 namespace seqexport::cpu {
 
-#define DECLARE(isa)                                                        \
-  namespace isa {                                                           \
-  void causal_conv1d(const CausalConv1dParams& p, const Pool& pool);        \
-  void selective_scan(const SelectiveScanParams& p, const Pool& pool);      \
-  void causal_attention(const CausalAttentionParams& p, const Pool& pool);  \
-  void embedding(const EmbeddingParams& p, const Pool& pool);               \
-  void last_token(const LastTokenParams& p, const Pool& pool);              \
-  void linear(const LinearParams& p, const Pool& pool);                     \
-  void rms_norm(const RmsNormParams& p, const Pool& pool);                  \
-  void rotary_embedding(const RotaryEmbeddingParams& p, const Pool& pool);  \
+// Of an op with a kernel for the CPU, and of one without.
+#define DECLARE_CPU(stem, Params) void stem(const Params& p, const Pool& pool);
+#define DECLARE_NONE(stem, Params) constexpr std::nullptr_t stem = nullptr;
+#define RUN_CPU(stem, Params) \
+  [](const void* p, const Pool& pool) { kernels().stem(*static_cast<const Params*>(p), pool); },
+#define RUN_NONE(stem, Params) nullptr,
+
+#define DECLARE_OP(stem, Params, cuda, cpu) DECLARE_##cpu(stem, Params)
+#define DECLARE(isa)          \
+  namespace isa {             \
+  SEQEXPORT_OPS(DECLARE_OP)   \
   }
-#define ENTRY(isa, supported)  \
-  {#isa, supported, isa::causal_conv1d, isa::selective_scan, isa::causal_attention, isa::embedding, isa::last_token, \
-   isa::linear, isa::rms_norm, isa::rotary_embedding}
 
 #if defined(__x86_64__)
 DECLARE(avx512)
@@ -43,14 +43,21 @@ bool always() { return true; }
 
 const Kernels table[] = {
 #if defined(__x86_64__)
-    ENTRY(avx512, has_avx512),
-    ENTRY(avx2, has_avx2),
+#define OP(stem, Params, cuda, cpu) avx512::stem,
+    {"avx512", has_avx512, SEQEXPORT_OPS(OP)},
+#undef OP
+#define OP(stem, Params, cuda, cpu) avx2::stem,
+    {"avx2", has_avx2, SEQEXPORT_OPS(OP)},
+#undef OP
 #endif
 #if defined(__aarch64__)
-    ENTRY(neon, always),
+#define OP(stem, Params, cuda, cpu) neon::stem,
+    {"neon", always, SEQEXPORT_OPS(OP)},
 #else
-    ENTRY(baseline, always),
+#define OP(stem, Params, cuda, cpu) baseline::stem,
+    {"baseline", always, SEQEXPORT_OPS(OP)},
 #endif
+#undef OP
     {},
 };
 
@@ -65,6 +72,13 @@ const Kernels& kernels() {
     return each;
   }();
   return *best;
+}
+
+Run kernel(size_t op) {
+#define OP(stem, Params, cuda, cpu) RUN_##cpu(stem, Params)
+  static constexpr Run all[] = {SEQEXPORT_OPS(OP)};
+#undef OP
+  return all[op];
 }
 
 }  // namespace seqexport::cpu

@@ -1,4 +1,6 @@
 // y[t] = weight[ids[t]], or zeros where the table has no such row. A task is a token, or several small ones.
+#include "embedding.h"
+
 #include "simd.h"
 
 namespace seqexport::cpu::SEQEXPORT_ISA {

@@ -6,27 +6,15 @@
  * AVX-512 and NEON alike, and the sources build on a board that has a compiler and nothing else. */
 #pragma once
 
-#ifndef SEQEXPORT_CPU_ONLY
-#define SEQEXPORT_CPU_ONLY
-#include "causal_attention.h"
-#include "causal_conv1d.h"
-#include "embedding.h"
-#include "last_token.h"
-#include "linear.h"
-#include "rms_norm.h"
-#include "rotary_embedding.h"
-#include "selective_scan.h"
-#undef SEQEXPORT_CPU_ONLY
-#else
-#include "causal_attention.h"
-#include "causal_conv1d.h"
-#include "embedding.h"
-#include "last_token.h"
-#include "linear.h"
-#include "rms_norm.h"
-#include "rotary_embedding.h"
-#include "selective_scan.h"
-#endif
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dtype.h"
+#include "op_list.h"
+
+#define SEQEXPORT_OP(stem, Params, cuda, cpu) struct Params;
+SEQEXPORT_OPS(SEQEXPORT_OP)
+#undef SEQEXPORT_OP
 
 namespace seqexport::cpu {
 
@@ -40,19 +28,19 @@ struct Pool {
 struct Kernels {
   const char* instruction_set;  // "avx512", "avx2", "neon" or "baseline"
   bool (*supported)();          // whether this processor has it
-  void (*causal_conv1d)(const CausalConv1dParams& p, const Pool& pool);
-  void (*selective_scan)(const SelectiveScanParams& p, const Pool& pool);
-  void (*causal_attention)(const CausalAttentionParams& p, const Pool& pool);
-  void (*embedding)(const EmbeddingParams& p, const Pool& pool);
-  void (*last_token)(const LastTokenParams& p, const Pool& pool);
-  void (*linear)(const LinearParams& p, const Pool& pool);
-  void (*rms_norm)(const RmsNormParams& p, const Pool& pool);
-  void (*rotary_embedding)(const RotaryEmbeddingParams& p, const Pool& pool);
+#define SEQEXPORT_OP(stem, Params, cuda, cpu) void (*stem)(const Params& p, const Pool& pool);
+  SEQEXPORT_OPS(SEQEXPORT_OP)
+#undef SEQEXPORT_OP
 };
 
 // The best that this processor has.
 const Kernels& kernels();
 // All that were built, the best first, ended by one whose instruction_set is null.
 const Kernels* all_kernels();
+
+// One of kernels(), for any params of its op.
+using Run = void (*)(const void* params, const Pool& pool);
+// That of the op at this place in op_list.h; null where it has none yet.
+Run kernel(size_t op);
 
 }  // namespace seqexport::cpu

@@ -1,4 +1,6 @@
 // y[b] = x[b, clamp(seq_lens[b], 1, L) - 1].
+#include "last_token.h"
+
 #include "simd.h"
 
 namespace seqexport::cpu::SEQEXPORT_ISA {

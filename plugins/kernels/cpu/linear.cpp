@@ -1,5 +1,7 @@
 // y = x weight^T + bias for up to three weights. Rows of both factors are contiguous, so that lanes run along K and
 // nothing is packed: a tile of rows by features is summed in registers. A task is a block of features and of rows.
+#include "linear.h"
+
 #include "simd.h"
 
 namespace seqexport::cpu::SEQEXPORT_ISA {

@@ -1,4 +1,6 @@
 // s = x + residual;   y = s / sqrt(mean(s^2) + epsilon) * weight. Every token is read twice: the caches hold it.
+#include "rms_norm.h"
+
 #include "simd.h"
 
 namespace seqexport::cpu::SEQEXPORT_ISA {

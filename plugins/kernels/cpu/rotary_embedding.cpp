@@ -1,5 +1,7 @@
 // y = x * cos + rotate_half(x) * sin for the first R features of each head; the others are copied. A task is a token,
 // or several small ones.
+#include "rotary_embedding.h"
+
 #include "simd.h"
 
 namespace seqexport::cpu::SEQEXPORT_ISA {

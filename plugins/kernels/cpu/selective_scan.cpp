@@ -6,6 +6,8 @@
 //   3. skip and gate, and y goes out.
 // Time itself is not cut among threads: a second pass over the decays would double the work, and rows and channels give
 // more tasks than a processor has threads (512 channels are 32 tasks at the narrowest).
+#include "selective_scan.h"
+
 #include "math.h"
 
 namespace seqexport::cpu::SEQEXPORT_ISA {

@@ -1,0 +1,17 @@
+# Reads op_list.h. Gives SEQEXPORT_CUDA_OPS and SEQEXPORT_CPU_OPS, the stems of ops with such kernels, and
+# SEQEXPORT_OP_SOURCES, which describe all ops.
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/op_list.h)
+file(READ ${CMAKE_CURRENT_LIST_DIR}/op_list.h list)
+set(SEQEXPORT_OP_SOURCES ${CMAKE_CURRENT_LIST_DIR}/node.cpp ${CMAKE_CURRENT_LIST_DIR}/ops.cpp)
+set(SEQEXPORT_CUDA_OPS "")
+set(SEQEXPORT_CPU_OPS "")
+string(REGEX MATCHALL "\n  OP\\([^\n]*\\)" ops "${list}")
+foreach(op IN LISTS ops)
+  if(NOT op MATCHES "OP\\(([a-z0-9_]+), [A-Za-z0-9]+, (CUDA|NONE), (CPU|NONE)\\)$")
+    message(FATAL_ERROR "op_list.h: expected OP(stem, Params, CUDA or NONE, CPU or NONE), got ${op}")
+  endif()
+  list(APPEND SEQEXPORT_OP_SOURCES ${CMAKE_CURRENT_LIST_DIR}/${CMAKE_MATCH_1}_op.cpp)
+  foreach(device IN ITEMS ${CMAKE_MATCH_2} ${CMAKE_MATCH_3})
+    list(APPEND SEQEXPORT_${device}_OPS ${CMAKE_MATCH_1})
+  endforeach()
+endforeach()
