@@ -1,49 +1,98 @@
-"""The backends by name; each is imported when it is asked for."""
+"""The backends by name. One entry here is all that the command line, ``doctor`` and reports know of one."""
 
 from __future__ import annotations
 
-from typing import cast
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import Bundle
 
-BACKENDS = ("torch", "ort", "trt")
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run a bundle.
+
+    Attributes:
+        name: as users give it.
+        label: as reports call it.
+        packages: what must be installed, and ``extra``, the extra of seqexport that brings it.
+        home: ``module:function``; imported when a bundle is opened, and called with the bundle and the options given.
+        options: the options that the function takes, by name.
+    """
+
+    name: str
+    label: str
+    packages: tuple[str, ...]
+    extra: str
+    home: str
+    options: frozenset[str] = frozenset()
+
+    def open(self, bundle: Bundle, **options: Any) -> Runner:
+        """Open a bundle; an option of None is one that was not given.
+
+        Raises:
+            UserError: an option is another backend's, or this one is not to be had here.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        if foreign := sorted(given.keys() - self.options):
+            takes = ", ".join(f"`{name}`" for name in sorted(self.options)) or "none"
+            raise UserError(f"`{foreign[0]}`: backend {self.name!r} does not take it; its options: {takes}")
+        module, _, function = self.home.partition(":")
+        try:
+            opener = getattr(importlib.import_module(module), function)
+        except ImportError as error:
+            raise UserError(
+                f"the backend {self.name!r} needs {error.name}: pip install 'seqexport[{self.extra}]'"
+            ) from error
+        runner: Runner = opener(bundle, **given)
+        return runner
 
 
-def open_runner(
-    backend: str,
-    bundle: Bundle,
-    *,
-    device: str = "cpu",
-    threads: int | None = None,
-    source: str | None = None,
-    trust_remote_code: bool = False,
-    no_plugins: bool = False,
-) -> Runner:
-    """Open a bundle on a backend.
+TORCH = Backend(
+    "torch",
+    "PyTorch",
+    ("torch", "transformers"),
+    "export",
+    "seqexport.runtimes.pytorch.runner:TorchRunner",
+    frozenset({"device", "threads", "source", "trust_remote_code"}),
+)
+ORT = Backend(
+    "ort",
+    "ONNX Runtime",
+    ("onnxruntime",),
+    "ort",
+    "seqexport.runtimes.ort.runner:OrtRunner",
+    frozenset({"device", "threads", "plugins"}),
+)
+TRT = Backend(
+    "trt",
+    "TensorRT",
+    ("tensorrt", "polygraphy", "cuda-bindings"),
+    "trt",
+    "seqexport.runtimes.trt.runner:open_trt",
+)
+BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in (TORCH, ORT, TRT)}
 
-    Args:
-        device: ``cpu`` or ``cuda``; ``trt`` runs on the GPU whatever this says.
-        threads: of the CPU; default: all cores.
-        source: where the backend ``torch`` finds the original; default: where it was exported from.
-        no_plugins: the backend ``ort`` runs the ops' function bodies, not the compiled library.
+
+def backend_named(name: str) -> Backend:
+    """The backend of that name.
 
     Raises:
-        UserError: the backend is unknown, or not to be had here.
+        UserError: there is none.
     """
-    if backend == "ort":
-        from seqexport.runtimes.ort.runner import Device, OrtRunner
+    if name not in BACKENDS:
+        raise UserError(f"`backend` {name!r}: expected one of {', '.join(BACKENDS)}")
+    return BACKENDS[name]
 
-        return OrtRunner(bundle, device=cast(Device, device), threads=threads, no_plugins=no_plugins)
-    if backend == "trt":
-        from seqexport.runtimes.trt.runner import open_trt
 
-        return open_trt(bundle)
-    if backend == "torch":
-        try:
-            from seqexport.runtimes.pytorch.runner import TorchRunner
-        except ImportError as error:
-            raise UserError(f"the backend 'torch' needs {error.name}: pip install 'seqexport[export]'") from error
-        return TorchRunner(bundle, device=device, threads=threads, source=source, trust_remote_code=trust_remote_code)
-    raise UserError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}")
+def open_runner(backend: str, bundle: Bundle, **options: Any) -> Runner:
+    """Open a bundle on a backend, with options of that backend.
+
+    Raises:
+        UserError: the backend is unknown, does not take an option, or is not to be had here.
+    """
+    return backend_named(backend).open(bundle, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,6 @@ from numpy.typing import NDArray
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Runner, Tokens
 from seqexport.runtimes.finite import ADVICE, not_finite
-
-OnToken = Callable[[int, int], None]
-"""Told the row and the token, as soon as it is chosen."""
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -58,7 +54,6 @@ def generate(
     *,
     max_new_tokens: int = 128,
     sampling: Sampling = Sampling(),
-    on_token: OnToken = lambda row, token: None,
 ) -> list[list[int]]:
     """Continue each prompt until it ends, or ``max_new_tokens`` came, or the bundle's capacity is full.
 
@@ -69,32 +64,41 @@ def generate(
         UserError: a prompt is empty, has tokens outside the vocabulary, or is longer than the capacity; or the model
             gives logits that are not finite.
     """
+    made: list[list[int]] = [[] for _ in prompts]
+    for row, token in new_tokens(runner, prompts, max_new_tokens=max_new_tokens, sampling=sampling):
+        made[row].append(token)
+    return made
+
+
+def new_tokens(
+    runner: Runner, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling
+) -> Iterator[tuple[int, int]]:
+    """What ``generate`` gives, as it is chosen: each token with the row of its prompt."""
     tokens, lengths = pad(prompts)
-    limit = runner.contract.capacity
-    capacity = int(lengths.max()) + max_new_tokens
-    with runner.session(
-        len(prompts), capacity if limit is None else max(min(capacity, limit), int(lengths.max()))
-    ) as s:
-        logits = _last(s.prefill(tokens, lengths), lengths)
-        made: list[list[int]] = [[] for _ in prompts]
+    with runner.session(len(prompts), _capacity(runner, int(lengths.max()), max_new_tokens)) as session:
+        logits = _last(session.prefill(tokens, lengths), lengths)
         rngs = [np.random.default_rng(sampling.seed) for _ in prompts]
         alive = np.ones(len(prompts), bool)
-        for _ in range(max_new_tokens):
+        for made in range(1, max_new_tokens + 1):
             chosen = np.zeros(len(prompts), np.int64)
             for row in np.flatnonzero(alive):
                 check_logits(runner, logits[row], f"prompt {row + 1} after {s.lengths[row]} tokens")
                 token = sampling.choose(logits[row], rngs[row])
                 alive[row] = token not in runner.contract.eos_token_ids
                 if alive[row]:
-                    made[row].append(token)
                     chosen[row] = token
-                    on_token(int(row), token)
-            if limit is not None:
-                alive &= s.lengths < s.capacity
-            if not alive.any() or len(made[int(np.flatnonzero(alive)[0])]) == max_new_tokens:
-                break
-            logits = s.prefill(chosen[:, None], alive.astype(np.int32))[:, -1]
-    return made
+                    yield int(row), token
+            if runner.contract.capacity is not None:
+                alive &= session.lengths < session.capacity
+            if not alive.any() or made == max_new_tokens:
+                return
+            logits = session.prefill(chosen[:, None], alive.astype(np.int32))[:, -1]
+
+
+def _capacity(runner: Runner, longest: int, max_new_tokens: int) -> int:
+    """Tokens that a session must hold: the longest prompt and what comes after it, as far as the bundle allows."""
+    limit, wanted = runner.contract.capacity, longest + max_new_tokens
+    return wanted if limit is None else max(min(wanted, limit), longest)
 
 
 def check_logits(runner: Runner, logits: Floats, where: str) -> None:

@@ -260,6 +260,31 @@ def _output(call: Call) -> list[str]:
     ]
 
 
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, past_key: Tensor, past_value: Tensor, past_lens: Tensor,
+    seq_lens: Tensor | None = None, *, scale: float | None = None, window: int = 0, softcap: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Causal attention of new tokens over a key/value cache of fixed capacity, which takes them in.
+
+    Args:
+        query: T[B,L,Hq,Dh], float32, float16 or bfloat16; query head h reads key head ``h * Hkv / Hq``.
+        key, value: T[B,L,Hkv,Dh] and T[B,L,Hkv,Dv].
+        past_key, past_value: T[B,Hkv,S,Dh] and T[B,Hkv,S,Dv], caches of capacity S.
+        past_lens: int32[B], tokens already in each row's cache; the new ones must fit behind them.
+        seq_lens: int32[B], valid tokens of each row; later ones give 0 and are not written. None: all L.
+        scale: of the scores; None: ``1 / sqrt(Dh)``.
+        window: a query sees that many keys, its own among them; 0: all.
+        softcap: scores are squashed to ``softcap * tanh(score / softcap)`` (Gemma 2, section 2); 0: they are not.
+
+    Returns:
+        y T[B,L,Hq,Dv], and the caches after the call.
+    """
+    y, present_key, present_value = torch.ops.seqexport.causal_attention(
+        query, key, value, past_key, past_value, past_lens, seq_lens, scale or 0.0, window, softcap
+    )
+    return y, present_key, present_value
+
+
 OP = Op(
     name="CausalAttention",
     stem="causal_attention",

@@ -18,6 +18,8 @@ T is float32, float16 or bfloat16; sums are float32. The state is one column sho
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -125,6 +127,29 @@ def _outputs(call: Call) -> list[str]:
         "state = GatherND <batch_dims = 1> (xx, state_rows)",
         "present = Transpose <perm = [0, 2, 1]> (state)",
     ]
+
+
+def causal_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, past: Tensor | None = None,
+    seq_lens: Tensor | None = None, *, activation: Literal["none", "silu"] = "none",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """A depthwise causal convolution over time: ``y[t] = act(bias + sum_j weight[j] * xx[t + j])``.
+
+    Args:
+        x: T[B,L,D], float32, float16 or bfloat16.
+        weight: T[D,K].
+        bias: T[D].
+        past: T[B,D,K-1], the inputs before this call, oldest first; None: zeros.
+        seq_lens: int32[B], valid tokens of each row; later ones give 0 and leave the state as it is. None: all L.
+        activation: ``none`` or ``silu``.
+
+    Returns:
+        y T[B,L,D], and the state after the call, T[B,D,K-1].
+    """
+    if past is None:
+        past = x.new_zeros(x.shape[0], *weight.shape[:1], weight.shape[1] - 1)
+    y, present = torch.ops.seqexport.causal_conv1d(x, weight, bias, past, seq_lens, activation)
+    return y, present
 
 
 OP = Op(

@@ -51,6 +51,12 @@ def body(call: Call) -> list[str]:
     ]
 
 
+def embedding(weight: Tensor, ids: Tensor) -> Tensor:
+    """T[B,L,D]: the row of ``weight`` T[V,D] for each token of ``ids`` int32[B,L]; zeros for one outside the table."""
+    (y,) = torch.ops.seqexport.embedding(weight, ids)
+    return y
+
+
 OP = Op(
     name="Embedding",
     stem="embedding",

@@ -13,6 +13,7 @@ T is float32, float16 or bfloat16.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from seqexport.plugins.ops.op import Call, Op
@@ -40,6 +41,12 @@ def body(call: Call) -> list[str]:
         "row = Unsqueeze (last, axes)",
         "y = GatherND <batch_dims = 1> (x, row)",
     ]
+
+
+def last_token(x: Tensor, seq_lens: Tensor) -> Tensor:
+    """T[B,1,D]: of each row of ``x`` T[B,L,D] the last of its ``seq_lens`` int32[B] valid tokens."""
+    (y,) = torch.ops.seqexport.last_token(x, seq_lens)
+    return y
 
 
 OP = Op(

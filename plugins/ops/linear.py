@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from seqexport.plugins.ops.op import Call, Op
@@ -67,6 +68,24 @@ def body(call: Call) -> list[str]:
             lines.append(f"sums{suffix} = Identity (products{suffix})")
         lines.append(f"y{suffix} = CastLike (sums{suffix}, x)")
     return lines
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, weight1: Tensor | None = None, bias1: Tensor | None = None,
+    weight2: Tensor | None = None, bias2: Tensor | None = None,
+) -> list[Tensor]:  # fmt: skip
+    """Up to three projections of the same tokens: ``y = x weight^T + bias``, for each weight that is given.
+
+    Args:
+        x: T[B,L,K], float32, float16 or bfloat16.
+        weight, weight1, weight2: T[N,K], as in ``torch.nn.Linear``.
+        bias, bias1, bias2: T[N]; only with their weight.
+
+    Returns:
+        A T[B,L,N] for each weight.
+    """
+    outputs: list[Tensor] = torch.ops.seqexport.linear(x, weight, bias, weight1, bias1, weight2, bias2)
+    return outputs
 
 
 OP = Op(

@@ -68,6 +68,25 @@ def _sum(call: Call) -> list[str]:
     return ["residual_wide = Cast <to = 1> (residual)", "s = Add (x_wide, residual_wide)"]
 
 
+def rms_norm(
+    x: Tensor, weight: Tensor, residual: Tensor | None = None, *, epsilon: float = 1e-6, wide: bool = False
+) -> tuple[Tensor, Tensor]:
+    """A sum with the residual stream, and its root mean square norm (Zhang & Sennrich 2019, eq. 4).
+
+    Args:
+        x: T[B,L,D], float32, float16 or bfloat16.
+        weight: T[D].
+        residual: [B,L,D], float32 if ``wide``, else T; None: nothing is added.
+        epsilon: added to the mean square.
+        wide: the residual stream is float32.
+
+    Returns:
+        ``s / sqrt(mean(s^2) + epsilon) * weight`` as T[B,L,D], and ``s = x + residual`` as the next residual.
+    """
+    y, total = torch.ops.seqexport.rms_norm(x, weight, residual, epsilon, int(wide))
+    return y, total
+
+
 OP = Op(
     name="RmsNorm",
     stem="rms_norm",

@@ -74,6 +74,20 @@ def _rotated_lines(x: str) -> list[str]:
     ]
 
 
+def rotary_embedding(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys turned by their positions (Su et al. 2021, eq. 34, halves as in GPT-NeoX).
+
+    Args:
+        query, key: T[B,L,Hq,Dh] and T[B,L,Hkv,Dh], float32, float16 or bfloat16.
+        cos, sin: T[B,L,R] of each token's angles; R, even, is how many of a head's features are turned, from the first.
+
+    Returns:
+        Query and key in their shapes.
+    """
+    turned_query, turned_key = torch.ops.seqexport.rotary_embedding(query, key, cos, sin)
+    return turned_query, turned_key
+
+
 OP = Op(
     name="RotaryQueryKey",
     stem="rotary_embedding",

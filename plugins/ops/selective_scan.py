@@ -158,6 +158,33 @@ def _output(call: Call) -> list[str]:
     return [*lines, "y = CastLike (y_wide, x)"]
 
 
+def selective_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, z: Tensor | None = None,
+    dt_bias: Tensor | None = None, past: Tensor | None = None, seq_lens: Tensor | None = None, *,
+    dt_softplus: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The selective scan of Mamba-1 (Gu & Dao 2023, eq. 2): ``h = exp(dt * A) * h + dt * B * x``, ``y = C . h + D * x``.
+
+    Args:
+        x, dt: T[B,L,D], float32, float16 or bfloat16.
+        A: float32[D,N], negative.
+        B, C: T[B,L,G,N]; channel d reads group ``floor(d * G / D)``.
+        D: float32[D].
+        z: T[B,L,D], gates y by ``silu(z)``.
+        dt_bias: float32[D], added to dt.
+        past: float32[B,D,N], the state before this call; None: zeros.
+        seq_lens: int32[B], valid tokens of each row; later ones give 0 and leave the state as it is. None: all L.
+        dt_softplus: pass ``dt + dt_bias`` through softplus.
+
+    Returns:
+        y T[B,L,D], and the state after the call, float32[B,D,N].
+    """
+    if past is None:
+        past = A.new_zeros(x.shape[0], *A.shape)
+    y, present = torch.ops.seqexport.selective_scan(x, dt, A, B, C, D, z, dt_bias, past, seq_lens, int(dt_softplus))
+    return y, present
+
+
 OP = Op(
     name="SelectiveScan",
     stem="selective_scan",

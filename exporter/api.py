@@ -1,0 +1,243 @@
+"""What ``import seqexport`` offers, each as one call; the command line is these calls with flags."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from seqexport.exporter.presets import HELD_OUT, resolve_source
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.backends import TORCH, backend_named
+from seqexport.runtimes.base import Runner
+from seqexport.runtimes.bundle import Bundle, open_bundle
+from seqexport.runtimes.contract import Logits, Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from transformers import PreTrainedModel
+
+    from seqexport.runtimes.comparison.accuracy import Original
+    from seqexport.runtimes.comparison.compare import Comparison
+    from seqexport.runtimes.comparison.verify import Check
+    from seqexport.runtimes.model import Model
+
+PathLike = str | os.PathLike[str]
+BackendName = Literal["torch", "ort", "trt"]
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+Stage = Callable[[str], AbstractContextManager[object]]
+
+
+def export(
+    model: PathLike | PreTrainedModel,
+    output: PathLike,
+    *,
+    target: Target = "portable",
+    dtype: str | None = None,
+    logits: Logits = "last",
+    max_len: int | None = None,
+    opset: int = 20,
+    passes: Sequence[ir.passes.PassBase] = (),
+    tokenizer: PathLike | None = None,
+    force: bool = False,
+    trust_remote_code: bool = False,
+    stage: Stage = lambda name: nullcontext(),
+) -> Bundle:
+    """Export a causal language model to a bundle: an ONNX file with explicit states, and the proof that it is right.
+
+    Args:
+        model: a checkpoint's folder, a Hugging Face hub id, ``preset:mamba`` or ``preset:transformer`` (small models
+            that ship inside), or a loaded transformers model, which stays as it is.
+        output: the bundle's folder; it appears whole or not at all.
+        target: ``portable`` for any ONNX Runtime, ``ort`` for the fastest in a stock one, ``tensorrt`` for engines
+            with our plugins.
+        dtype: of weights and activations: ``fp32``, ``fp16`` or ``bf16``; None: the checkpoint's.
+        logits: of each row's ``last`` valid token (generation), or of ``all`` (scoring).
+        max_len: the most tokens that a key/value cache can hold; None: the model's own limit.
+        opset: ONNX opset, 18 to 23.
+        passes: onnx-ir passes of your own, run on the finished graph.
+        tokenizer: the folder of a loaded model's tokenizer; a checkpoint's own folder is searched by itself.
+        force: replace ``output`` if it is a bundle already.
+        trust_remote_code: run the Python code that a checkpoint brings. Never done without this.
+        stage: called with the name of each step; the step runs inside the context manager that it gives.
+
+    Returns:
+        The bundle, opened.
+
+    Raises:
+        Error: the model cannot be loaded or exported, its own answers are not finite, or the output cannot be
+            written; nothing is left behind.
+    """
+    try:
+        from seqexport.exporter import pipeline
+    except ImportError as error:
+        raise UserError(f"exporting needs {error.name}: pip install 'seqexport[export]'") from error
+    from seqexport.runtimes.quiet import quiet
+
+    options = pipeline.ExportOptions(
+        model=os.fspath(model) if isinstance(model, (str, os.PathLike)) else model,
+        dtype=DTYPES.get(dtype, dtype) if dtype else None,
+        logits=logits,
+        opset=opset,
+        max_len=max_len,
+        target=target,
+        force=force,
+        trust_remote_code=trust_remote_code,
+    )
+    with quiet():
+        return pipeline.export(options, Path(output), stage)
+
+
+def load(
+    bundle: PathLike | Bundle,
+    backend: BackendName = "ort",
+    *,
+    device: Literal["cpu", "cuda"] | None = None,
+    threads: int | None = None,
+    plugins: bool | None = None,
+    original: str | None = None,
+    trust_remote_code: bool | None = None,
+) -> Model:
+    """Open a bundle on a backend, for text or for tokens and states.
+
+    Args:
+        bundle: its folder, or a bundle that is opened already.
+        backend: ``ort`` (ONNX Runtime), ``trt`` (TensorRT), or ``torch``, the PyTorch original itself.
+        device: of ``ort`` and ``torch``; default ``cpu``. ``trt`` is on the GPU.
+        threads: of ``ort`` and ``torch`` on a CPU; default: all cores that this process may use.
+        plugins: of ``ort``: False runs the ops' function bodies even where our compiled library could run them.
+        original: of ``torch``: a folder or hub id; default: where the bundle came from.
+        trust_remote_code: of ``torch``: run the Python code that the original brings.
+
+    Raises:
+        Error: the bundle is damaged or of another version, the backend is not to be had here, or an option is
+            another backend's.
+    """
+    from seqexport.runtimes.model import Model
+
+    given: dict[str, Any] = {"device": device, "threads": threads, "plugins": plugins}
+    return Model(_open(_bundle(bundle), backend, original, trust_remote_code=trust_remote_code, **given))
+
+
+def verify(
+    bundle: PathLike | Bundle,
+    backend: BackendName = "ort",
+    *,
+    device: Literal["cpu", "cuda"] | None = None,
+    threads: int | None = None,
+    plugins: bool | None = None,
+) -> list[Check]:
+    """Check that a bundle gives the original's answers on this machine, from what it has recorded of them.
+
+    Logits and states, after a whole prefill, a prefill in chunks, and along decode. PyTorch is not needed. The
+    arguments are those of ``load``.
+
+    Returns:
+        Every check, with its ``error``, PyTorch's own, what is ``allowed``, and whether it ``passed``.
+
+    Raises:
+        Error: the bundle has no reference or a damaged one, or it cannot be run here.
+    """
+    from seqexport.runtimes.comparison.reference import read_reference
+    from seqexport.runtimes.comparison.verify import verify
+
+    opened = _bundle(bundle)
+    reference = read_reference(opened.reference)
+    with backend_named(backend).open(opened, device=device, threads=threads, plugins=plugins) as runner:
+        return list(verify(runner, reference))
+
+
+def compare(
+    bundles: Sequence[PathLike | Bundle],
+    backends: Sequence[BackendName] = ("torch", "ort"),
+    *,
+    text: PathLike = HELD_OUT,
+    quick: bool = False,
+    device: Literal["cpu", "cuda"] | None = None,
+    threads: int | None = None,
+    plugins: bool | None = None,
+    original: str | None = None,
+    progress: Callable[[str], None] = lambda what: None,
+) -> Comparison:
+    """Compare backends with the PyTorch original: how exact they are, how fast, and what they keep in memory.
+
+    Args:
+        bundles: one, or two to set their curves side by side.
+        backends: what to run; ``torch`` is the original itself.
+        text: a held-out text, UTF-8; one ships inside.
+        quick: fewer and smaller measurements, for small models.
+        device, threads, plugins, original: as for ``load``, for those backends that take them.
+        progress: is told what happens next.
+
+    Returns:
+        All that was found; ``write_html(path)`` makes a page of it. Without PyTorch here, speed alone.
+
+    Raises:
+        Error: a bundle, the text or an original cannot be read. A backend that fails is a result like any other.
+    """
+    from seqexport.runtimes.comparison.compare import FULL, QUICK
+    from seqexport.runtimes.comparison.compare import compare as run
+    from seqexport.runtimes.quiet import quiet
+
+    opened = [_bundle(bundle) for bundle in bundles]
+    if not 1 <= len(opened) <= 2:
+        raise UserError(f"{len(opened)} bundles: compare one, or two side by side")
+    given = {"device": device, "threads": threads, "plugins": plugins}
+    with quiet():
+        openers, truth = _openers(backends, given, original)
+        options = QUICK if quick else FULL
+        return run(opened, openers, text=Path(text), original=truth, options=options, progress=progress)
+
+
+def _bundle(bundle: PathLike | Bundle) -> Bundle:
+    return bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+
+
+def _open(bundle: Bundle, backend: str, original: str | None, **options: Any) -> Runner:
+    if backend == TORCH.name:
+        options["source"] = resolve_source(original or bundle.contract.source.model)
+    elif original is not None:
+        options["original"] = original  # which the backend refuses by name
+    return backend_named(backend).open(bundle, **options)
+
+
+def _openers(
+    backends: Sequence[str], given: dict[str, Any], original: str | None
+) -> tuple[dict[str, Callable[[Bundle], Runner]], Original | None]:
+    """How to open each backend with what it takes of the options, and the original as the reference."""
+    chosen = {name: backend_named(name) for name in backends}
+    openers: dict[str, Callable[[Bundle], Runner]] = {
+        name: functools.partial(backend.open, **{key: given[key] for key in given.keys() & backend.options})
+        for name, backend in chosen.items()
+    }
+    try:
+        from seqexport.runtimes.comparison.original import fastest_threads, reference_runners
+        from seqexport.runtimes.pytorch.runner import TorchRunner
+    except ImportError:
+        return openers, None
+    load = _original_loader(original)
+    if TORCH.name in openers:
+
+        def open_torch(bundle: Bundle) -> Runner:
+            model, device = load(bundle), given["device"] or "cpu"
+            threads = given["threads"] or (fastest_threads(bundle, model) if device == "cpu" else None)
+            return TorchRunner(bundle, model, device=device, threads=threads)
+
+        openers[TORCH.name] = open_torch
+    return openers, reference_runners(load)
+
+
+def _original_loader(original: str | None) -> Callable[[Bundle], PreTrainedModel]:
+    """Loads a bundle's original in the bundle's dtype, once."""
+    from seqexport.runtimes.pytorch.checkpoint import load_original
+
+    @functools.cache
+    def load(recorded: str, dtype: str) -> PreTrainedModel:
+        return load_original(resolve_source(original or recorded), dtype=dtype)
+
+    return lambda bundle: load(bundle.contract.source.model, bundle.contract.dtype)

@@ -1,0 +1,86 @@
+"""A bundle's chat template: from messages to the prompt that the model was trained on.
+
+Templates are Jinja as transformers writes it, with the same names, run in the same kind of sandbox.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.bundle import Bundle
+
+TEMPLATE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+Message = Mapping[str, Any]
+"""As in ``{"role": "user", "content": "..."}``; roles are the template's."""
+
+
+def chat_prompt(bundle: Bundle, messages: Sequence[Message]) -> str:
+    """The messages as one text, ending where the model's answer begins.
+
+    Raises:
+        UserError: the bundle has no chat template, or it refuses the messages.
+    """
+    settings = _settings(bundle)
+    source = _template(bundle, settings)
+    try:
+        template = _environment().from_string(source)
+        return template.render(messages=list(messages), add_generation_prompt=True, **_special_tokens(settings))
+    except (TemplateError, TypeError, ValueError, KeyError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{bundle.name}: its chat template refuses the messages: {reason}") from error
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = _to_json
+    environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: f"{datetime.datetime.now():{form}}"}
+    return environment
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _settings(bundle: Bundle) -> dict[str, Any]:
+    if SETTINGS not in bundle.contract.files:
+        return {}
+    try:
+        settings = json.loads((bundle.path / SETTINGS).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{bundle.path / SETTINGS}: cannot be read ({error}); export the model again") from error
+    return settings if isinstance(settings, dict) else {}
+
+
+def _template(bundle: Bundle, settings: Mapping[str, Any]) -> str:
+    """The template's own file, else the settings' entry: a text, or several by name of which ``default`` counts."""
+    if TEMPLATE in bundle.contract.files:
+        return (bundle.path / TEMPLATE).read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        template = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}.get(
+            "default"
+        )
+    if not isinstance(template, str):
+        raise UserError(
+            f"{bundle.name} has no chat template, as base models have none; give it a prompt, or export a chat model"
+        )
+    return template
+
+
+def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+    found = {name: settings.get(name) for name in SPECIAL_TOKENS}
+    return {name: str(token["content"] if isinstance(token, dict) else token) for name, token in found.items() if token}

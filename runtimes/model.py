@@ -1,0 +1,133 @@
+"""A bundle opened on a backend: text in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from seqexport.runtimes.base import Closing, Runner, Session
+from seqexport.runtimes.chat import Message, chat_prompt
+from seqexport.runtimes.generate import Sampling, new_tokens
+from seqexport.runtimes.tokenizer import BundleTokenizer
+
+MAX_NEW_TOKENS = 128
+
+
+class Model(Closing):
+    """A bundle opened on a backend; ``seqexport.load`` makes one. Close it, or use it in a ``with`` statement.
+
+    Attributes:
+        bundle: what was opened.
+        tokenizer: the bundle's, to encode and decode text.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner, self.bundle = runner, runner.bundle
+        self._tokenizer: BundleTokenizer | None = None
+
+    @property
+    def description(self) -> str:
+        """Backend, version, device, and what computes our ops."""
+        return self._runner.description
+
+    @property
+    def tokenizer(self) -> BundleTokenizer:
+        if self._tokenizer is None:
+            self._tokenizer = BundleTokenizer(self.bundle)
+        return self._tokenizer
+
+    def session(self, batch: int = 1, capacity: int | None = None) -> Session:
+        """Empty states for ``batch`` rows of tokens. Sessions share the model's weights.
+
+        Args:
+            capacity: tokens that a row may hold; default: all that the bundle allows.
+        """
+        return self._runner.session(batch, capacity)
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Continue a prompt, and give each piece of text as soon as it is whole characters.
+
+        Args:
+            prompt: the text to continue.
+            max_new_tokens: stop after so many; an end-of-text token or a full cache stops sooner.
+            temperature: 0 always takes the likeliest token.
+            top_k: choose among the k likeliest; 0: all.
+            top_p: choose among the likeliest that together reach this probability.
+            seed: the same seed gives the same text.
+
+        Raises:
+            Error: the bundle has no tokenizer, the prompt is empty or longer than the capacity, an argument is out of
+                range, or the model's answers are not finite.
+        """
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        ids = self.tokenizer.encode(prompt)
+        return (piece for _, piece in self._pieces([ids], max_new_tokens, sampling))
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Continue each prompt; several run as one batch, and each gives what it gives alone.
+
+        The arguments are those of ``stream``.
+
+        Returns:
+            The new text of each prompt, without the prompt.
+        """
+        ids = [self.tokenizer.encode(each) for each in ([prompts] if isinstance(prompts, str) else prompts)]
+        texts = ["" for _ in ids]
+        for row, piece in self._pieces(ids, max_new_tokens, Sampling(temperature, top_k, top_p, seed)):
+            texts[row] += piece
+        return texts
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """The next message of a conversation, piece by piece, by the bundle's chat template.
+
+        Args:
+            messages: as in ``[{"role": "system", "content": "..."}, {"role": "user", "content": "..."}]``.
+
+        The other arguments and the errors are those of ``stream``.
+
+        Raises:
+            Error: the bundle has no chat template, or it refuses the messages.
+        """
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        ids = self.tokenizer.encode(chat_prompt(self.bundle, messages), special_tokens=False)
+        return (piece for _, piece in self._pieces([ids], max_new_tokens, sampling))
+
+    def _pieces(self, ids: list[list[int]], max_new_tokens: int, sampling: Sampling) -> Iterator[tuple[int, str]]:
+        """New text as it comes, with the row of its prompt."""
+        streams = [self.tokenizer.stream() for _ in ids]
+        for row, token in new_tokens(self._runner, ids, max_new_tokens=max_new_tokens, sampling=sampling):
+            if piece := streams[row].push(token):
+                yield row, piece
+        for row, stream in enumerate(streams):
+            if rest := stream.finish():
+                yield row, rest
+
+    def close(self) -> None:
+        """Give back the backend's memory."""
+        self._runner.close()

@@ -1,0 +1,5 @@
+"""``python -m seqexport``"""
+
+from seqexport.exporter.cli import main
+
+main()

@@ -1,0 +1,52 @@
+"""Every code block of README.md and docs/ runs, in the order of its page, in one folder; or a comment says why not."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
+RUNS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+SHOWN = {"text", "json", "yaml", "cpp"}
+"""What a page shows and nobody runs."""
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    code: str
+    why: str
+    """Why it is not run; empty where it is."""
+
+
+def blocks(page: Path) -> list[Block]:
+    return [
+        Block(found["language"], found["code"], found["why"] or "")
+        for found in BLOCK.finditer(page.read_text(encoding="utf-8"))
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_blocks_run(page: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    for block in blocks(page):
+        if block.why or block.language in SHOWN:
+            continue
+        assert block.language in RUNS, f"{page.name} has a block in {block.language!r}, which nothing runs"
+        done = subprocess.run(
+            [*RUNS[block.language], block.code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{page.name}:\n{block.code}\n{done.stdout}{done.stderr}"
+
+
+def test_a_block_that_is_not_run_says_why() -> None:
+    fences = {page.name: page.read_text(encoding="utf-8").count("\n```") for page in PAGES}
+    assert {page.name: 2 * len(blocks(page)) for page in PAGES} == fences
