@@ -14,7 +14,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.backends import TORCH, backend_named
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import Bundle, open_bundle
-from seqexport.runtimes.contract import Logits, Target
+from seqexport.runtimes.manifest import Logits, Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -200,7 +200,7 @@ def _bundle(bundle: PathLike | Bundle) -> Bundle:
 
 def _open(bundle: Bundle, backend: str, original: str | None, **options: Any) -> Runner:
     if backend == TORCH.name:
-        options["source"] = resolve_source(original or bundle.contract.source.model)
+        options["source"] = resolve_source(original or bundle.manifest.source.model)
     elif original is not None:
         options["original"] = original  # which the backend refuses by name
     return backend_named(backend).open(bundle, **options)
@@ -240,4 +240,4 @@ def _original_loader(original: str | None) -> Callable[[Bundle], PreTrainedModel
     def load(recorded: str, dtype: str) -> PreTrainedModel:
         return load_original(resolve_source(original or recorded), dtype=dtype)
 
-    return lambda bundle: load(bundle.contract.source.model, bundle.contract.dtype)
+    return lambda bundle: load(bundle.manifest.source.model, bundle.manifest.dtype)

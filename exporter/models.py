@@ -12,9 +12,9 @@ from types import FunctionType
 from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
-from seqexport.exporter.hooks.rotary import switch_length, switching
+from seqexport.exporter.patches.rotary import switch_length, switching
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.contract import Family, StateSpec
+from seqexport.runtimes.manifest import Family, StateSpec
 
 PRESETS = {name: Path(__file__).parent / "presets" / name for name in ("mamba", "transformer")}
 

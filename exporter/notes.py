@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from transformers import PreTrainedModel
 
 from seqexport.exporter import models
-from seqexport.runtimes.contract import Target, dtype_name
+from seqexport.runtimes.manifest import Target, dtype_name
 from seqexport.runtimes.pytorch.checkpoint import local_folder
 from seqexport.runtimes.pytorch.files import CONFIG, read_json
 

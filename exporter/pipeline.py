@@ -43,15 +43,16 @@ from seqexport.runtimes.bundle import (
     check_destination,
     open_bundle,
     sha256,
-    write_contract,
+    write_manifest,
     writing,
 )
 from seqexport.runtimes.comparison.reference import record, write_reference
-from seqexport.runtimes.contract import (
+from seqexport.runtimes.encoding import readable
+from seqexport.runtimes.manifest import (
     FORMAT_VERSION,
     Axis,
-    Contract,
     Logits,
+    Manifest,
     Role,
     Source,
     StateSpec,
@@ -59,7 +60,6 @@ from seqexport.runtimes.contract import (
     TensorSpec,
     dtype_name,
 )
-from seqexport.runtimes.encoding import readable
 from seqexport.runtimes.pytorch.checkpoint import load_original, local_folder
 from seqexport.runtimes.pytorch.runner import TorchRunner
 
@@ -144,16 +144,16 @@ def export(
         for each in PASSES[options.target]:
             each(graph)
         ops |= _our_ops(graph)
-    contract = _contract(options, model, graph, specs, ops, capacity, clamped)
+    manifest = _manifest(options, model, graph, specs, ops, capacity, clamped)
     try:
-        return _write(output, contract, graph, model, local_folder(source), tokenizer, stage)
+        return _write(output, manifest, graph, model, local_folder(source), tokenizer, stage)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
 
 
 def _write(
     output: Path,
-    contract: Contract,
+    manifest: Manifest,
     graph: ir.Model,
     model: PreTrainedModel,
     checkpoint: Path,
@@ -170,10 +170,10 @@ def _write(
             if tokenizer is not None and tokenizer.content is not None:
                 (folder / TOKENIZER).write_text(tokenizer.content, encoding="utf-8")
         with stage("record the original's answers"):
-            _record(Bundle(folder, contract), model)
+            _record(Bundle(folder, manifest), model)
         with stage("seal"):
             files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-            write_contract(folder, msgspec.structs.replace(contract, files=files))
+            write_manifest(folder, msgspec.structs.replace(manifest, files=files))
     return open_bundle(output, check_files=False)
 
 
@@ -194,7 +194,7 @@ def _our_ops(graph: ir.Model) -> dict[str, int]:
     return dict(Counter(node.op_type for node in graph.graph.all_nodes() if is_in(DOMAIN, node)))
 
 
-def _contract(
+def _manifest(
     options: ExportOptions,
     model: PreTrainedModel,
     graph: ir.Model,
@@ -202,9 +202,9 @@ def _contract(
     ops: dict[str, int],
     capacity: int,
     clamped: Sequence[str],
-) -> Contract:
+) -> Manifest:
     family, limit = models.family_of(specs), models.position_limit(model)
-    return Contract(
+    return Manifest(
         format_version=FORMAT_VERSION,
         architecture=model.config.model_type,
         family=family,

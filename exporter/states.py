@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.contract import Leaf, StateAxis, StateSpec, dtype_name
+from seqexport.runtimes.manifest import StateAxis, StateKind, StateSpec, dtype_name
 
-Key = tuple[int, Leaf]
+Key = tuple[int, StateKind]
 
 
 class GraphStates(Cache):
@@ -43,22 +43,24 @@ class GraphStates(Cache):
         self._discovering = past is None
         self._past, self._present, self._kept, self._new_keys = past or {}, {}, set(), None
 
-    def past(self, layer: int, leaf: Leaf, shape: tuple[StateAxis, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
+    def past(
+        self, layer: int, kind: StateKind, shape: tuple[StateAxis, ...], like: Tensor, dtype: torch.dtype
+    ) -> Tensor:
         """A state's value before this call; ``shape`` has the axes ``batch`` and ``max_len`` by name."""
         if self._discovering:
-            if (layer, leaf) in self.specs:
-                raise UserError(f"layer {layer} reads its {leaf} twice in one call; this is not supported")
-            self.specs[layer, leaf] = StateSpec(layer=layer, leaf=leaf, shape=shape, dtype=dtype_name(dtype))
+            if (layer, kind) in self.specs:
+                raise UserError(f"layer {layer} reads its {kind} twice in one call; this is not supported")
+            self.specs[layer, kind] = StateSpec(layer=layer, kind=kind, shape=shape, dtype=dtype_name(dtype))
             sizes = {"batch": like.shape[0], "max_len": like.shape[1]}
             zeros = like.new_zeros([sizes[n] if isinstance(n, str) else n for n in shape], dtype=dtype)
-            self._past[layer, leaf] = zeros
-        return self._past[layer, leaf]
+            self._past[layer, kind] = zeros
+        return self._past[layer, kind]
 
-    def store(self, layer: int, leaf: Leaf, value: Tensor) -> None:
+    def store(self, layer: int, kind: StateKind, value: Tensor) -> None:
         """A state's value after this call."""
-        if (layer, leaf) in self._present:
-            raise UserError(f"layer {layer} updates its {leaf} twice in one call; this is not supported")
-        self._present[layer, leaf] = value
+        if (layer, kind) in self._present:
+            raise UserError(f"layer {layer} updates its {kind} twice in one call; this is not supported")
+        self._present[layer, kind] = value
 
     @property
     def present(self) -> list[Tensor]:
@@ -79,11 +81,11 @@ class GraphStates(Cache):
         Raises:
             UserError: naming the layer and what it keeps.
         """
-        for layer, leaf in sorted((self._kept | self._present.keys()) - self.specs.keys()):
-            raise UserError(f"layer {layer} computes its {leaf} in a way that none of our ops does")
-        for (layer, leaf), past in self._past.items():
-            if self._present[layer, leaf].shape != past.shape:
-                raise UserError(f"layer {layer} gives its {leaf} in another shape; this is not supported")
+        for layer, kind in sorted((self._kept | self._present.keys()) - self.specs.keys()):
+            raise UserError(f"layer {layer} computes its {kind} in a way that none of our ops does")
+        for (layer, kind), past in self._past.items():
+            if self._present[layer, kind].shape != past.shape:
+                raise UserError(f"layer {layer} gives its {kind} in another shape; this is not supported")
         if not self.specs:
             raise UserError("it keeps no states in its cache that the exporter knows")
 

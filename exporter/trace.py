@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
-from seqexport.exporter.hooks import hooked
 from seqexport.exporter.layers import LayerStack, layer_stack, representatives_only
 from seqexport.exporter.passes.cancel_transposes import cancel_transposes
 from seqexport.exporter.passes.fold_parameters import fold_parameters
 from seqexport.exporter.passes.repeat_layers import CannotRepeat, repeat_layers
 from seqexport.exporter.passes.simplify import simplify
+from seqexport.exporter.patches import hooked
 from seqexport.exporter.states import GraphStates
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN, OPS, VERSION, Op
 from seqexport.plugins.ops.op import TYPES
-from seqexport.runtimes.contract import StateSpec
+from seqexport.runtimes.manifest import StateSpec
 
 BATCH, SEQ, MAX_LEN = 2, 3, 7
 """Sizes of the example inputs: all different and above 1, or torch.export takes them for constants."""
@@ -117,7 +117,7 @@ def _tidy(graph: ir.Model) -> None:
 
 def _trace(model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, last_only: bool) -> ir.Model:
     states = GraphStates()
-    states.specs = {(spec.layer, spec.leaf): spec for spec in specs}
+    states.specs = {(spec.layer, spec.kind): spec for spec in specs}
     sizes = {"batch": BATCH, "max_len": MAX_LEN}
     past = [_example(spec, sizes) for spec in specs]
     lens = torch.full((BATCH,), SEQ, dtype=torch.int32)

@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.contract import Contract
+from seqexport.runtimes.manifest import Manifest
 
 Tokens = NDArray[np.int64]
 Lengths = NDArray[np.int32]
@@ -43,15 +43,15 @@ class Session(Closing):
         lengths: int32[batch], tokens that each row holds now.
     """
 
-    def __init__(self, contract: Contract, batch: int, capacity: int) -> None:
+    def __init__(self, manifest: Manifest, batch: int, capacity: int) -> None:
         if batch < 1:
             raise UserError(f"batch size {batch}: expected at least 1")
-        if contract.capacity is not None and capacity > contract.capacity:
+        if manifest.capacity is not None and capacity > manifest.capacity:
             raise UserError(
-                f"capacity of {capacity} tokens: the bundle was exported for at most {contract.capacity}; "
-                f"shorten the prompt{contract.or_hold_more}"
+                f"capacity of {capacity} tokens: the bundle was exported for at most {manifest.capacity}; "
+                f"shorten the prompt{manifest.or_hold_more}"
             )
-        self.contract, self.batch, self.capacity = contract, batch, capacity
+        self.manifest, self.batch, self.capacity = manifest, batch, capacity
         self.lengths: Lengths = np.zeros(batch, np.int32)
 
     def prefill(self, tokens: Tokens, seq_lens: Lengths | None = None) -> Floats:
@@ -84,19 +84,19 @@ class Session(Closing):
             seq_lens = np.asarray(seq_lens, np.int32)
             if seq_lens.shape != (self.batch,) or seq_lens.min() < 0 or seq_lens.max() > length:
                 raise UserError(f"seq_lens {seq_lens.tolist()}: expected {self.batch} values from 0 to {length}")
-        if tokens.view(np.uint64).max() >= self.contract.vocab_size:  # as which a negative one is huge
-            bad = tokens[(tokens < 0) | (tokens >= self.contract.vocab_size)][0]
-            raise UserError(f"token {bad}: outside the vocabulary of {self.contract.vocab_size}")
+        if tokens.view(np.uint64).max() >= self.manifest.vocab_size:  # as which a negative one is huge
+            bad = tokens[(tokens < 0) | (tokens >= self.manifest.vocab_size)][0]
+            raise UserError(f"token {bad}: outside the vocabulary of {self.manifest.vocab_size}")
         self._check_capacity(seq_lens)
         return seq_lens
 
     def _check_capacity(self, seq_lens: Lengths) -> None:
-        if self.contract.capacity is None:
+        if self.manifest.capacity is None:
             return
         longest = int((self.lengths + seq_lens).max())
         if longest > self.capacity:
-            full = self.capacity >= self.contract.capacity
-            more = self.contract.or_hold_more if full else ", or give the session a larger capacity"
+            full = self.capacity >= self.manifest.capacity
+            more = self.manifest.or_hold_more if full else ", or give the session a larger capacity"
             raise UserError(
                 f"{longest} tokens in a row: this session's cache holds {self.capacity}; shorten the prompt{more}"
             )
@@ -109,7 +109,7 @@ class Session(Closing):
         """
         lengths = np.asarray(lengths, np.int32)
         self._check_capacity(lengths - self.lengths)
-        for spec in self.contract.states:
+        for spec in self.manifest.states:
             held = states[spec.past_name].shape[2] if spec.grows else 0
             if held > self.capacity:
                 raise UserError(f"{spec.past_name}: {held} tokens, the session holds {self.capacity}")
@@ -121,7 +121,7 @@ class Session(Closing):
 
     @abstractmethod
     def read_states(self) -> States:
-        """Every state by its ``past_key_values.<layer>.<leaf>`` name; caches cut to the longest row's length."""
+        """Every state by its ``past_key_values.<layer>.<kind>`` name; caches cut to the longest row's length."""
 
     @abstractmethod
     def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
@@ -134,7 +134,7 @@ class Runner(Closing):
     backend: ClassVar[str]
 
     def __init__(self, bundle: Bundle) -> None:
-        self.bundle, self.contract = bundle, bundle.contract
+        self.bundle, self.manifest = bundle, bundle.manifest
 
     @property
     @abstractmethod

@@ -1,7 +1,7 @@
 """A bundle: the folder that an export writes and every runtime opens.
 
 model.onnx, model.onnx.data   the graph and its weights
-seqexport.json                the contract (contract.py)
+seqexport.json                the manifest (manifest.py)
 tokenizer.json, ...           the checkpoint's tokenizer, if it has one that can be read
 reference.safetensors         recorded inputs, and what the PyTorch original made of them (comparison/reference.py)
 engines/                      TensorRT engines built from it
@@ -22,11 +22,11 @@ import msgspec
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import external_data
-from seqexport.runtimes.contract import FORMAT_VERSION, Contract
 from seqexport.runtimes.encoding import readable
 from seqexport.runtimes.links import is_inside
+from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest
 
-CONTRACT = "seqexport.json"
+MANIFEST = "seqexport.json"
 MODEL = "model.onnx"
 REFERENCE = "reference.safetensors"
 
@@ -40,7 +40,7 @@ class Bundle:
     """An opened bundle. Paths are inside its folder, and every file matches its recorded sha256."""
 
     path: Path
-    contract: Contract
+    manifest: Manifest
 
     @property
     def model(self) -> Path:
@@ -54,7 +54,7 @@ class Bundle:
     def tokenizer(self) -> Path | None:
         """The ``tokenizer.json`` that the checkpoint came with, or that was made of its older files."""
         path = self.path / "tokenizer.json"
-        return path if path.name in self.contract.files else None
+        return path if path.name in self.manifest.files else None
 
     @property
     def name(self) -> str:
@@ -71,21 +71,21 @@ def open_bundle(path: str | os.PathLike[str], *, check_files: bool = True) -> Bu
         BundleError: naming the file, what was expected, what came, and what to do.
     """
     folder = Path(path)
-    contract = _read_contract(folder)
+    manifest = _read_manifest(folder)
     if check_files:
-        for name, expected in contract.files.items():
+        for name, expected in manifest.files.items():
             _check_file(folder, name, expected)
-        _check_weights(folder, contract)
-    return Bundle(folder, contract)
+        _check_weights(folder, manifest)
+    return Bundle(folder, manifest)
 
 
-def _read_contract(folder: Path) -> Contract:
-    file = folder / CONTRACT
+def _read_manifest(folder: Path) -> Manifest:
+    file = folder / MANIFEST
     try:
         data = file.read_bytes()
     except OSError as error:
         raise BundleError(
-            f"{folder} is not a bundle: cannot read {CONTRACT} ({error.strerror}); "
+            f"{folder} is not a bundle: cannot read {MANIFEST} ({error.strerror}); "
             "make one with: seqexport onnx --model CHECKPOINT -o FOLDER"
         ) from error
     try:
@@ -95,7 +95,7 @@ def _read_contract(folder: Path) -> Contract:
                 f"{file}: format version {version}, this seqexport reads {FORMAT_VERSION}; "
                 + ("upgrade seqexport" if version > FORMAT_VERSION else "export the model again")
             )
-        return msgspec.json.decode(data, type=Contract)
+        return msgspec.json.decode(data, type=Manifest)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise BundleError(f"{file} is damaged: {reason}; export the model again") from error
@@ -108,7 +108,7 @@ class _Version(msgspec.Struct):
 def _check_file(folder: Path, name: str, expected: str) -> None:
     file = folder / name
     if not is_inside(folder, name):
-        raise BundleError(f"{folder / CONTRACT}: file {name!r} lies outside the bundle; put the file itself into it")
+        raise BundleError(f"{folder / MANIFEST}: file {name!r} lies outside the bundle; put the file itself into it")
     try:
         actual = sha256(file)
     except OSError as error:
@@ -120,14 +120,14 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
         )
 
 
-def _check_weights(folder: Path, contract: Contract) -> None:
+def _check_weights(folder: Path, manifest: Manifest) -> None:
     """The graph could name any file of the system as the place of its weights."""
     if not (folder / MODEL).is_file():
         return
     for name in sorted(external_data.locations(folder / MODEL)):
-        if name not in contract.files:
+        if name not in manifest.files:
             raise BundleError(
-                f"{folder / MODEL}: has weights in {name!r}, which {CONTRACT} does not name as a file of the bundle; "
+                f"{folder / MODEL}: has weights in {name!r}, which {MANIFEST} does not name as a file of the bundle; "
                 "export the model again"
             )
 
@@ -154,7 +154,7 @@ def check_destination(path: Path, *, force: bool) -> None:
     if not path.exists():
         return
     empty = path.is_dir() and not any(path.iterdir())
-    is_bundle = (path / CONTRACT).is_file()
+    is_bundle = (path / MANIFEST).is_file()
     if not empty and not is_bundle:
         raise BundleError(f"{path} exists and is not a bundle; it is left as it is: choose another -o FOLDER")
     if is_bundle and not force:
@@ -195,5 +195,5 @@ def _swap(work: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def write_contract(folder: Path, contract: Contract) -> None:
-    (folder / CONTRACT).write_bytes(msgspec.json.format(msgspec.json.encode(contract), indent=2))
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))

@@ -56,7 +56,7 @@ def _raise(message: str) -> NoReturn:
 
 
 def _settings(bundle: Bundle) -> dict[str, Any]:
-    if SETTINGS not in bundle.contract.files:
+    if SETTINGS not in bundle.manifest.files:
         return {}
     try:
         settings = json.loads((bundle.path / SETTINGS).read_bytes())
@@ -67,7 +67,7 @@ def _settings(bundle: Bundle) -> dict[str, Any]:
 
 def _template(bundle: Bundle, settings: Mapping[str, Any]) -> str:
     """The template's own file, else the settings' entry: a text, or several by name of which ``default`` counts."""
-    if TEMPLATE in bundle.contract.files:
+    if TEMPLATE in bundle.manifest.files:
         return (bundle.path / TEMPLATE).read_text(encoding="utf-8")
     template = settings.get("chat_template")
     if isinstance(template, list):

@@ -12,6 +12,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Runner, Tokens
 from seqexport.runtimes.finite import ADVICE, not_finite
 
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen from the logits.
@@ -82,13 +83,13 @@ def new_tokens(
         for made in range(1, max_new_tokens + 1):
             chosen = np.zeros(len(prompts), np.int64)
             for row in np.flatnonzero(alive):
-                check_logits(runner, logits[row], f"prompt {row + 1} after {s.lengths[row]} tokens")
+                check_logits(runner, logits[row], f"prompt {row + 1} after {session.lengths[row]} tokens")
                 token = sampling.choose(logits[row], rngs[row])
-                alive[row] = token not in runner.contract.eos_token_ids
+                alive[row] = token not in runner.manifest.eos_token_ids
                 if alive[row]:
                     chosen[row] = token
                     yield int(row), token
-            if runner.contract.capacity is not None:
+            if runner.manifest.capacity is not None:
                 alive &= session.lengths < session.capacity
             if not alive.any() or made == max_new_tokens:
                 return
@@ -97,7 +98,7 @@ def new_tokens(
 
 def _capacity(runner: Runner, longest: int, max_new_tokens: int) -> int:
     """Tokens that a session must hold: the longest prompt and what comes after it, as far as the bundle allows."""
-    limit, wanted = runner.contract.capacity, longest + max_new_tokens
+    limit, wanted = runner.manifest.capacity, longest + max_new_tokens
     return wanted if limit is None else max(min(wanted, limit), longest)
 
 
@@ -108,7 +109,7 @@ def check_logits(runner: Runner, logits: Floats, where: str) -> None:
         UserError: how many values, and what may help.
     """
     if told := not_finite(logits):
-        dtype = runner.contract.dtype
+        dtype = runner.manifest.dtype
         raise UserError(f"the logits of {where} are not finite on {runner.backend} in {dtype}: {told}; {ADVICE[dtype]}")
 
 

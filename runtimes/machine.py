@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from seqexport.plugins.cores import usable_cores
-from seqexport.runtimes.contract import Record
+from seqexport.runtimes.manifest import Record
 
 PACKAGES = ("seqexport", "torch", "transformers", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy")
 

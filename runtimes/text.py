@@ -36,8 +36,8 @@ def read_rows(path: Path, bundle: Bundle, *, rows: int, prompt: int, tokens: int
     if len(ids) < given:
         raise UserError(f"{path}: {len(ids)} tokens; the comparison needs {given}: give a longer text")
     largest = max(int(ids.max()), int(before.max(initial=0)))
-    if largest >= bundle.contract.vocab_size:
-        raise UserError(f"{bundle.name}: its tokenizer gives token {largest}, outside its {bundle.contract.vocab_size}")
+    if largest >= bundle.manifest.vocab_size:
+        raise UserError(f"{bundle.name}: its tokenizer gives token {largest}, outside its {bundle.manifest.vocab_size}")
     first = np.linspace(0, len(ids) - given, rows).astype(int)
     read = max(prompt - len(before), 0)
     length = sum(int(starts[i + given] - starts[i + read]) for i in first)
@@ -55,9 +55,9 @@ def _read(path: Path) -> str:
 def _tokenize(text: str, path: Path, bundle: Bundle) -> tuple[Tokens, Tokens, Tokens]:
     """What comes before every text, the text's tokens, and the byte at which each starts, with the end as one more."""
     if bundle.tokenizer is None:
-        if bundle.contract.vocab_size < 256:
+        if bundle.manifest.vocab_size < 256:
             raise UserError(
-                f"{bundle.name} has no tokenizer, and its {bundle.contract.vocab_size} tokens cannot be "
+                f"{bundle.name} has no tokenizer, and its {bundle.manifest.vocab_size} tokens cannot be "
                 "bytes; export a checkpoint with a tokenizer"
             )
         data = np.frombuffer(text.encode(), np.uint8).astype(np.int64)

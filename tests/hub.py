@@ -19,4 +19,4 @@ def in_hub_cache(bundle: Bundle, root: Path) -> Bundle:
         blob = blobs / hashlib.sha256(file.read_bytes()).hexdigest()
         shutil.copyfile(file, blob)
         (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
-    return Bundle(snapshot, bundle.contract)
+    return Bundle(snapshot, bundle.manifest)

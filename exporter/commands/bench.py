@@ -65,7 +65,7 @@ def command(
     if output is not None and not output.resolve().parent.is_dir():
         raise UserError(f"-o {output}: the folder {output.resolve().parent} does not exist")
     opened = open_bundle(bundle)
-    source = source_of(original, opened.contract.source.model) if backend == "torch" else None
+    source = source_of(original, opened.manifest.source.model) if backend == "torch" else None
     console = open_console()
     with (
         console.status("") as status,

@@ -84,12 +84,12 @@ def command(bundle: Path, timing_cache: Path | None, **given: object) -> None:
       seqexport build my-model --maxShapes input_ids:8x4096 --timingCacheFile timings.cache
       seqexport build my-portable-model --no-plugins
     """
-    from seqexport.runtimes.bundle import CONTRACT, MODEL, open_bundle
+    from seqexport.runtimes.bundle import MANIFEST, MODEL, open_bundle
     from seqexport.runtimes.trt.engine import build, build_plain
 
     options = _options(timing_cache, given)
     console = open_console(stderr=True)
-    if bundle.name == MODEL and (bundle.parent / CONTRACT).is_file():
+    if bundle.name == MODEL and (bundle.parent / MANIFEST).is_file():
         bundle = bundle.parent
     if bundle.suffix == ".onnx" and bundle.is_file():
         console.print(f"{escape(str(bundle))} is no bundle of ours: plain TensorRT builds it as it is", highlight=False)

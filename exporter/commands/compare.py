@@ -146,10 +146,10 @@ def _loader(original: str | None) -> Callable[[Bundle], Any]:
     loaded: dict[Any, Any] = {}
 
     def load(bundle: Bundle) -> Any:
-        contract = bundle.contract
-        key = contract.source.model, contract.dtype, contract.source.clamped
+        manifest = bundle.manifest
+        key = manifest.source.model, manifest.dtype, manifest.source.clamped
         if key not in loaded:
-            loaded[key] = load_original_of(bundle, source_of(original, contract.source.model))
+            loaded[key] = load_original_of(bundle, source_of(original, manifest.source.model))
         return loaded[key]
 
     return load

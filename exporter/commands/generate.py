@@ -63,7 +63,7 @@ def command(
 
     opened = open_bundle(bundle)
     tokenizer = BundleTokenizer(opened)
-    source = source_of(original, opened.contract.source.model) if backend == "torch" else None
+    source = source_of(original, opened.manifest.source.model) if backend == "torch" else None
     options = {"device": device, "threads": threads, "source": source, "no_plugins": no_plugins}
     with open_runner(backend, opened, **options) as runner:  # type: ignore[arg-type]
         _print_continuations(runner, tokenizer, prompts, max_new_tokens, Sampling(**sampling))  # type: ignore[arg-type]

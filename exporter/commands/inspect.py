@@ -15,7 +15,7 @@ from seqexport.runtimes.tables import FittedTable, open_console
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle
-    from seqexport.runtimes.contract import Contract, Target, TensorSpec
+    from seqexport.runtimes.manifest import Manifest, Target, TensorSpec
 
 NO_ENGINES: dict[Target, str] = {
     "portable": "none; TensorRT 10 and newer build one with: seqexport build",
@@ -26,7 +26,7 @@ NO_ENGINES: dict[Target, str] = {
 
 @click.command("inspect", short_help="Show what a bundle is and holds.")
 @bundle_argument
-@click.option("--json", "as_json", is_flag=True, help="Print the contract as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(bundle: Path, as_json: bool) -> None:
     """Show what BUNDLE is: the model, its inputs, outputs and states, its ops, its files. Checks every file's hash.
 
@@ -40,16 +40,16 @@ def command(bundle: Path, as_json: bool) -> None:
 
     opened = open_bundle(bundle)
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(opened.contract), indent=2))
+        click.echo(json.dumps(msgspec.to_builtins(opened.manifest), indent=2))
     else:
-        contract = opened.contract
-        open_console().print(Group(_facts(opened), _interface(contract), _states(contract), _files(opened)))
+        manifest = opened.manifest
+        open_console().print(Group(_facts(opened), _interface(manifest), _states(manifest), _files(opened)))
 
 
 def _facts(bundle: Bundle) -> FittedTable:
     from seqexport.runtimes.trt.record import engines_of
 
-    c, clamped = bundle.contract, bundle.contract.source.clamped
+    c, clamped = bundle.manifest, bundle.manifest.source.clamped
     engines = "; ".join(f"{record.platform}, {record.date}" for record in engines_of(bundle))
     table = FittedTable(title=escape(str(bundle.path)), title_justify="left", show_header=False, box=None)
     ops = ", ".join(f"{count} {name}" for name, count in c.ops.items())
@@ -74,11 +74,11 @@ def _facts(bundle: Bundle) -> FittedTable:
     return table
 
 
-def _interface(contract: Contract) -> FittedTable:
+def _interface(manifest: Manifest) -> FittedTable:
     table = FittedTable(title="Inputs and outputs (states are listed below)", title_justify="left")
     for name in ("name", "dtype", "shape", "role"):
         table.add_column(name)
-    for spec in (*contract.inputs, *contract.outputs):
+    for spec in (*manifest.inputs, *manifest.outputs):
         if spec.role not in ("past", "present"):
             table.add_row(spec.name, spec.dtype, _shape(spec), spec.role)
     return table
@@ -88,20 +88,20 @@ def _shape(spec: TensorSpec) -> str:
     return f"\\[{', '.join(map(str, spec.shape))}]"
 
 
-def _states(contract: Contract) -> FittedTable:
+def _states(manifest: Manifest) -> FittedTable:
     table = FittedTable(
         title="States: past_key_values.<layer>.<state> in, present.<layer>.<state> out", title_justify="left"
     )
     for name in ("state", "layers", "dtype", "shape", "grows"):
         table.add_column(name)
     kinds: dict[Any, list[int]] = {}
-    for spec in contract.states:
-        kinds.setdefault((spec.leaf, spec.dtype, spec.shape, spec.grows), []).append(spec.layer)
-    for (leaf, dtype, shape, grows), layers in kinds.items():
+    for spec in manifest.states:
+        kinds.setdefault((spec.kind, spec.dtype, spec.shape, spec.grows), []).append(spec.layer)
+    for (kind, dtype, shape, grows), layers in kinds.items():
         where = f"{layers[0]} to {layers[-1]}" if len(layers) == layers[-1] - layers[0] + 1 > 1 else str(layers)[1:-1]
-        table.add_row(leaf, where, dtype, f"\\[{', '.join(map(str, shape))}]", "with tokens" if grows else "no")
-    lengths = [n for n in (1, 1024, 8192, 65536) if contract.capacity is None or n <= contract.capacity]
-    sizes = ", ".join(f"{contract.state_bytes(1, n) / 1e6:,.2f} MB at {n:,} tokens" for n in lengths)
+        table.add_row(kind, where, dtype, f"\\[{', '.join(map(str, shape))}]", "with tokens" if grows else "no")
+    lengths = [n for n in (1, 1024, 8192, 65536) if manifest.capacity is None or n <= manifest.capacity]
+    sizes = ", ".join(f"{manifest.state_bytes(1, n) / 1e6:,.2f} MB at {n:,} tokens" for n in lengths)
     table.caption = f"one row's states: {sizes}"
     return table
 
@@ -110,6 +110,6 @@ def _files(bundle: Bundle) -> FittedTable:
     table = FittedTable(title="Files (sha256 checked)", title_justify="left")
     table.add_column("file")
     table.add_column("bytes", justify="right")
-    for name in bundle.contract.files:
+    for name in bundle.manifest.files:
         table.add_row(escape(name), f"{(bundle.path / name).stat().st_size:,}")
     return table

@@ -15,7 +15,7 @@ def next_step(bundle: Bundle, *, runs_in_ort: bool | None) -> tuple[str | None, 
         runs_in_ort: whether ONNX Runtime's CPU has just run it; None where nobody tried.
     """
     path = shlex.quote(str(bundle.path))
-    if bundle.contract.target == "tensorrt":
+    if bundle.manifest.target == "tensorrt":
         why_not = _why_no_engine(bundle)
         return why_not, f"inspect {path}" if why_not else f"build {path}"
     reasons = {"cpu": None if runs_in_ort else _why_not_ort(bundle, "cpu")}

@@ -142,11 +142,11 @@ def _failure(failed: list[Check]) -> str:
 
 
 def _summary(console: Console, bundle: Bundle) -> None:
-    contract, path = bundle.contract, escape(str(bundle.path))
+    manifest, path = bundle.manifest, escape(str(bundle.path))
     size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
     console.print(
-        f"[bold]{path}[/]: {contract.architecture}, {contract.source.parameters / 1e6:,.1f} M parameters, "
-        f"{contract.dtype}, target {contract.target}, {size:,.1f} MB",
+        f"[bold]{path}[/]: {manifest.architecture}, {manifest.source.parameters / 1e6:,.1f} M parameters, "
+        f"{manifest.dtype}, target {manifest.target}, {size:,.1f} MB",
         highlight=False,
     )
 

@@ -1,7 +1,7 @@
 """Target ``tensorrt``: rows of a table by token become one Embedding, and the last valid token of each row a LastToken.
 
 1. Gather of a weight [V, D] by ids [batch, seq], which are made int32.
-2. GatherElements of [batch, seq, D] at clip(seq_lens - 1, 0), as ``exporter/hooks/last_logits.py`` is traced.
+2. GatherElements of [batch, seq, D] at clip(seq_lens - 1, 0), as ``exporter/patches/last_logits.py`` is traced.
 
 TensorRT 8.6 gives a Gather to its compiler of fused layers, which takes a minute for each table of a real size, and
 whose timings it cannot read back from a cache.

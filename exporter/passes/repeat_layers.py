@@ -16,7 +16,7 @@ from onnx_ir.passes.common import TopologicalSortPass
 
 from seqexport.exporter.layers import BEGIN, END, LayerStack
 from seqexport.plugins.ops import DOMAIN
-from seqexport.runtimes.contract import StateSpec
+from seqexport.runtimes.manifest import StateSpec
 
 Parameters = Callable[[str], ir.TensorProtocol]
 

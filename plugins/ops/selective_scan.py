@@ -163,7 +163,7 @@ def selective_scan(
     dt_bias: Tensor | None = None, past: Tensor | None = None, seq_lens: Tensor | None = None, *,
     dt_softplus: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The selective scan of Mamba-1 (Gu & Dao 2023, eq. 2): ``h = exp(dt * A) * h + dt * B * x``, ``y = C . h + D * x``.
+    """The selective scan of Mamba-1 (Gu & Dao 2023): ``h = exp(dt * A) * h + dt * B * x``, ``y = C . h + D * x``.
 
     Args:
         x, dt: T[B,L,D], float32, float16 or bfloat16.

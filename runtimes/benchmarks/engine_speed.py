@@ -30,7 +30,7 @@ from seqexport.runtimes.trt.cuda import Cuda, load_runtime
 
 def measure(runner: Runner) -> dict[str, Any]:
     """Seconds of a prompt, of a step, and of a step's CUDA graph where it launches one."""
-    tokens = np.random.default_rng(0).integers(0, runner.contract.vocab_size, (1, PROMPT))
+    tokens = np.random.default_rng(0).integers(0, runner.manifest.vocab_size, (1, PROMPT))
     found: dict[str, Any] = {"runner": runner.description}
     with runner.session(1, CONTEXT + WARM_STEPS + STEPS) as session:
         session.prefill(tokens[:, :CONTEXT])

@@ -40,12 +40,12 @@ def random_rows(bundle: Bundle, steps: int, seed: int = 0) -> Rows:
     Raises:
         UserError: the cache has no room for more than the prompt.
     """
-    fed, capacity = PROMPT + steps, bundle.contract.capacity
+    fed, capacity = PROMPT + steps, bundle.manifest.capacity
     if capacity is not None:
         fed = min(fed, capacity)
     if fed <= PROMPT:
         raise UserError(f"{bundle.path} holds {capacity} tokens; expected more than {PROMPT}: export it with --max-len")
-    ids = np.random.default_rng(seed).integers(0, bundle.contract.vocab_size, (1, fed + 1))
+    ids = np.random.default_rng(seed).integers(0, bundle.manifest.vocab_size, (1, fed + 1))
     return Rows(ids, fed + 1 - PROMPT)
 
 
@@ -111,7 +111,7 @@ def replay(bundle: Bundle, file: Path, backend: str) -> dict[str, Any]:
     with open_runner(backend, bundle) as runner:
         found = accuracy(runner, truth)
         description = runner.description
-    held = checks(found, own, bundle.contract.dtype)
+    held = checks(found, own, bundle.manifest.dtype)
     return {"runner": description, "steps": truth.steps, "checks": held, "found": found, "own": own}
 
 

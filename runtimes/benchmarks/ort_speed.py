@@ -33,7 +33,7 @@ PROMPT, PROFILED_STEPS = 1024, 20
 def measure(runner: OrtRunner, repeats: int, *, profiled: bool) -> dict[str, Any]:
     """Seconds of a prompt, of a step, and of the GPU's kernels in a step, None where they cannot be told or are not
     asked for."""
-    tokens = np.random.default_rng(0).integers(0, runner.contract.vocab_size, (1, max(PROMPT, CONTEXT)))
+    tokens = np.random.default_rng(0).integers(0, runner.manifest.vocab_size, (1, max(PROMPT, CONTEXT)))
     found: dict[str, Any] = {"layers": layers(runner), "prompt": PROMPT, "context": CONTEXT}
     with runner.session(1, CONTEXT + WARM_STEPS + STEPS + PROFILED_STEPS) as session:
         session.prefill(tokens[:, :CONTEXT])
@@ -47,7 +47,7 @@ def measure(runner: OrtRunner, repeats: int, *, profiled: bool) -> dict[str, Any
 
 def layers(runner: OrtRunner) -> int:
     """Layers that have states."""
-    return len({spec.past_name.split(".")[1] for spec in runner.contract.states})
+    return len({spec.past_name.split(".")[1] for spec in runner.manifest.states})
 
 
 def kernel_seconds(call: Callable[[], Any], repeats: int) -> float | None:

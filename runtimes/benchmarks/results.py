@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.contract import Record
 from seqexport.runtimes.machine import Machine
+from seqexport.runtimes.manifest import Record
 from seqexport.runtimes.tables import FittedTable
 
 FORMAT_VERSION = 1

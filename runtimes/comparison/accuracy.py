@@ -19,7 +19,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, States, Tokens
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.comparison.reference import relative_error
-from seqexport.runtimes.contract import Contract, Record
+from seqexport.runtimes.manifest import Manifest, Record
 from seqexport.runtimes.text import Rows
 
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -55,7 +55,7 @@ class StepError(Record, frozen=True):
 class StateError(Record, frozen=True):
     """Relative error of the layer that is worst in this kind of state; step 0 is right after the prompt."""
 
-    leaf: str
+    kind: str
     step: int
     error: float | None
 
@@ -172,12 +172,12 @@ def accuracy(runner: Runner, truth: Answers, progress: Callable[[str], None] = l
             seen.prompt(place, session.prefill(truth.rows.ids[:, :length])[:, -1])
     with runner.session(batch, truth.prompt + steps) as session:
         seen.logits(0, session.prefill(truth.rows.ids[:, : truth.prompt])[:, -1])
-        seen.states(0, session.read_states(), session.contract)
+        seen.states(0, session.read_states(), session.manifest)
         for step in range(1, steps + 1):
             seen.logits(step, session.step(truth.rows.ids[:, truth.prompt + step - 1]))
             if step in truth.states:
                 progress(f"decode step {step} of {steps}")
-                seen.states(step, session.read_states(), session.contract)
+                seen.states(step, session.read_states(), session.manifest)
     return seen.result()
 
 
@@ -189,7 +189,7 @@ def pass_accuracy(runner: Runner, truth: Answers) -> Accuracy:
     for step in range(truth.steps + 1):
         seen.logits(step, given.logits[:, step])
         if step in truth.states:
-            seen.states(step, given.states[step], runner.contract)
+            seen.states(step, given.states[step], runner.manifest)
     return seen.result()
 
 
@@ -254,13 +254,13 @@ class _Seen:
             self.bits += bits(ours, self.truth.rows.ids[:, self.truth.prompt + step])
         self.same += int(((ours.argmax(-1) == true.argmax(-1)) & np.isfinite(ours).all(-1)).sum())
 
-    def states(self, step: int, ours: States, contract: Contract) -> None:
+    def states(self, step: int, ours: States, manifest: Manifest) -> None:
         true = self.truth.states[step]
         worst: dict[str, float] = {}
-        for spec in contract.states:
+        for spec in manifest.states:
             error = state_error(ours[spec.past_name], true[spec.past_name], spec.past_name)
-            worst[spec.leaf] = max(worst.get(spec.leaf, 0.0), error)
-        self.state_errors += [StateError(leaf, step, _finite(error)) for leaf, error in worst.items()]
+            worst[spec.kind] = max(worst.get(spec.kind, 0.0), error)
+        self.state_errors += [StateError(kind, step, _finite(error)) for kind, error in worst.items()]
 
     def result(self) -> Accuracy:
         return Accuracy(
@@ -314,7 +314,7 @@ def checks(given: Accuracy, own: Accuracy, dtype: str) -> tuple[Check, ...]:
     ]
     for ours, theirs in zip(given.states, own.states, strict=True):
         when = f"after {ours.step} steps" if ours.step else "after the prompt"
-        found.append(_check(f"{ours.leaf} {when}", ours.error, theirs.error, dtype))
+        found.append(_check(f"{ours.kind} {when}", ours.error, theirs.error, dtype))
     return tuple(found)
 
 

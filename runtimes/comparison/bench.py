@@ -12,8 +12,8 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.comparison.measure import Point, SpeedOptions, measure
-from seqexport.runtimes.contract import Record
 from seqexport.runtimes.machine import Machine, this_machine
+from seqexport.runtimes.manifest import Record
 from seqexport.runtimes.tables import FittedTable
 
 FORMAT_VERSION = 1
@@ -37,15 +37,15 @@ class Bench(Record, frozen=True):
 
 def bench(runner: Runner, options: SpeedOptions, progress: Callable[[str], None] = lambda what: None) -> Bench:
     """Time every size that the options and their budget allow."""
-    points, contract = measure(runner, options, progress), runner.contract
+    points, manifest = measure(runner, options, progress), runner.manifest
     return Bench(
         FORMAT_VERSION,
         this_machine(),
         bundle=runner.bundle.name,
-        architecture=contract.architecture,
-        dtype=contract.dtype,
-        target=contract.target,
-        parameters=contract.source.parameters,
+        architecture=manifest.architecture,
+        dtype=manifest.dtype,
+        target=manifest.target,
+        parameters=manifest.source.parameters,
         backend=runner.backend,
         description=runner.description,
         options=options,

@@ -22,9 +22,9 @@ from seqexport.runtimes.comparison.accuracy import (
     worse_of,
 )
 from seqexport.runtimes.comparison.measure import Point, SpeedOptions, measure
-from seqexport.runtimes.contract import Contract, Record
 from seqexport.runtimes.finite import not_finite
 from seqexport.runtimes.machine import Machine, this_machine
+from seqexport.runtimes.manifest import Manifest, Record
 from seqexport.runtimes.text import Rows, read_rows
 
 FORMAT_VERSION = 1
@@ -153,7 +153,7 @@ def _bundle(
     options: CompareOptions,
     progress: Progress,
 ) -> BundleResult:
-    contract = bundle.contract
+    manifest = bundle.manifest
     truth = own = note = None
     if original is None:
         note = "no PyTorch here: speed only"
@@ -167,20 +167,20 @@ def _bundle(
                 f"{bundle.name}: the original's logits on {text.name} are not finite even in float64: {told}; "
                 "there is nothing to compare with"
             )
-        progress(f"{bundle.name}: PyTorch in {contract.dtype}")
+        progress(f"{bundle.name}: PyTorch in {manifest.dtype}")
         own = _own_accuracy(bundle, original, truth, progress)
     results = tuple(
         _backend(name, factory, bundle, truth, own, options, progress) for name, factory in backends.items()
     )
     return BundleResult(
         name=bundle.name,
-        architecture=contract.architecture,
-        family=contract.family,
-        dtype=contract.dtype,
-        target=contract.target,
-        parameters=contract.source.parameters,
-        capacity=contract.capacity,
-        states=_state_sizes(contract),
+        architecture=manifest.architecture,
+        family=manifest.family,
+        dtype=manifest.dtype,
+        target=manifest.target,
+        parameters=manifest.source.parameters,
+        capacity=manifest.capacity,
+        states=_state_sizes(manifest),
         results=results,
         own=own,
         bits_per_byte=true_bits_per_byte(truth) if truth else None,
@@ -203,12 +203,12 @@ def _own_accuracy(bundle: Bundle, original: Original, truth: Answers, progress: 
 def _rows(text: Path, bundle: Bundle, options: AccuracyOptions) -> Rows:
     """The text's rows, cut to what the bundle's cache holds."""
     fed = options.prompt + options.steps
-    if bundle.contract.capacity is not None:
-        fed = min(fed, bundle.contract.capacity)
+    if bundle.manifest.capacity is not None:
+        fed = min(fed, bundle.manifest.capacity)
     if fed <= options.prompt:
         raise UserError(
-            f"{bundle.name} holds {bundle.contract.capacity} tokens; a prompt of {options.prompt} leaves "
-            f"none to decode; give a bundle that holds more{bundle.contract.or_hold_more}"
+            f"{bundle.name} holds {bundle.manifest.capacity} tokens; a prompt of {options.prompt} leaves "
+            f"none to decode; give a bundle that holds more{bundle.manifest.or_hold_more}"
         )
     return read_rows(text, bundle, rows=options.rows, prompt=options.prompt, tokens=fed + 1)
 
@@ -230,12 +230,12 @@ def _backend(
         with factory(bundle) as runner:
             description = runner.description
             found = own if name == TORCH or truth is None else accuracy(runner, truth, say)
-            held = checks(found, own, bundle.contract.dtype) if name != TORCH and found and own else ()
+            held = checks(found, own, bundle.manifest.dtype) if name != TORCH and found and own else ()
             return BackendResult(name, description, found, held, measure(runner, options.speed, say))
     except UserError as error:
         return BackendResult(name, error=str(error))
 
 
-def _state_sizes(contract: Contract) -> tuple[StateSize, ...]:
-    lengths = [n for n in STATE_LENGTHS if contract.capacity is None or n <= contract.capacity]
-    return tuple(StateSize(n, contract.state_bytes(1, n)) for n in lengths)
+def _state_sizes(manifest: Manifest) -> tuple[StateSize, ...]:
+    lengths = [n for n in STATE_LENGTHS if manifest.capacity is None or n <= manifest.capacity]
+    return tuple(StateSize(n, manifest.state_bytes(1, n)) for n in lengths)

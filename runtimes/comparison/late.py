@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqexport.runtimes.base import States
-from seqexport.runtimes.contract import Contract, StateSpec
+from seqexport.runtimes.manifest import Manifest, StateSpec
 from seqexport.runtimes.storage import from_float32, readable
 
 Array = NDArray[Any]
@@ -35,29 +35,29 @@ LARGEST = 3e4
 """Of a made-up value, which float16 must hold."""
 
 
-def starts(contract: Contract, windows: Sequence[int], read: int, length: int) -> tuple[int, ...]:
+def starts(manifest: Manifest, windows: Sequence[int], read: int, length: int) -> tuple[int, ...]:
     """Where texts of ``length`` tokens begin that are checked besides the one that begins at 0.
 
     One ends with the capacity, or with what is affordable, and one crosses the end of each window.
 
     Args:
-        contract: of the bundle.
+        manifest: of the bundle.
         windows: tokens that a layer with a sliding window sees.
         read: tokens of the text that begins at 0.
         length: of each text.
     """
-    if contract.capacity is None:
+    if manifest.capacity is None:
         return ()
-    room = min(contract.capacity, MOST_BYTES // (contract.state_bytes(1, 1) - contract.state_bytes(1, 0)))
+    room = min(manifest.capacity, MOST_BYTES // (manifest.state_bytes(1, 1) - manifest.state_bytes(1, 0)))
     ends = {room, *(window + length // 2 for window in windows)}
     return tuple(sorted(end - length for end in ends if max(read, length) < end <= room))
 
 
-def made_up(contract: Contract, like: Mapping[str, Array], tokens: int) -> States:
+def made_up(manifest: Manifest, like: Mapping[str, Array], tokens: int) -> States:
     """States of one row that holds so many tokens, exact in their dtypes.
 
     Args:
-        contract: of the bundle.
+        manifest: of the bundle.
         like: real states [1, ...] by name: the caches' values are as large, states of fixed size are taken over.
         tokens: in the caches.
     """
@@ -69,14 +69,14 @@ def made_up(contract: Contract, like: Mapping[str, Array], tokens: int) -> State
             else like[spec.past_name],
             spec.dtype,
         )
-        for place, spec in enumerate(contract.states)
+        for place, spec in enumerate(manifest.states)
     }
 
 
 def _cache(spec: StateSpec, noise: Array, like: Array, tokens: int) -> Array:
     """float32 [1, H, tokens, D], as large as ``like``; the few values that are not zero make up for the others."""
     cache = np.resize(noise, spec.sizes(1, tokens)) * np.sqrt(np.mean(np.square(like))).astype(np.float32)
-    if spec.leaf == "value":
+    if spec.kind == "value":
         place = np.arange(tokens)
         cache *= np.where((place < FIRST) | (place % SPACING == 0), np.float32(SPACING**0.5), 0)[:, None]
     return np.clip(cache, -LARGEST, LARGEST)

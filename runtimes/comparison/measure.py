@@ -14,8 +14,8 @@ import psutil
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, Session, Tokens
-from seqexport.runtimes.contract import ITEM_BYTES, Record
 from seqexport.runtimes.generate import check_logits
+from seqexport.runtimes.manifest import ITEM_BYTES, Record
 
 SAMPLE_SECONDS = 0.002
 
@@ -45,7 +45,7 @@ class Point(Record, frozen=True):
         batch, length: rows, and tokens of each row's prompt.
         prefill_seconds: from the prompts to the logits of the next tokens; median of ``repeats``.
         decode_seconds: one step of the batch after the prompt; median of ``steps``.
-        state_bytes: of the states that the session gave back after the prompt, in the contract's dtypes.
+        state_bytes: of the states that the session gave back after the prompt, in the manifest's dtypes.
         host_bytes: most memory of this process above what it held before the first size.
         device_bytes: most memory on the device, where the runner can tell.
         skipped: why there are no numbers.
@@ -113,7 +113,7 @@ class _Measurement:
         return Point(batch, length, skipped=reason)
 
     def _reason_to_skip(self, batch: int, length: int) -> str | None:
-        capacity = self.runner.contract.capacity
+        capacity = self.runner.manifest.capacity
         if capacity is not None and length >= capacity:
             return f"the bundle holds at most {capacity} tokens"
         expected = self.seconds_per_token * length
@@ -123,7 +123,7 @@ class _Measurement:
         return None
 
     def _timed(self, batch: int, length: int) -> Point:
-        ids = self.random.integers(0, self.runner.contract.vocab_size, (batch, length))
+        ids = self.random.integers(0, self.runner.manifest.vocab_size, (batch, length))
         device = self.runner if isinstance(self.runner, TellsDeviceMemory) else None
         if device:
             device.reset_peak_device_memory()
@@ -155,7 +155,7 @@ class _Measurement:
     def _prefill(self, ids: Tokens) -> tuple[float, Session]:
         """Seconds from a prompt to its next token, and the session that now holds it."""
         batch, length = ids.shape
-        capacity = self.runner.contract.capacity
+        capacity = self.runner.manifest.capacity
         room = length + self.options.steps + 1
         session = self.runner.session(batch, room if capacity is None else min(room, capacity))
         start = perf_counter()
@@ -167,14 +167,14 @@ class _Measurement:
 
     def _decode(self, session: Session, seconds: float) -> list[float]:
         """Seconds of each step after an untimed one, until ``seconds`` or ``options.steps`` are spent."""
-        capacity = self.runner.contract.capacity
+        capacity = self.runner.manifest.capacity
         most = self.options.steps + 1
         if capacity is not None:
             most = min(most, capacity - int(session.lengths.max()))
         times: list[float] = []
         end = perf_counter() + seconds
         for _ in range(most):
-            ids = self.random.integers(0, self.runner.contract.vocab_size, session.batch)
+            ids = self.random.integers(0, self.runner.manifest.vocab_size, session.batch)
             start = perf_counter()
             session.step(ids).argmax(-1)
             times.append(perf_counter() - start)
@@ -185,7 +185,7 @@ class _Measurement:
 
 def _state_bytes(session: Session) -> int:
     states = session.read_states()
-    return sum(states[spec.past_name].size * ITEM_BYTES[spec.dtype] for spec in session.contract.states)
+    return sum(states[spec.past_name].size * ITEM_BYTES[spec.dtype] for spec in session.manifest.states)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def reference_runners(load: Callable[[Bundle], PreTrainedModel]) -> Original:
     """The original as the reference of accuracy; ``load`` is called for each of its runners."""
 
     def threads(bundle: Bundle) -> int | None:
-        return 1 if bundle.contract.source.parameters < SMALL else None
+        return 1 if bundle.manifest.source.parameters < SMALL else None
 
     return Original(
         native=lambda bundle: TorchRunner(bundle, load(bundle), threads=threads(bundle)),

@@ -92,7 +92,7 @@ def decode(comparison: Comparison) -> str:
 
 
 def states(comparison: Comparison) -> str:
-    """Bytes of all states of one row: a line from the contract, a dot where they were held."""
+    """Bytes of all states of one row: a line from the manifest, a dot where they were held."""
 
     def draw(axes: Axes) -> None:
         _log_tokens(axes, "tokens held")

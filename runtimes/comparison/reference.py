@@ -23,8 +23,8 @@ from safetensors.numpy import save
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Lengths, Runner, Session, States, Tokens
 from seqexport.runtimes.comparison.late import made_up, starts
-from seqexport.runtimes.contract import Contract
 from seqexport.runtimes.finite import ADVICE, not_finite
+from seqexport.runtimes.manifest import Manifest
 
 Array = NDArray[Any]
 PREFILL_LENGTHS = (16, 9)
@@ -79,7 +79,7 @@ def example_inputs(vocab_size: int, capacity: int | None, seed: int = 0) -> Refe
 def replay(session: Session, inputs: Reference, chunk: int | None = None) -> Iterator[tuple[str, Array]]:
     """Feed the recorded inputs and give each answer by its name; ``chunk``: prefill that many tokens at a time."""
     length = inputs.tokens.shape[1]
-    last = np.zeros((session.batch, session.contract.vocab_size))
+    last = np.zeros((session.batch, session.manifest.vocab_size))
     for start in range(0, length, chunk or length):
         part = inputs.tokens[:, start : start + (chunk or length)]
         valid = np.clip(inputs.seq_lens - start, 0, part.shape[1]).astype(np.int32)
@@ -88,7 +88,7 @@ def replay(session: Session, inputs: Reference, chunk: int | None = None) -> Ite
     yield "prefill.logits", last
     for step in range(inputs.next_tokens.shape[1]):
         yield f"step{step}.logits", session.step(inputs.next_tokens[:, step])
-    for name, value in _new(session.contract, session.read_states(), inputs.start).items():
+    for name, value in _new(session.manifest, session.read_states(), inputs.start).items():
         yield f"end.{name}", value
 
 
@@ -96,14 +96,14 @@ def open_session(runner: Runner, inputs: Reference, like: Reference) -> Session:
     """A session that is ready for ``replay``; ``like``: the text from 0 on, whose states made-up ones resemble."""
     session = runner.session(len(inputs.seq_lens), inputs.end)
     if inputs.start:
-        real = {spec.past_name: like.answers[f"end.{spec.past_name}"] for spec in runner.contract.states}
-        session.write_states(made_up(runner.contract, real, inputs.start), np.array([inputs.start], np.int32))
+        real = {spec.past_name: like.answers[f"end.{spec.past_name}"] for spec in runner.manifest.states}
+        session.write_states(made_up(runner.manifest, real, inputs.start), np.array([inputs.start], np.int32))
     return session
 
 
-def _new(contract: Contract, states: States, start: int) -> States:
+def _new(manifest: Manifest, states: States, start: int) -> States:
     """The first row's states [1, ...]; of caches the tokens from ``start`` on."""
-    return {s.past_name: states[s.past_name][:1, :, start if s.grows else 0 :] for s in contract.states}
+    return {s.past_name: states[s.past_name][:1, :, start if s.grows else 0 :] for s in manifest.states}
 
 
 def _last_valid(logits: Array, seq_lens: Lengths) -> Array:
@@ -121,12 +121,12 @@ def record(original: Runner, oracle: Runner, windows: Sequence[int] = ()) -> Ref
     Raises:
         UserError: a logit or a state is not finite.
     """
-    inputs = example_inputs(original.contract.vocab_size, original.contract.capacity)
+    inputs = example_inputs(original.manifest.vocab_size, original.manifest.capacity)
     whole = _recorded(inputs, original, oracle, inputs)
     length = LATE_PREFILL + LATE_STEPS
     late = [
         _recorded(_late_inputs(inputs, start), original, oracle, whole)
-        for start in starts(original.contract, windows, inputs.end, length)
+        for start in starts(original.manifest, windows, inputs.end, length)
     ]
     worst = {"logits": max(case.torch_errors["logits"] for case in (whole, *late))}  # few positions alone say little
     late = [replace(case, torch_errors=case.torch_errors | worst) for case in late]
@@ -157,7 +157,7 @@ def _whole(runner: Runner, inputs: Reference, like: Reference) -> tuple[Array, S
     row = replace(inputs, seq_lens=inputs.seq_lens[:1])
     with open_session(runner, row, like) as session:
         logits = session.prefill(np.concatenate([inputs.tokens[:1], inputs.next_tokens[:1]], axis=1))[0]
-        states = _new(session.contract, session.read_states(), inputs.start)
+        states = _new(session.manifest, session.read_states(), inputs.start)
     for name, value in {**states, "logits": logits}.items():
         if told := not_finite(value):
             raise UserError(_original_not_finite(runner, name, told))
@@ -165,7 +165,7 @@ def _whole(runner: Runner, inputs: Reference, like: Reference) -> tuple[Array, S
 
 
 def _original_not_finite(runner: Runner, name: str, told: str) -> str:
-    dtype = runner.contract.dtype
+    dtype = runner.manifest.dtype
     if getattr(runner, "arithmetic", "native") == "float64":
         return f"{name} of the original is not finite even in float64: {told}; its weights are not a working model's"
     return f"{name} of PyTorch's own run in {dtype} is not finite: {told}; {ADVICE[dtype]}"

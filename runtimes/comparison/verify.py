@@ -11,8 +11,8 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, Session
 from seqexport.runtimes.comparison.accuracy import ALLOWED, ROUNDING
 from seqexport.runtimes.comparison.reference import Reference, open_session, relative_error, replay
-from seqexport.runtimes.contract import Contract
 from seqexport.runtimes.finite import not_finite
+from seqexport.runtimes.manifest import Manifest
 
 CHUNKS = (None, 1, 7)
 LATE_CHUNKS = (None, 1)
@@ -73,27 +73,27 @@ def verify(
                 yield from _checks(session, late, chunk)
         else:
             reached.append(late)
-    for what in unreached(runner.contract, reference, reached):
+    for what in unreached(runner.manifest, reference, reached):
         not_checked(what)
 
 
-def unreached(contract: Contract, reference: Reference, reached: Sequence[Reference]) -> Iterator[str]:
+def unreached(manifest: Manifest, reference: Reference, reached: Sequence[Reference]) -> Iterator[str]:
     """What none of the checked texts has met, in a phrase each."""
-    if contract.capacity is None:
+    if manifest.capacity is None:
         return
     most = max(case.end for case in reached)
-    if reference.late is None and most < contract.capacity:
+    if reference.late is None and most < manifest.capacity:
         yield "sliding windows and late positions: an older seqexport recorded the reference; export the model again"
         return
     for window in reference.windows:
-        if most <= window < contract.capacity:
+        if most <= window < manifest.capacity:
             yield f"the sliding window of {window:,} tokens: {most:,} were in the cache"
-    if most < contract.capacity:
-        yield f"positions from {most:,} to {contract.capacity - 1:,}"
+    if most < manifest.capacity:
+        yield f"positions from {most:,} to {manifest.capacity - 1:,}"
 
 
 def _check_whole(runner: Runner, reference: Reference) -> None:
-    states = [spec.past_name for spec in runner.contract.states]
+    states = [spec.past_name for spec in runner.manifest.states]
     steps = [f"step{step}.logits" for step in range(reference.next_tokens.shape[1])]
     missing = {"prefill.logits", *steps, *(f"end.{name}" for name in states)} - reference.answers.keys()
     missing |= {"logits", *states} - reference.torch_errors.keys()
@@ -116,7 +116,7 @@ def _checks(session: Session, reference: Reference, chunk: int | None) -> Iterat
     where = f", from position {reference.start:,}" if reference.start else ""
     for title, names in groups.items():
         own = max(reference.torch_errors[_quantity(name)] for name in names)
-        allowed = ALLOWED * max(own, ROUNDING[session.contract.dtype])
+        allowed = ALLOWED * max(own, ROUNDING[session.manifest.dtype])
         error = max(errors[name] for name in names)
         told = next((broken[name] for name in names if name in broken), None)
         yield Check(f"{title}, prefill {how}{where}", _finite(error), _finite(own), _finite(allowed), told)

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "contract.h"
+#include "manifest.h"
 
 namespace seqexport {
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats
-from seqexport.runtimes.contract import Contract
 from seqexport.runtimes.cublas import pip_folders
+from seqexport.runtimes.manifest import Manifest
 from seqexport.runtimes.ort.tensor import BFLOAT16, Tensor
 
 PROVIDER = "CUDAExecutionProvider"
@@ -92,10 +92,10 @@ def run_options(graph: int | str) -> Any:
     return options
 
 
-def logits_tensor(contract: Contract, batch: int, length: int, device: str) -> Tensor:
+def logits_tensor(manifest: Manifest, batch: int, length: int, device: str) -> Tensor:
     """Memory for the logits of a call of ``length`` tokens a row."""
-    spec = next(spec for spec in contract.outputs if spec.role == "logits")
-    return Tensor.empty((batch, length if contract.logits == "all" else 1, contract.vocab_size), spec.dtype, device)
+    spec = next(spec for spec in manifest.outputs if spec.role == "logits")
+    return Tensor.empty((batch, length if manifest.logits == "all" else 1, manifest.vocab_size), spec.dtype, device)
 
 
 class Decoder:
@@ -113,10 +113,10 @@ class Decoder:
         ids: of graphs, each given once.
     """
 
-    def __init__(self, engine: Any, contract: Contract, batch: int, ids: Iterator[int]) -> None:
+    def __init__(self, engine: Any, manifest: Manifest, batch: int, ids: Iterator[int]) -> None:
         self._engine, self._ids = engine, ids
         self._feeds: dict[str, tuple[NDArray[Any], Tensor]] = {}
-        self._logits = logits_tensor(contract, batch, 1, "cuda")
+        self._logits = logits_tensor(manifest, batch, 1, "cuda")
         self._graphs: dict[int, tuple[int, Any, Any]] = {}
 
     def step(

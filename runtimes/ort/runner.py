@@ -10,7 +10,7 @@ import numpy as np
 from seqexport.plugins.cores import usable_cores
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
-from seqexport.runtimes.bundle import CONTRACT, Bundle
+from seqexport.runtimes.bundle import MANIFEST, Bundle
 from seqexport.runtimes.ort.library import OpsLibrary
 from seqexport.runtimes.trt.record import version_tuple
 
@@ -74,9 +74,9 @@ class OrtRunner(Runner):
         if device == "cuda":
             cuda.preload()
         check_runs(bundle, device)
-        self.ops = OpsLibrary.for_graph(self.contract.ops, device, no_plugins=no_plugins)
-        self.caches_in_place = self.contract.caches_in_place or self.ops.writes_caches_in_place
-        self.input_names = {spec.name for spec in self.contract.inputs}
+        self.ops = OpsLibrary.for_graph(self.manifest.ops, device, no_plugins=no_plugins)
+        self.caches_in_place = self.manifest.caches_in_place or self.ops.writes_caches_in_place
+        self.input_names = {spec.name for spec in self.manifest.inputs}
         self.graph_ids = itertools.count(1)
         self.no_graph = self._why_no_graph(cuda_graphs)
         if self.no_graph is None:
@@ -87,8 +87,8 @@ class OrtRunner(Runner):
     def _why_no_graph(self, wanted: bool) -> str | None:
         if self.device != "cuda" or not wanted:
             return "not asked for"
-        lowered = self.contract.target == "ort" and "SelectiveScan" not in self.contract.ops
-        if self.contract.ops and not self.ops.path and not lowered:
+        lowered = self.manifest.target == "ort" and "SelectiveScan" not in self.manifest.ops
+        if self.manifest.ops and not self.ops.path and not lowered:
             return "our ops run as function bodies"
         return None
 
@@ -96,7 +96,7 @@ class OrtRunner(Runner):
         """Open the engine and let it capture two steps; why it cannot, in ONNX Runtime's words."""
         try:
             self._open(graphs=True)
-            with self.session(1, min(self.contract.capacity or 0, 2)) as session:
+            with self.session(1, min(self.manifest.capacity or 0, 2)) as session:
                 for _ in range(2):
                     session.step(np.zeros(1, np.int64))
         except UserError as error:
@@ -120,21 +120,21 @@ class OrtRunner(Runner):
         self._check_interface()
 
     def _check_interface(self) -> None:
-        engine, contract = self.engine, self.contract
+        engine, manifest = self.engine, self.manifest
         for kind, specs, values in (
-            ("inputs", contract.inputs, engine.get_inputs()),
-            ("outputs", contract.outputs, engine.get_outputs()),
+            ("inputs", manifest.inputs, engine.get_inputs()),
+            ("outputs", manifest.outputs, engine.get_outputs()),
         ):
             if others := {spec.name for spec in specs} ^ {value.name for value in values}:
                 raise UserError(
-                    f"{self.bundle.model}: its {kind} are not those that {CONTRACT} lists ({min(others)}); "
+                    f"{self.bundle.model}: its {kind} are not those that {MANIFEST} lists ({min(others)}); "
                     "export the model again"
                 )
 
     @property
     def description(self) -> str:
-        said = f"ONNX Runtime {ort.__version__}, {PROVIDERS[self.device]}, target {self.contract.target}"
-        if self.contract.ops:
+        said = f"ONNX Runtime {ort.__version__}, {PROVIDERS[self.device]}, target {self.manifest.target}"
+        if self.manifest.ops:
             said += f", {self.ops}"
         if self.device == "cpu":
             return said
@@ -142,7 +142,7 @@ class OrtRunner(Runner):
         return f"{said}, decode {graph}"
 
     def session(self, batch: int = 1, capacity: int | None = None) -> OrtSession:
-        return OrtSession(self, batch, capacity if capacity is not None else self.contract.capacity or 0)
+        return OrtSession(self, batch, capacity if capacity is not None else self.manifest.capacity or 0)
 
     def close(self) -> None:
         del self.engine
@@ -151,7 +151,7 @@ class OrtRunner(Runner):
 def _why_not_loaded(bundle: Bundle, error: str, ops: OpsLibrary) -> str:
     if "is not a registered function/op" in error and not ops.path:
         return (
-            f"{bundle.path}: target {bundle.contract.target} has no function bodies, so ONNX Runtime needs the library "
+            f"{bundle.path}: target {bundle.manifest.target} has no function bodies, so ONNX Runtime needs the library "
             f"of our ops, and {ops.why_not}; build it: seqexport plugins build, or export with --target portable"
         )
     if "GroupQueryAttention" in error:
@@ -172,15 +172,15 @@ def check_runs(bundle: Bundle, device: str) -> None:
     """
     check_provider(device)
     _check_dtype(bundle, device)
-    contract = bundle.contract
-    attends = contract.caches_in_place and any(spec.grows for spec in contract.states)
-    if contract.target == "ort" and attends and version_tuple(ort.__version__) < version_tuple(ATTENTION_SINCE):
+    manifest = bundle.manifest
+    attends = manifest.caches_in_place and any(spec.grows for spec in manifest.states)
+    if manifest.target == "ort" and attends and version_tuple(ort.__version__) < version_tuple(ATTENTION_SINCE):
         raise UserError(_needs_newer(bundle))
 
 
 def _needs_newer(bundle: Bundle) -> str:
     return (
-        f"{bundle.path}: target {bundle.contract.target} needs ONNX Runtime {ATTENTION_SINCE} or newer for its "
+        f"{bundle.path}: target {bundle.manifest.target} needs ONNX Runtime {ATTENTION_SINCE} or newer for its "
         f"attention, and this is {ort.__version__}; upgrade it, or export with --target portable"
     )
 
@@ -196,7 +196,7 @@ def check_provider(device: str) -> None:
 
 
 def _check_dtype(bundle: Bundle, device: str) -> None:
-    if bundle.contract.dtype != "bfloat16":
+    if bundle.manifest.dtype != "bfloat16":
         return
     if device == "cpu":
         raise UserError(

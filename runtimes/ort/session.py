@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Session, States, Tokens
-from seqexport.runtimes.contract import StateSpec
+from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.ort import cuda
 from seqexport.runtimes.ort.tensor import Tensor
 from seqexport.runtimes.storage import stored_zeros
@@ -27,13 +27,13 @@ class OrtSession(Session):
     """
 
     def __init__(self, runner: OrtRunner, batch: int, capacity: int) -> None:
-        super().__init__(runner.contract, batch, capacity)
+        super().__init__(runner.manifest, batch, capacity)
         self.runner = runner
         self._room = capacity
-        self._past = {s.past_name: self._zeros(s) for s in self.contract.states}
+        self._past = {s.past_name: self._zeros(s) for s in self.manifest.states}
         self._present = {
             s.present_name: self._past[s.past_name] if s.grows and runner.caches_in_place else self._zeros(s)
-            for s in self.contract.states
+            for s in self.manifest.states
         }
         self._in_place = list(self._past.values()) == list(self._present.values())
         self._place = 0
@@ -49,11 +49,11 @@ class OrtSession(Session):
     def _make_room(self, length: int) -> None:
         """GroupQueryAttention wants a row's tokens and the whole padded call to fit into its cache."""
         needed = int(self.lengths.max()) + length
-        if not self.contract.caches_in_place or needed <= self._room:
+        if not self.manifest.caches_in_place or needed <= self._room:
             return
         self._room = needed
         self._close_decoder()
-        for spec in self.contract.states:
+        for spec in self.manifest.states:
             if spec.grows:
                 tensor = self._tensor(spec, self._fitted(spec, self._past[spec.past_name].read()))
                 self._past[spec.past_name] = self._present[spec.present_name] = tensor
@@ -79,7 +79,7 @@ class OrtSession(Session):
     def _open_decoder(self) -> cuda.Decoder:
         if self._decoder is None:
             runner = self.runner
-            self._decoder = cuda.Decoder(runner.engine, self.contract, self.batch, runner.graph_ids)
+            self._decoder = cuda.Decoder(runner.engine, self.manifest, self.batch, runner.graph_ids)
         return self._decoder
 
     def _call(self, feeds: Mapping[str, NDArray[Any]], length: int) -> Floats:
@@ -104,28 +104,28 @@ class OrtSession(Session):
 
     def _bind_logits(self, length: int) -> Tensor | None:
         """ONNX Runtime's own memory on the host, or ours for bfloat16, which it does not hand to NumPy."""
-        if self.contract.dtype != "bfloat16":
+        if self.manifest.dtype != "bfloat16":
             self._binding.bind_output("logits", "cpu")
             return None
-        tensor = cuda.logits_tensor(self.contract, self.batch, length, self.runner.device)
+        tensor = cuda.logits_tensor(self.manifest, self.batch, length, self.runner.device)
         tensor.bind_output(self._binding, "logits")
         return tensor
 
     def _swap(self) -> None:
         if not self._in_place:
             self._place = 1 - self._place
-        for spec in self.contract.states:
+        for spec in self.manifest.states:
             past, present = spec.past_name, spec.present_name
             self._past[past], self._present[present] = self._present[present], self._past[past]
 
     def read_states(self) -> States:
         longest = int(self.lengths.max())
-        states = {s: self._past[s.past_name].read() for s in self.contract.states}
+        states = {s: self._past[s.past_name].read() for s in self.manifest.states}
         return {s.past_name: (x[:, :, :longest] if s.grows else x).copy() for s, x in states.items()}
 
     def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
         lengths = self._check_states(states, lengths)
-        arrays = {s.past_name: self._fitted(s, states[s.past_name]) for s in self.contract.states}
+        arrays = {s.past_name: self._fitted(s, states[s.past_name]) for s in self.manifest.states}
         for name, array in arrays.items():
             self._past[name].write(array)
         self.lengths = lengths.copy()

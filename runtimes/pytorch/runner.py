@@ -26,7 +26,7 @@ from transformers import DynamicCache, PreTrainedModel
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.contract import Logits
+from seqexport.runtimes.manifest import Logits
 from seqexport.runtimes.pytorch.cache import new_cache, read, tensor_dtype, write
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.pytorch.oracle import float64_arithmetic
@@ -43,7 +43,7 @@ class TorchRunner(Runner):
         threads: how many CPU threads PyTorch uses, in the whole process, until this is closed.
         device: a torch device.
         arithmetic: ``float64`` computes in float64 whatever the model's dtype, and gives float64 arrays.
-        logits: instead of what the contract says.
+        logits: instead of what the manifest says.
         trust_remote_code: run the Python code that the checkpoint brings.
     """
 
@@ -62,7 +62,7 @@ class TorchRunner(Runner):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(bundle)
-        self.contract = msgspec.structs.replace(self.contract, logits=logits or self.contract.logits)
+        self.manifest = msgspec.structs.replace(self.manifest, logits=logits or self.manifest.logits)
         self.arithmetic, self.device = arithmetic, torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise UserError(f"PyTorch {torch.__version__} finds no CUDA device here; use --device cpu")
@@ -81,7 +81,7 @@ class TorchRunner(Runner):
     def description(self) -> str:
         where = f"{torch.get_num_threads()} CPU threads" if self.device.type == "cpu" else self._device_name()
         precise = ", float64 arithmetic" if self.arithmetic == "float64" else ""
-        attention = "" if self.contract.family == "mamba" else f", {self.model.config._attn_implementation} attention"
+        attention = "" if self.manifest.family == "mamba" else f", {self.model.config._attn_implementation} attention"
         versions = f"PyTorch {torch.__version__}, transformers {transformers.__version__}"
         return f"{versions}, {where}{attention}{precise}"
 
@@ -89,11 +89,11 @@ class TorchRunner(Runner):
         return str(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else str(self.device)
 
     def session(self, batch: int = 1, capacity: int | None = None) -> TorchSession:
-        return TorchSession(self, batch, capacity or self.contract.capacity or 0)
+        return TorchSession(self, batch, capacity or self.manifest.capacity or 0)
 
     def forward(self, ids: Tensor, cache: DynamicCache) -> Tensor:
         """Feed int64[rows, L]; gives logits [rows, L, vocab], or [rows, 1, vocab] of the last tokens."""
-        last = self.contract.logits == "last"
+        last = self.manifest.logits == "last"
         arguments: dict[str, Any] = {self._cache_argument: cache}
         if self._slices_logits:
             arguments["logits_to_keep"] = int(last)
@@ -128,12 +128,12 @@ def load_original_of(bundle: Bundle, source: str | None = None, *, trust_remote_
     Raises:
         UserError: it cannot be loaded.
     """
-    contract = bundle.contract
+    manifest = bundle.manifest
     return load_original(
-        source or contract.source.model,
-        dtype=contract.dtype,
+        source or manifest.source.model,
+        dtype=manifest.dtype,
         trust_remote_code=trust_remote_code,
-        clamped=[] if contract.source.clamped else None,
+        clamped=[] if manifest.source.clamped else None,
     )
 
 
@@ -141,18 +141,18 @@ class TorchSession(Session):
     """One cache for the whole batch while its rows are equally long, else one a row."""
 
     def __init__(self, runner: TorchRunner, batch: int, capacity: int) -> None:
-        super().__init__(runner.contract, batch, capacity)
+        super().__init__(runner.manifest, batch, capacity)
         self._runner = runner
         self._wide = runner.arithmetic == "float64"
-        self._recurrent = any(spec.leaf == "recurrent_state" for spec in self.contract.states)
+        self._recurrent = any(spec.kind == "recurrent_state" for spec in self.manifest.states)
         self._caches = [new_cache(runner.model)]
 
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
         if len(self._caches) == 1 and np.unique(seq_lens).size > 1:
             self._take(self._tensors(self.read_states()), self.lengths, shared=False)
         ids = torch.from_numpy(tokens)
-        length = 1 if self.contract.logits == "last" else tokens.shape[1]
-        logits = np.zeros((self.batch, length, self.contract.vocab_size), np.float64 if self._wide else np.float32)
+        length = 1 if self.manifest.logits == "last" else tokens.shape[1]
+        logits = np.zeros((self.batch, length, self.manifest.vocab_size), np.float64 if self._wide else np.float32)
         for cache, rows in zip(self._caches, self._rows(), strict=True):
             if valid := int(seq_lens[rows][0]):
                 new = self._feed(cache, ids[rows, :valid], fresh=not self.lengths[rows][0])
@@ -162,7 +162,7 @@ class TorchSession(Session):
     def _feed(self, cache: DynamicCache, ids: Tensor, *, fresh: bool) -> Tensor:
         size = 1 if self._recurrent and not fresh else ids.shape[1]
         logits = [self._runner.forward(chunk, cache) for chunk in torch.split(ids, size, dim=1)]
-        return logits[-1] if self.contract.logits == "last" else torch.cat(logits, dim=1)
+        return logits[-1] if self.manifest.logits == "last" else torch.cat(logits, dim=1)
 
     def _rows(self) -> list[slice]:
         """The rows that each cache holds."""
@@ -172,7 +172,7 @@ class TorchSession(Session):
     def read_states(self) -> States:
         longest = int(self.lengths.max())
         states: States = {}
-        for spec in self.contract.states:
+        for spec in self.manifest.states:
             dtype = tensor_dtype(spec, self._wide)
             whole = torch.zeros(spec.sizes(self.batch, longest), dtype=dtype)
             for cache, rows in zip(self._caches, self._rows(), strict=True):
@@ -196,7 +196,7 @@ class TorchSession(Session):
             spec.past_name: torch.from_numpy(np.array(states[spec.past_name])).to(
                 self._runner.device, tensor_dtype(spec, self._wide)
             )
-            for spec in self.contract.states
+            for spec in self.manifest.states
         }
 
     def _take(self, states: dict[str, Tensor], lengths: Lengths, *, shared: bool) -> None:
@@ -205,7 +205,7 @@ class TorchSession(Session):
         for cache, rows in zip(self._caches, self._rows(), strict=True):
             if length := int(lengths[rows][0]):
                 with torch.inference_mode(), self._runner.computing():
-                    write(cache, self.contract.states, {k: v[rows] for k, v in states.items()}, length)
+                    write(cache, self.manifest.states, {k: v[rows] for k, v in states.items()}, length)
 
     def close(self) -> None:
         self._caches = []

@@ -93,7 +93,7 @@ def check_builds(bundle: Bundle) -> None:
     tools = _Tools.here_and_now()
     with tools.cuda:
         drops_bodies(bundle, plugins=True, major=versions.major(tools.trt))
-        if bundle.contract.ops:
+        if bundle.manifest.ops:
             versions.load_plugins(tools.trt)
 
 
@@ -108,8 +108,8 @@ def build(bundle: Bundle, options: BuildOptions, progress: Progress) -> Path:
         drop = drops_bodies(bundle, plugins=options.plugins, major=versions.major(tools.trt))
         name = f"{tools.here.engine_name}.plan"
         require_writable_engine(bundle.path / FOLDER / name)
-        profiles = bundle_profiles(bundle.contract, options.shapes)
-        ours = versions.load_plugins(tools.trt) if options.plugins and bundle.contract.ops else None
+        profiles = bundle_profiles(bundle.manifest, options.shapes)
+        ours = versions.load_plugins(tools.trt) if options.plugins and bundle.manifest.ops else None
         tools.log.clear()
         build = _Build(tools, options, bundle.model, graph_bytes(bundle.model, drop=drop))
         if not options.plugins:
@@ -121,7 +121,7 @@ def build(bundle: Bundle, options: BuildOptions, progress: Progress) -> Path:
             EngineRecord(
                 **_common(tools.here, options, plan, profiles, name),
                 plugins=PluginsUsed(ours.sha256, ours.seqexport) if ours else None,
-                model_sha256=bundle.contract.files[MODEL],
+                model_sha256=bundle.manifest.files[MODEL],
                 weights_sha256=weights_hash(bundle),
             ),
         )

@@ -23,11 +23,11 @@ def drops_bodies(bundle: Bundle, *, plugins: bool, major: int) -> bool:
     Raises:
         UserError: it cannot be built; with the command that exports what can.
     """
-    target, contract = bundle.contract.target, bundle.contract
-    again = f"seqexport onnx --model {contract.source.model} --target"
+    target, manifest = bundle.manifest.target, bundle.manifest
+    again = f"seqexport onnx --model {manifest.source.model} --target"
     if target == "ort":
         raise UserError(f"{bundle.path}: target ort is for ONNX Runtime alone; export it with: {again} tensorrt")
-    if contract.dtype == "bfloat16" and major < FUNCTIONS_SINCE:
+    if manifest.dtype == "bfloat16" and major < FUNCTIONS_SINCE:
         raise UserError(f"{bundle.path} is bfloat16, which TensorRT {major} has not; export with --dtype fp16 or fp32")
     if target == "tensorrt":
         if plugins:

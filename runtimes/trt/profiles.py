@@ -1,4 +1,4 @@
-"""Which shapes an engine takes: its optimisation profiles, from a bundle's contract and trtexec's shape options.
+"""Which shapes an engine takes: its optimisation profiles, from a bundle's manifest and trtexec's shape options.
 
 Profile 0, ``prefill``: ``seq`` from 1 to all that the capacity holds, at most 2048. Profile 1, ``decode``: ``seq`` 1.
 In both, ``batch`` from 1 to 4, and the caches' ``max_len`` from 1 to the capacity.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.contract import Contract, TensorSpec
+from seqexport.runtimes.manifest import Manifest, TensorSpec
 from seqexport.runtimes.trt.record import Profile, Shape
 
 LONGEST_CHUNK, BEST_CHUNK, LARGEST_BATCH = 2048, 512, 4
@@ -46,37 +46,37 @@ def parse_shapes(option: str, text: str | None) -> dict[str, Shape]:
     return shapes
 
 
-def bundle_profiles(contract: Contract, given: GivenShapes = GivenShapes()) -> dict[str, Profile]:
+def bundle_profiles(manifest: Manifest, given: GivenShapes = GivenShapes()) -> dict[str, Profile]:
     """The profiles of a bundle's engine. A given shape sets its named axes in every input; decode follows prefill.
 
     Raises:
         UserError: a shape does not fit the graph's inputs, or the sizes contradict each other or the capacity.
     """
-    capacity = contract.capacity
+    capacity = manifest.capacity
     prompt = LONGEST_CHUNK if capacity is None else min(capacity, LONGEST_CHUNK)
     usual: dict[str, Range] = {
         "batch": (1, 1, LARGEST_BATCH),
         "seq": (1, min(prompt, BEST_CHUNK), prompt),
         "max_len": (1, capacity or 1, capacity or 1),
     }
-    sizes = {kind: _axes(contract, f"--{kind}Shapes", getattr(given, kind)) for kind in KINDS}
+    sizes = {kind: _axes(manifest, f"--{kind}Shapes", getattr(given, kind)) for kind in KINDS}
     ranges = {axis: _overridden(axis, usual[axis], sizes) for axis in usual}
     for axis in ("seq", "max_len"):
         if capacity is not None and ranges[axis][2] > capacity:
             raise UserError(
                 f"--maxShapes: {axis} of {ranges[axis][2]}, and the bundle holds {capacity} tokens; give less"
-                f"{contract.or_hold_more}"
+                f"{manifest.or_hold_more}"
             )
-    return {"prefill": _profile(contract, ranges), "decode": _profile(contract, {**ranges, "seq": (1, 1, 1)})}
+    return {"prefill": _profile(manifest, ranges), "decode": _profile(manifest, {**ranges, "seq": (1, 1, 1)})}
 
 
-def _axes(contract: Contract, option: str, shapes: Shapes) -> dict[str, int]:
+def _axes(manifest: Manifest, option: str, shapes: Shapes) -> dict[str, int]:
     """The size of each named axis in the given shapes."""
     axes: dict[str, int] = {}
     for name, shape in shapes.items():
-        spec = contract.input_named(name)
+        spec = manifest.input_named(name)
         if spec is None:
-            raise UserError(f"{option} {name}: the graph's inputs are {', '.join(s.name for s in contract.inputs)}")
+            raise UserError(f"{option} {name}: the graph's inputs are {', '.join(s.name for s in manifest.inputs)}")
         what = f"{option} {name}:{'x'.join(map(str, shape))}"
         if not _fits(shape, spec.shape):
             raise UserError(f"{what}: the input's shape is {'x'.join(map(str, spec.shape))}")
@@ -106,8 +106,8 @@ def _overridden(axis: str, usual: Range, sizes: Mapping[str, Mapping[str, int]])
     return smallest, middle, largest
 
 
-def _profile(contract: Contract, ranges: Mapping[str, Range]) -> Profile:
-    return {spec.name: _shapes(spec, ranges) for spec in contract.inputs}
+def _profile(manifest: Manifest, ranges: Mapping[str, Range]) -> Profile:
+    return {spec.name: _shapes(spec, ranges) for spec in manifest.inputs}
 
 
 def _shapes(spec: TensorSpec, ranges: Mapping[str, Range]) -> tuple[Shape, Shape, Shape]:

@@ -97,7 +97,7 @@ def version_tuple(version: str) -> tuple[int, ...]:
 
 
 def weights_hash(bundle: Bundle) -> str | None:
-    return bundle.contract.files.get(f"{MODEL}.data")
+    return bundle.manifest.files.get(f"{MODEL}.data")
 
 
 def engines_of(bundle: Bundle) -> list[EngineRecord]:
@@ -155,7 +155,7 @@ def _read_plan(bundle: Bundle, file: Path, record: EngineRecord, rebuild: str) -
     if actual != record.sha256:
         raise UserError(f"{file}: sha256 {actual[:12]}..., its record has {record.sha256[:12]}...; {rebuild}")
     same_weights = record.weights_sha256 in (None, weights_hash(bundle))
-    if record.model_sha256 != bundle.contract.files.get(MODEL) or not same_weights:
+    if record.model_sha256 != bundle.manifest.files.get(MODEL) or not same_weights:
         raise UserError(f"{file}: built from another model than {bundle.model}; {rebuild}")
     return plan
 

@@ -52,7 +52,7 @@ class TrtRunner(Runner):
         self._check_interface()
         self.batches = engine.limits("input_ids", 0, PREFILL)
         self.widths = engine.limits("input_ids", 1, PREFILL)
-        grown = next((spec for spec in self.contract.states if spec.grows), None)
+        grown = next((spec for spec in self.manifest.states if spec.grows), None)
         self.rooms = engine.limits(grown.past_name, grown.shape.index("max_len"), PREFILL) if grown else (0, 0)
         self.caches_in_place = engine.record.plugins is not None
         self.no_graph: str | None = None
@@ -65,7 +65,7 @@ class TrtRunner(Runner):
     def _check_interface(self) -> None:
         engine = self.engine.cuda_engine
         theirs = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-        ours = {spec.name for spec in (*self.contract.inputs, *self.contract.outputs)}
+        ours = {spec.name for spec in (*self.manifest.inputs, *self.manifest.outputs)}
         if others := theirs ^ ours:
             raise UserError(
                 f"{self.engine.record.plan}: its inputs and outputs are not those of the bundle ({min(others)}); build "
@@ -77,11 +77,11 @@ class TrtRunner(Runner):
         record = self.engine.record
         ops = f"plugins of seqexport {record.plugins.version}" if record.plugins else "function bodies"
         decode = "decode as a CUDA graph" if self.no_graph is None else f"decode without a CUDA graph ({self.no_graph})"
-        return f"TensorRT {record.tensorrt}, {record.gpu}, {ops}, target {self.contract.target}, {decode}"
+        return f"TensorRT {record.tensorrt}, {record.gpu}, {ops}, target {self.manifest.target}, {decode}"
 
     def session(self, batch: int = 1, capacity: int | None = None) -> TrtSession:
         if capacity is None:
-            capacity = min(self.contract.capacity or 0, self.rooms[1])
+            capacity = min(self.manifest.capacity or 0, self.rooms[1])
         session = TrtSession(self, batch, capacity)
         self._sessions.add(session)
         return session
@@ -108,7 +108,7 @@ class TrtRunner(Runner):
             if self._staging is not None:
                 self._staging.close()
                 self._staging = None
-            whole = self.contract.logits == "all"
+            whole = self.manifest.logits == "all"
             self._staging = Staging(self, batch, width if whole else self.widths[1])
         return self._staging
 

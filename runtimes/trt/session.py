@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Session, States, Tokens
 from seqexport.runtimes.chunks import Chunk, merge, split
-from seqexport.runtimes.contract import StateSpec
+from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.storage import readable, storage, stored_zeros
 from seqexport.runtimes.trt.cuda import CaptureFailed, Memory
 from seqexport.runtimes.trt.plan import DECODE
@@ -43,7 +43,7 @@ class TrtSession(Session):
     """
 
     def __init__(self, runner: TrtRunner, batch: int, capacity: int) -> None:
-        super().__init__(runner.contract, batch, capacity)
+        super().__init__(runner.manifest, batch, capacity)
         self.runner, self.cuda = runner, runner.cuda
         self._check_limits()
         self._room = max(capacity, runner.rooms[0])
@@ -53,7 +53,7 @@ class TrtSession(Session):
         self._closing = weakref.finalize(self, self._resources.close)
         self._closing.atexit = False
         try:
-            self._states = {spec.past_name: self._allocate(spec) for spec in self.contract.states}
+            self._states = {spec.past_name: self._allocate(spec) for spec in self.manifest.states}
         except UserError:
             self.close()
             raise
@@ -89,7 +89,7 @@ class TrtSession(Session):
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
         if not self._closing.alive:
             raise UserError("this session is closed; start a new one")
-        whole = self.contract.logits == "all"
+        whole = self.manifest.logits == "all"
         chunks = split(tokens, seq_lens, self.runner.widths[1], whole=whole)
         lengths, logits = self.lengths, list[Floats]()
         for chunk in chunks:
@@ -149,14 +149,14 @@ class TrtSession(Session):
 
     def _set_shapes(self, context: Any, width: int) -> None:
         named = {"batch": self.batch, "seq": width, "max_len": self._room}
-        for spec in self.contract.inputs:
+        for spec in self.manifest.inputs:
             shape = tuple(named[axis] if isinstance(axis, str) else axis for axis in spec.shape)
             if not context.set_input_shape(spec.name, shape):
                 raise self.runner.failure(f"refuses {spec.name} of shape {shape}")
 
     def _bind(self, context: Any, staging: Staging) -> None:
         addresses = staging.addresses()
-        for spec in self.contract.states:
+        for spec in self.manifest.states:
             places = self._states[spec.past_name]
             addresses[spec.past_name] = places[self._place].address
             addresses[spec.present_name] = places[1 - self._place].address
@@ -173,7 +173,7 @@ class TrtSession(Session):
     def read_states(self) -> States:
         longest = int(self.lengths.max())
         states: States = {}
-        for spec in self.contract.states:
+        for spec in self.manifest.states:
             dtype = self.runner.engine.dtype(spec.past_name)
             array = np.empty(spec.sizes(self.batch, self._room), storage(dtype))
             self.cuda.read(self._states[spec.past_name][self._place], array)
@@ -184,7 +184,7 @@ class TrtSession(Session):
 
     def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
         lengths = self._check_states(states, lengths)
-        for spec in self.contract.states:
+        for spec in self.manifest.states:
             dtype, sizes = self.runner.engine.dtype(spec.past_name), spec.sizes(self.batch, self._room)
             array = stored_zeros(sizes, dtype, states[spec.past_name])
             self.cuda.write(self._states[spec.past_name][self._place], array)

@@ -33,17 +33,17 @@ class Staging:
 
     def __init__(self, runner: TrtRunner, batch: int, width: int) -> None:
         self.cuda, self.batch, self.width = runner.cuda, batch, width
-        engine, contract = runner.engine, runner.contract
-        dtypes = {name: np.dtype(engine.dtype(name)) for name in FEEDS if contract.input_named(name)}
+        engine, manifest = runner.engine, runner.manifest
+        dtypes = {name: np.dtype(engine.dtype(name)) for name in FEEDS if manifest.input_named(name)}
         counts = {name: batch * width if name == "input_ids" else batch for name in dtypes}
         self._offsets: dict[str, int] = {}
         end = 0
         for name, dtype in dtypes.items():
             self._offsets[name] = end
             end += -(-counts[name] * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-        self._all = contract.logits == "all"
+        self._all = manifest.logits == "all"
         self._logits_dtype = engine.dtype("logits")
-        self._vocab = contract.vocab_size
+        self._vocab = manifest.vocab_size
         self._used = (0, 1)
         with ExitStack() as stack:
             self._feeds, self._feeds_host = self._pair(end, stack)

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from seqexport.plugins import library
 from seqexport.runtimes import cublas
-from seqexport.runtimes.bundle import CONTRACT, MODEL, REFERENCE, open_bundle, sha256, write_contract
+from seqexport.runtimes.bundle import MANIFEST, MODEL, REFERENCE, open_bundle, sha256, write_manifest
 from tests.cli.conftest import Run
 from tests.conftest import Exported
 
@@ -32,15 +32,15 @@ def copy(shipped: Path, tmp_path: Path) -> Path:
 
 
 def reseal(folder: Path) -> None:
-    contract = open_bundle(folder, check_files=False).contract
-    write_contract(
-        folder, msgspec.structs.replace(contract, files={name: sha256(folder / name) for name in contract.files})
+    manifest = open_bundle(folder, check_files=False).manifest
+    write_manifest(
+        folder, msgspec.structs.replace(manifest, files={name: sha256(folder / name) for name in manifest.files})
     )
 
 
-def edit_contract(folder: Path, **changes: object) -> None:
-    data = json.loads((folder / CONTRACT).read_text())
-    (folder / CONTRACT).write_text(json.dumps({**data, **changes}))
+def edit_manifest(folder: Path, **changes: object) -> None:
+    data = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**data, **changes}))
 
 
 def foreign(folder: Path) -> None:
@@ -64,15 +64,15 @@ def perturb(folder: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "newer": (lambda f: edit_contract(f, format_version=99), f"{CONTRACT}: format version 99, this seqexport reads 1"),
+    "newer": (lambda f: edit_manifest(f, format_version=99), f"{MANIFEST}: format version 99, this seqexport reads 1"),
     "hash": (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json: sha256"),
     "missing": (lambda f: (f / f"{MODEL}.data").unlink(), f"{MODEL}.data: cannot be read (No such file or directory)"),
-    "no contract": (lambda f: (f / CONTRACT).unlink(), f"is not a bundle: cannot read {CONTRACT}"),
-    "no JSON": (lambda f: (f / CONTRACT).write_text("{"), f"{CONTRACT} is damaged"),
+    "no manifest": (lambda f: (f / MANIFEST).unlink(), f"is not a bundle: cannot read {MANIFEST}"),
+    "no JSON": (lambda f: (f / MANIFEST).write_text("{"), f"{MANIFEST} is damaged"),
     "reference": (lambda f: (f / REFERENCE).write_bytes(b"short"), f"{REFERENCE}: sha256"),
 }
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "foreign": (foreign, f"{MODEL}: its inputs are not those that {CONTRACT} lists"),
+    "foreign": (foreign, f"{MODEL}: its inputs are not those that {MANIFEST} lists"),
     "invalid": (invalid, f"cannot load {{folder}}/{MODEL}"),
 }
 
@@ -129,10 +129,10 @@ def test_an_export_that_is_out_of_bounds_is_refused(run: Run, copy: Path, monkey
     assert refusal.endswith(f"see: seqexport verify {copy}")
 
 
-def test_inspect_shows_the_contract(run: Run, shipped: Path) -> None:
+def test_inspect_shows_the_manifest(run: Run, shipped: Path) -> None:
     result = run("inspect", shipped, "--json")
     assert (result.code, result.err) == (0, "")
-    assert json.loads(result.out) == json.loads((shipped / CONTRACT).read_text())
+    assert json.loads(result.out) == json.loads((shipped / MANIFEST).read_text())
     table = run("inspect", shipped).out
     for name in ("input_ids", "conv_state", "recurrent_state", "preset:mamba", MODEL, "SelectiveScan"):
         assert name in table

@@ -169,7 +169,7 @@ def test_a_bundle_is_replaced_only_with_force(run: Run, llama: Path, work: Path,
     )
     assert contents(work) == before
     assert run("onnx", "--model", llama, "-o", "out", "--force", "--target", "ort").code == 0
-    assert open_bundle(work / "out").contract.architecture == "llama"
+    assert open_bundle(work / "out").manifest.architecture == "llama"
     assert os.listdir(work) == ["out"]
 
 
@@ -179,7 +179,7 @@ def test_an_export_says_what_it_did_and_how_exact_it_is(run: Run, work: Path) ->
     assert "checks: at most" in result.out
     assert "mamba: mamba, 0.5 M parameters, float16, target portable" in result.out
     assert 'next: seqexport generate mamba --prompt "..."' in result.out
-    assert open_bundle(work / "mamba").contract.source.model == "preset:mamba"
+    assert open_bundle(work / "mamba").manifest.source.model == "preset:mamba"
 
 
 def test_names_with_brackets_are_printed_as_they_are(run: Run, llama: Path, work: Path, traced_once: None) -> None:
@@ -198,9 +198,9 @@ def test_bfloat16_is_exported_and_onnx_runtime_says_why_it_does_not_run(
     reason = "out is bfloat16, for which ONNX Runtime's CPU has no kernels; export with --dtype fp16 or fp32"
     assert result.code == 0
     assert f"not verified: {reason}" in result.out
-    contract = open_bundle("out").contract
-    assert contract.dtype == "bfloat16"
-    assert [spec.dtype for spec in contract.outputs if spec.role == "logits"] == ["float32"]
+    manifest = open_bundle("out").manifest
+    assert manifest.dtype == "bfloat16"
+    assert [spec.dtype for spec in manifest.outputs if spec.role == "logits"] == ["float32"]
     assert run("verify", "out").refusal == reason
 
 
@@ -300,12 +300,12 @@ def test_the_language_model_of_a_model_of_more_than_text_is_exported(run: Run, w
     folder = save(make, work.parent / name)
     result = run("onnx", "--model", folder, "-o", "out", "--target", "ort")
     assert (result.code, result.err) == (0, "")
-    contract = open_bundle("out").contract
-    assert f"{folder} is a {name}; only its language model ({contract.architecture}) is exported" in result.out
+    manifest = open_bundle("out").manifest
+    assert f"{folder} is a {name}; only its language model ({manifest.architecture}) is exported" in result.out
     assert "checks: at most" in result.out
-    assert contract.architecture == getattr(transformers, inside).config_class.model_type
+    assert manifest.architecture == getattr(transformers, inside).config_class.model_type
     weights = sum(t.numel() for t in load_file(folder / "model.safetensors").values())
-    assert contract.source.parameters < weights
+    assert manifest.source.parameters < weights
     assert run("verify", "out").code == 0
 
 
@@ -382,7 +382,7 @@ def test_a_full_disk_leaves_the_old_bundle(run: Run, llama: Path, work: Path, tr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("where", ["load_original", "trace", "_record", "write_contract"])
+@pytest.mark.parametrize("where", ["load_original", "trace", "_record", "write_manifest"])
 def test_a_signal_anywhere_leaves_nothing(
     run: Run, llama: Path, work: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int, traced_once: None
 ) -> None:
@@ -455,7 +455,7 @@ def test_a_weight_beyond_the_dtype_is_refused_or_clamped_as_asked(run: Run, llam
     assert f"{name} has 1 of 888 values, the largest 70000 at [36, 23], beyond float16, which ends at 65504" in refusal
     assert contents(work) == {}
     assert run(*asked, "--clamp-weights").code == 0
-    assert open_bundle(work / "out").contract.source.clamped == (name,)
+    assert open_bundle(work / "out").manifest.source.clamped == (name,)
     assert f"set to the limit of float16 where beyond it: {name}" in " ".join(run("inspect", "out").out.split())
     with TorchRunner(open_bundle(work / "out")) as original:
         assert original.model.get_input_embeddings().weight[36, 23] == 65504

@@ -37,9 +37,9 @@ def record_of(plan: Path) -> EngineRecord:
 
 
 def assert_record_of_bundle(record: EngineRecord, bundle: Bundle) -> None:
-    assert record.model_sha256 == bundle.contract.files[MODEL]
+    assert record.model_sha256 == bundle.manifest.files[MODEL]
     assert record.weights_sha256 == weights_hash(bundle) is not None
-    expected = bundle_profiles(bundle.contract)
+    expected = bundle_profiles(bundle.manifest)
     assert record.profiles == expected
     assert list(record.profiles) == list(expected)
 
@@ -61,7 +61,7 @@ def test_engine_with_plugins(name: str, build: Build, plugins: Path, exported: E
     assert record.plugins == PluginsUsed(built.sha256, built.seqexport)
     assert record.flags == {}
     present = {op for op in NAMES if op in plan.read_bytes()}
-    assert present == {op.encode() for op in bundle.contract.ops}
+    assert present == {op.encode() for op in bundle.manifest.ops}
 
 
 @pytest.mark.parametrize("name", [*(f"preset:{name}" for name in SHIPPED), "gemma2"])
@@ -109,7 +109,7 @@ def test_given_shapes_mean_what_they_mean_in_python(
     assert result.code == 0, result.err
     given = GivenShapes(**{kind: parse_shapes("", text) for kind, text in flags.items()})
     record = record_of(plan)
-    assert record.profiles == bundle_profiles(bundle.contract, given)
+    assert record.profiles == bundle_profiles(bundle.manifest, given)
     assert record.flags == options
 
 

@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 from seqexport.plugins import library
-from seqexport.runtimes.bundle import CONTRACT, MODEL, sha256
+from seqexport.runtimes.bundle import MANIFEST, MODEL, sha256
 from tests.conftest import Exported
 from tests.cpp.conftest import RTX_HEADERS, WORK, Build
 from tests.cpp.test_engines import plain_model
@@ -43,9 +43,9 @@ def edit_scan(bundle: Path, edit: Edit) -> None:
     model = onnx.load(file, load_external_data=False)
     edit(model, next(node for node in model.graph.node if node.op_type == "SelectiveScan"))
     file.write_bytes(model.SerializeToString())
-    contract = json.loads((bundle / CONTRACT).read_text())
-    contract["files"][MODEL] = sha256(file)
-    (bundle / CONTRACT).write_text(json.dumps(contract))
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["files"][MODEL] = sha256(file)
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
 
 
 def replace_a(change: Callable[[np.ndarray], np.ndarray]) -> Edit:
@@ -136,16 +136,16 @@ def test_a_plugin_of_others_under_a_name_of_ours(build: Build, plugins: Path, bu
 def test_what_is_no_bundle(build: Build, bundle: Path, tmp_path: Path) -> None:
     assert "no such file or folder" in build(tmp_path / "absent").refusal
     assert "is not a bundle: it has no seqexport.json" in build(tmp_path).refusal
-    contract = bundle / CONTRACT
-    whole = json.loads(contract.read_text())
-    contract.write_text(json.dumps(whole | {"format_version": 2}))
+    manifest = bundle / MANIFEST
+    whole = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(whole | {"format_version": 2}))
     assert "format version 2, this seqexport-build reads 1" in build(bundle).refusal
-    contract.write_text(json.dumps(whole | {"inputs": [{"name": "x", "shape": ["width"]}]}))
+    manifest.write_text(json.dumps(whole | {"inputs": [{"name": "x", "shape": ["width"]}]}))
     assert "is damaged: unknown axis width" in build(bundle).refusal
-    contract.write_text(contract.read_text()[:-20])
-    assert f"{contract} is damaged" in build(bundle).refusal
-    contract.unlink()
-    contract.mkdir()
+    manifest.write_text(manifest.read_text()[:-20])
+    assert f"{manifest} is damaged" in build(bundle).refusal
+    manifest.unlink()
+    manifest.mkdir()
     assert "is not a bundle" in build(bundle).refusal
 
 
@@ -165,7 +165,7 @@ def test_plain_onnx_files(build: Build, bundle: Path, tmp_path: Path) -> None:
     assert "--maxShapes x:4x9: the input's shape is x[0]x8" in last_line(build, model, "--maxShapes=x:4x9")
     model.write_bytes(model.read_bytes()[:-20])
     assert f"cannot parse {model}: " in last_line(build, model, "--optShapes=x:1x8")
-    (bundle / CONTRACT).unlink()
+    (bundle / MANIFEST).unlink()
     without = last_line(build, bundle / MODEL)
     assert "Embedding 'node_" in without
     assert "give --plugins=libseqexport_tensorrt.so" in without

@@ -42,7 +42,12 @@ def test_code_blocks_run(page: Path, tmp_path: Path) -> None:
             continue
         assert block.language in RUNS, f"{page.name} has a block in {block.language!r}, which nothing runs"
         done = subprocess.run(
-            [*RUNS[block.language], block.code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            [*RUNS[block.language], block.code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{page.name}:\n{block.code}\n{done.stdout}{done.stderr}"
 

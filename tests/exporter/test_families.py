@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from seqexport.exporter.hooks import rotary
 from seqexport.exporter.models import explained, refuse_unsupported
 from seqexport.exporter.passes.add_bodies import add_bodies
+from seqexport.exporter.patches import rotary
 from seqexport.exporter.pipeline import FUSIONS
 from seqexport.exporter.states import GraphStates
 from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.contract import StateSpec
+from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.pytorch.oracle import float64_arithmetic
 from seqexport.runtimes.quiet import quiet

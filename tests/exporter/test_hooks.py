@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
-from seqexport.exporter.hooks import attention
 from seqexport.exporter.models import explained
+from seqexport.exporter.patches import attention
 from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.quiet import quiet

@@ -18,7 +18,7 @@ from seqexport.exporter.models import (
 )
 from seqexport.exporter.trace import discover_states
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.contract import Family
+from seqexport.runtimes.manifest import Family
 from tests.exporter.families import EXPORTED, JAMBA, SIZES, build, of
 
 

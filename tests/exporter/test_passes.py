@@ -28,7 +28,7 @@ from seqexport.exporter.passes.reduce_angles import reduce_angles
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
 from seqexport.exporter.trace import discover_states
 from seqexport.plugins.ops import DOMAIN
-from seqexport.runtimes.contract import StateSpec
+from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.quiet import quiet
 from tests.conftest import Saved

@@ -1,4 +1,4 @@
-"""What an export writes: the graph's contract, for every target."""
+"""What an export writes: the graph's manifest, for every target."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def interface(values: Any) -> list[tuple[str, str, list[Any]]]:
     ]
 
 
-def in_contract(specs: Any) -> list[tuple[str, str, list[Any]]]:
+def in_manifest(specs: Any) -> list[tuple[str, str, list[Any]]]:
     kinds = {"float32": "FLOAT", "float16": "FLOAT16", "int64": "INT64", "int32": "INT32"}
     return [(spec.name, kinds[spec.dtype], list(spec.shape)) for spec in specs]
 
@@ -71,41 +71,41 @@ def test_the_written_file_is_valid(bundle: Bundle) -> None:
     onnx.checker.check_model(str(bundle.model))
 
 
-def test_the_graph_is_what_the_contract_says(bundle: Bundle) -> None:
-    graph, contract = onnx.load(bundle.model, load_external_data=False).graph, bundle.contract
-    assert interface(graph.input) == in_contract(contract.inputs)
-    assert interface(graph.output) == in_contract(contract.outputs)
+def test_the_graph_is_what_the_manifest_says(bundle: Bundle) -> None:
+    graph, manifest = onnx.load(bundle.model, load_external_data=False).graph, bundle.manifest
+    assert interface(graph.input) == in_manifest(manifest.inputs)
+    assert interface(graph.output) == in_manifest(manifest.outputs)
     name = bundle.name.split("-")[0]
-    fused = {**FUSED[name], "Embedding": 1, "LastToken": 1} if contract.target == "tensorrt" else {}
-    assert contract.ops == OPS[name] | fused
+    fused = {**FUSED[name], "Embedding": 1, "LastToken": 1} if manifest.target == "tensorrt" else {}
+    assert manifest.ops == OPS[name] | fused
 
 
 def test_inputs_and_outputs_stand_in_order(bundle: Bundle) -> None:
-    contract = bundle.contract
-    attends = "CausalAttention" in contract.ops
-    pasts, presents = [s.past_name for s in contract.states], [s.present_name for s in contract.states]
+    manifest = bundle.manifest
+    attends = "CausalAttention" in manifest.ops
+    pasts, presents = [s.past_name for s in manifest.states], [s.present_name for s in manifest.states]
     lengths = ["seq_lens", "past_lens"] if attends else ["seq_lens"]
-    assert [spec.name for spec in contract.inputs] == ["input_ids", *lengths, *pasts]
-    assert [spec.name for spec in contract.outputs] == ["logits", *presents]
-    assert [s.layer for s in contract.states] == sorted(s.layer for s in contract.states)
-    assert contract.inputs[0].shape == ("batch", "seq")
-    assert contract.outputs[0].shape == ("batch", 1, contract.vocab_size)
+    assert [spec.name for spec in manifest.inputs] == ["input_ids", *lengths, *pasts]
+    assert [spec.name for spec in manifest.outputs] == ["logits", *presents]
+    assert [s.layer for s in manifest.states] == sorted(s.layer for s in manifest.states)
+    assert manifest.inputs[0].shape == ("batch", "seq")
+    assert manifest.outputs[0].shape == ("batch", 1, manifest.vocab_size)
 
 
 def test_a_state_goes_out_as_it_came_in(bundle: Bundle) -> None:
-    contract = bundle.contract
-    outputs = {spec.name: spec for spec in contract.outputs}
-    for state in contract.states:
-        past, present = contract.input_named(state.past_name), outputs[state.present_name]
+    manifest = bundle.manifest
+    outputs = {spec.name: spec for spec in manifest.outputs}
+    for state in manifest.states:
+        past, present = manifest.input_named(state.past_name), outputs[state.present_name]
         assert past is not None
         assert past.shape == present.shape == state.shape
         assert past.dtype == present.dtype == state.dtype
-        assert state.grows == (state.leaf in ("key", "value")) == ("max_len" in state.shape)
+        assert state.grows == (state.kind in ("key", "value")) == ("max_len" in state.shape)
 
 
 def test_weights_are_stored_once(bundle: Bundle) -> None:
     size = (bundle.path / f"{MODEL}.data").stat().st_size
-    parameters = 4 * bundle.contract.source.parameters
+    parameters = 4 * bundle.manifest.source.parameters
     assert 0.7 * parameters < size < 1.02 * parameters + 8192
 
 
@@ -113,9 +113,9 @@ def test_weights_are_stored_once(bundle: Bundle) -> None:
 def test_shipped_models_take_the_size_of_their_parameters(exported: Exported, target: str, name: str) -> None:
     bundle = exported(f"preset:{name}", target=target, dtype="float32", logits="all")
     size = (bundle.path / f"{MODEL}.data").stat().st_size
-    assert size < 1.02 * 4 * bundle.contract.source.parameters
-    assert bundle.contract.source.model == f"preset:{name}"
-    assert bundle.contract.outputs[0].shape == ("batch", "seq", 256)
+    assert size < 1.02 * 4 * bundle.manifest.source.parameters
+    assert bundle.manifest.source.model == f"preset:{name}"
+    assert bundle.manifest.outputs[0].shape == ("batch", "seq", 256)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "gemma2"])
@@ -151,7 +151,7 @@ def test_opset_out_of_range_is_refused(checkpoint: Saved, tmp_path: Path, opset:
 def test_the_oldest_and_the_newest_opset_are_what_is_written(exported: Exported, opset: int) -> None:
     bundle = exported("mamba", opset=opset, logits="last")
     model = onnx.load(bundle.model, load_external_data=False)
-    assert {i.domain: i.version for i in model.opset_import}[""] == opset == bundle.contract.opset
+    assert {i.domain: i.version for i in model.opset_import}[""] == opset == bundle.manifest.opset
     onnx.checker.check_model(str(bundle.model))
 
 
@@ -196,8 +196,8 @@ def test_a_row_too_long_is_told_what_works(
     exported: Exported, name: str, max_len: int | None, limit: int | None, advice: str
 ) -> None:
     bundle = exported(name, logits="last", max_len=max_len)
-    capacity = bundle.contract.capacity
-    assert bundle.contract.capacity_limit == limit
+    capacity = bundle.manifest.capacity
+    assert bundle.manifest.capacity_limit == limit
     assert capacity is not None
     with open_runner("ort", bundle) as runner:
         with pytest.raises(UserError) as error:

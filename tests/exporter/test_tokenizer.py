@@ -68,7 +68,7 @@ def test_an_export_brings_it_and_text_comes_of_it(checkpoint: Saved, tmp_path: P
     options = ExportOptions(model=str(source), target="portable")
     with quiet():
         bundle = export(options, tmp_path / "bundle", lambda stage: nullcontext(), said.append)
-    assert TOKENIZER in bundle.contract.files
+    assert TOKENIZER in bundle.manifest.files
     assert any(line.startswith("tokenizer.json is made of ") for line in said)
     tokenizer = BundleTokenizer(bundle)
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT

@@ -79,26 +79,26 @@ class ElsewhereRunner(Runner):
 
 class _Session(Session):
     def __init__(self, runner: ElsewhereRunner, batch: int, capacity: int) -> None:
-        super().__init__(runner.contract, batch, capacity)
+        super().__init__(runner.manifest, batch, capacity)
         self.model = runner.model
         self.states: Arrays = {
-            spec.past_name: np.zeros(spec.sizes(batch, capacity), spec.dtype) for spec in self.contract.states
+            spec.past_name: np.zeros(spec.sizes(batch, capacity), spec.dtype) for spec in self.manifest.states
         }
 
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
         given = {"input_ids": tokens, "seq_lens": seq_lens, "past_lens": self.lengths}
         outputs = self.model.run(given | self.states)
-        self.states = {spec.past_name: outputs[spec.present_name] for spec in self.contract.states}
+        self.states = {spec.past_name: outputs[spec.present_name] for spec in self.manifest.states}
         return outputs["logits"]
 
     def read_states(self) -> States:
         longest = int(self.lengths.max())
-        grows = {spec.past_name: spec.grows for spec in self.contract.states}
+        grows = {spec.past_name: spec.grows for spec in self.manifest.states}
         return {name: x[:, :, :longest] if grows[name] else x for name, x in self.states.items()}
 
     def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
         self.lengths = self._check_states(states, lengths)
-        for spec in self.contract.states:
+        for spec in self.manifest.states:
             held, given = self.states[spec.past_name], states[spec.past_name]
             if spec.grows:
                 held[:, :, : given.shape[2]] = given

@@ -49,7 +49,7 @@ def lone_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[P
 
 def generated(runner: OrtRunner) -> list[np.ndarray]:
     """Logits of a ragged prompt of two rows and of some steps after it."""
-    tokens = np.arange(40).reshape(2, 20) * 5 % runner.contract.vocab_size
+    tokens = np.arange(40).reshape(2, 20) * 5 % runner.manifest.vocab_size
     with runner.session(2, 64) as session:
         logits = [session.prefill(tokens, np.array([20, 9]))[[0, 1], [19, 8]]]
         for step in range(8):
@@ -88,7 +88,7 @@ def test_no_plugins_runs_the_bodies_which_agree(exported: Exported, plugins: Pat
     bundle = runnable(exported(model, target=target, dtype="float32", logits="all"))
     with OrtRunner(bundle, threads=1) as ours, OrtRunner(bundle, threads=1, no_plugins=True) as bodies:
         assert "ops by function bodies (--no-plugins was given)" in bodies.description
-        assert bodies.caches_in_place == bundle.contract.caches_in_place
+        assert bodies.caches_in_place == bundle.manifest.caches_in_place
         for a, b in zip(generated(ours), generated(bodies), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
         repeated = generated(ours)
@@ -98,8 +98,8 @@ def test_no_plugins_runs_the_bodies_which_agree(exported: Exported, plugins: Pat
 def test_caches_are_updated_in_place(exported: Exported, plugins: Path) -> None:
     bundle = exported("preset:transformer", target="portable", dtype="float32", logits="all")
     with OrtRunner(bundle, threads=1) as runner, runner.session(1, 16) as session:
-        assert not bundle.contract.caches_in_place
-        for spec in runner.contract.states:
+        assert not bundle.manifest.caches_in_place
+        for spec in runner.manifest.states:
             assert session._past[spec.past_name] is session._present[spec.present_name]
         session.prefill(np.arange(16)[None])
         with pytest.raises(UserError, match="this session's cache holds 16"):

@@ -74,7 +74,7 @@ def test_a_model_that_also_has_function_bodies(exported: Exported, old: Compare,
     bundle = exported(model, target="portable", dtype=dtype, logits="all")
     inputs = {
         spec.name: np.zeros([{"batch": 2, "seq": 9, "max_len": 16}.get(a, a) for a in spec.shape], spec.dtype)
-        for spec in bundle.contract.inputs
+        for spec in bundle.manifest.inputs
     }
     inputs["input_ids"] += np.arange(9) * 7
     inputs["seq_lens"] += np.array([9, 4], np.int32)

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime as ort
 
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.contract import TensorSpec
+from seqexport.runtimes.manifest import TensorSpec
 from seqexport.runtimes.trt.cuda import Cuda
 from seqexport.runtimes.trt.plan import Engine
 from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles
@@ -163,8 +163,8 @@ class FakeEngine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self.ort = ort.InferenceSession(str(bundle.model), options, providers=["CPUExecutionProvider"])
-        self.contract, self.runtime = bundle.contract, runtime
-        self.specs: dict[str, TensorSpec] = {s.name: s for s in (*self.contract.inputs, *self.contract.outputs)}
+        self.manifest, self.runtime = bundle.manifest, runtime
+        self.specs: dict[str, TensorSpec] = {s.name: s for s in (*self.manifest.inputs, *self.manifest.outputs)}
         self.profiles = list(record.profiles.values())
         self.enqueued, self.fail_at = 0, -1
         self.widths: list[int] = []
@@ -220,13 +220,13 @@ class FakeContext:
     def _compute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
         engine = self.engine
         feeds = {}
-        for spec in engine.contract.inputs:
+        for spec in engine.manifest.inputs:
             dtype = np.dtype("int32" if spec.dtype == "int64" else spec.dtype)
             array = np.empty(shapes[spec.name], dtype)
             engine.runtime.check(addresses[spec.name], array.nbytes)
             ctypes.memmove(array.ctypes.data, addresses[spec.name], array.nbytes)
             feeds[spec.name] = array.astype(spec.dtype)
-        names = [spec.name for spec in engine.contract.outputs]
+        names = [spec.name for spec in engine.manifest.outputs]
         for name, array in zip(names, engine.ort.run(names, feeds), strict=True):
             array = np.ascontiguousarray(array)
             engine.runtime.check(addresses[name], array.nbytes)
@@ -243,8 +243,8 @@ def record_of(bundle: Bundle, shapes: GivenShapes, *, plugins: bool) -> EngineRe
         tensorrt="8.6.0",
         seqexport="0.1.0",
         plugins=PluginsUsed("0", "0.1.0") if plugins else None,
-        model_sha256=bundle.contract.files["model.onnx"],
-        profiles=bundle_profiles(bundle.contract, shapes),
+        model_sha256=bundle.manifest.files["model.onnx"],
+        profiles=bundle_profiles(bundle.manifest, shapes),
         flags={},
         date="2026-01-01",
     )

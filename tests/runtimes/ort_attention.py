@@ -15,7 +15,7 @@ def version(text: str) -> tuple[int, ...]:
 
 def runnable(bundle: Bundle) -> Bundle:
     """The bundle, or the test is left out: its attention is ONNX Runtime's own, which this one lacks."""
-    if bundle.contract.caches_in_place and version(ort.__version__) < version(ATTENTION_SINCE):
+    if bundle.manifest.caches_in_place and version(ort.__version__) < version(ATTENTION_SINCE):
         leave_out(
             f"tests of attention in target ort left out: ONNX Runtime {ort.__version__} has no GroupQueryAttention "
             f"with ragged chunks ({ATTENTION_SINCE} has)"

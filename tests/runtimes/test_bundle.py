@@ -11,22 +11,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seqexport.runtimes.bundle import (
-    CONTRACT,
+    MANIFEST,
     MODEL,
     BundleError,
     check_destination,
     open_bundle,
     sha256,
-    write_contract,
+    write_manifest,
     writing,
 )
-from seqexport.runtimes.contract import FORMAT_VERSION, Contract, Source, StateSpec, TensorSpec
+from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest, Source, StateSpec, TensorSpec
 from tests.hub import in_hub_cache
 from tests.runtimes.test_external_data import save_weights_in
 
 
-def contract(**changes):
-    base = Contract(
+def manifest(**changes):
+    base = Manifest(
         format_version=FORMAT_VERSION,
         architecture="llama",
         family="transformer",
@@ -39,7 +39,7 @@ def contract(**changes):
         capacity=16,
         inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("batch", "seq"), role="tokens"),),
         outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", 1, 9), role="logits"),),
-        states=(StateSpec(layer=3, leaf="key", shape=("batch", 2, "max_len", 4), dtype="float16"),),
+        states=(StateSpec(layer=3, kind="key", shape=("batch", 2, "max_len", 4), dtype="float16"),),
         caches_in_place=False,
         ops={"CausalAttention": 1},
         source=Source(model="x", parameters=1, seqexport="0", torch="2", transformers="5", date="2026-01-01"),
@@ -53,15 +53,15 @@ def folder(tmp_path):
     path = tmp_path / "bundle"
     path.mkdir()
     (path / "model.onnx").write_bytes(b"graph")
-    write_contract(path, contract(files={"model.onnx": sha256(path / "model.onnx")}))
+    write_manifest(path, manifest(files={"model.onnx": sha256(path / "model.onnx")}))
     return path
 
 
 def test_what_is_written_is_read(folder):
     bundle = open_bundle(folder)
-    assert bundle.contract == contract(files=bundle.contract.files)
-    assert bundle.contract.states[0].past_name == "past_key_values.3.key"
-    assert bundle.contract.state_bytes(batch=3, capacity=16) == 3 * 2 * 16 * 4 * 2
+    assert bundle.manifest == manifest(files=bundle.manifest.files)
+    assert bundle.manifest.states[0].past_name == "past_key_values.3.key"
+    assert bundle.manifest.state_bytes(batch=3, capacity=16) == 3 * 2 * 16 * 4 * 2
     assert bundle.tokenizer is None
 
 
@@ -73,8 +73,8 @@ def test_not_a_bundle(tmp_path):
 
 
 def test_newer_format(folder):
-    text = (folder / CONTRACT).read_text().replace('"format_version": 1', '"format_version": 99')
-    (folder / CONTRACT).write_text(text.replace('"architecture"', '"a_field_of_the_future": 1, "architecture"'))
+    text = (folder / MANIFEST).read_text().replace('"format_version": 1', '"format_version": 99')
+    (folder / MANIFEST).write_text(text.replace('"architecture"', '"a_field_of_the_future": 1, "architecture"'))
     with pytest.raises(BundleError, match=r"format version 99.*upgrade seqexport"):
         open_bundle(folder)
 
@@ -105,7 +105,7 @@ def test_a_bundle_in_the_hubs_cache(folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b"])
 def test_files_outside_the_bundle_are_refused(folder, name):
-    write_contract(folder, contract(files={name: "0" * 64}))
+    write_manifest(folder, manifest(files={name: "0" * 64}))
     with pytest.raises(BundleError, match="outside the bundle"):
         open_bundle(folder)
 
@@ -123,7 +123,7 @@ def test_a_link_out_of_the_bundle_is_refused(folder):
         open_bundle(folder)
     shutil.copy(folder.parent / "elsewhere", folder / "within")
     linked(folder, "within")
-    assert open_bundle(folder).contract == contract(files={MODEL: sha256(folder / MODEL)})
+    assert open_bundle(folder).manifest == manifest(files={MODEL: sha256(folder / MODEL)})
     linked(folder, MODEL)
     with pytest.raises(BundleError, match="lies outside the bundle"):
         open_bundle(folder)
@@ -135,7 +135,7 @@ def test_the_blobs_of_the_hub_s_cache_are_of_the_bundle(folder, tmp_path):
     (home / "blobs").mkdir()
     (cached / MODEL).rename(home / "blobs" / "abcd")
     (cached / MODEL).symlink_to("../../../blobs/abcd")
-    assert open_bundle(cached).contract == open_bundle(folder).contract
+    assert open_bundle(cached).manifest == open_bundle(folder).manifest
     shutil.copy(home / "blobs" / "abcd", home / "abcd")
     linked(cached, "../../../abcd")
     with pytest.raises(BundleError, match="lies outside the bundle"):
@@ -146,10 +146,10 @@ def test_the_blobs_of_the_hub_s_cache_are_of_the_bundle(folder, tmp_path):
 def test_weights_that_are_no_file_of_the_bundle_are_refused(folder, name):
     (folder / "secret").write_bytes(b"abc")
     save_weights_in(folder / MODEL, name)
-    write_contract(folder, contract(files={MODEL: sha256(folder / MODEL)}))
-    with pytest.raises(BundleError, match=f"has weights in {re.escape(repr(name))}, which {CONTRACT} does not name"):
+    write_manifest(folder, manifest(files={MODEL: sha256(folder / MODEL)}))
+    with pytest.raises(BundleError, match=f"has weights in {re.escape(repr(name))}, which {MANIFEST} does not name"):
         open_bundle(folder)
-    write_contract(folder, contract(files={n: sha256(folder / n) for n in (MODEL, "secret")}))
+    write_manifest(folder, manifest(files={n: sha256(folder / n) for n in (MODEL, "secret")}))
     if name == "secret":
         assert open_bundle(folder)
 
@@ -157,7 +157,7 @@ def test_weights_that_are_no_file_of_the_bundle_are_refused(folder, name):
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200))
 def test_fuzz_arbitrary_bytes(folder, data):
-    (folder / CONTRACT).write_bytes(data)
+    (folder / MANIFEST).write_bytes(data)
     with pytest.raises(BundleError):
         open_bundle(folder)
 
@@ -172,20 +172,20 @@ JSON = st.recursive(
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_fuzz_one_changed_value(folder, data):
-    good = msgspec.to_builtins(contract(files={"model.onnx": sha256(folder / "model.onnx")}))
+    good = msgspec.to_builtins(manifest(files={"model.onnx": sha256(folder / "model.onnx")}))
     field = data.draw(st.sampled_from(sorted(good)))
-    (folder / CONTRACT).write_text(json.dumps(good | {field: data.draw(JSON)}))
+    (folder / MANIFEST).write_text(json.dumps(good | {field: data.draw(JSON)}))
     opens_or_explains(folder)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 3000), flips=st.lists(st.tuples(st.integers(0, 2999), st.integers(0, 255)), max_size=4))
 def test_fuzz_cut_and_flipped_bytes(folder, cut, flips):
-    write_contract(folder, contract(files={"model.onnx": sha256(folder / "model.onnx")}))
-    data = bytearray((folder / CONTRACT).read_bytes())
+    write_manifest(folder, manifest(files={"model.onnx": sha256(folder / "model.onnx")}))
+    data = bytearray((folder / MANIFEST).read_bytes())
     for position, value in flips:
         data[position % len(data)] = value
-    (folder / CONTRACT).write_bytes(data[:cut])
+    (folder / MANIFEST).write_bytes(data[:cut])
     opens_or_explains(folder)
 
 
@@ -196,7 +196,7 @@ def opens_or_explains(folder: Path) -> None:
         message = str(error)
     else:
         message = ""
-        bundle.contract.state_bytes(1, 1)
+        bundle.manifest.state_bytes(1, 1)
     assert "\n" not in message
 
 
@@ -233,7 +233,7 @@ def test_destination(folder, tmp_path):
         check_destination(folder, force=False)
     check_destination(folder, force=True)
     shutil.copytree(folder, tmp_path / "precious")
-    (tmp_path / "precious" / CONTRACT).unlink()
+    (tmp_path / "precious" / MANIFEST).unlink()
     with pytest.raises(BundleError, match="is not a bundle; it is left as it is"):
         check_destination(tmp_path / "precious", force=True)
     (tmp_path / "file").write_text("x")

@@ -34,13 +34,13 @@ STRICT = "{% if messages[0].role != 'user' %}{{ raise_exception('must begin with
 @pytest.fixture
 def bundle(exported: Exported, tmp_path: Path) -> Any:
     """A bundle of the files that are given."""
-    contract = exported("mamba", target="portable").contract
+    manifest = exported("mamba", target="portable").manifest
 
     def made(**files: str) -> Bundle:
         names = {name.replace("_json", ".json").replace("_jinja", ".jinja"): text for name, text in files.items()}
         for name, text in names.items():
             (tmp_path / name).write_text(text, encoding="utf-8")
-        return Bundle(tmp_path, msgspec.structs.replace(contract, files=dict.fromkeys(names, "")))
+        return Bundle(tmp_path, msgspec.structs.replace(manifest, files=dict.fromkeys(names, "")))
 
     return made
 

@@ -59,7 +59,7 @@ class Wrong(Runner):
 
 class WrongSession(Session):
     def __init__(self, runner: Runner, inner: Session, error: float) -> None:
-        super().__init__(runner.contract, inner.batch, inner.capacity)
+        super().__init__(runner.manifest, inner.batch, inner.capacity)
         self.inner, self.factor = inner, np.float32(1 + error)
 
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
@@ -189,7 +189,7 @@ def test_measures_every_size(model: PreTrainedModel) -> None:
     for point in points:
         assert point.repeats == 2
         assert point.steps == 3
-        assert point.state_bytes == runner.contract.state_bytes(point.batch, point.length)
+        assert point.state_bytes == runner.manifest.state_bytes(point.batch, point.length)
         assert point.prefill_seconds
         assert point.prefill_tokens_per_second == point.batch * point.length / point.prefill_seconds
 
@@ -251,10 +251,10 @@ def test_rows_begin_as_the_tokenizer_begins_every_text(tmp_path: Path, before: l
             single=[*before, "$A", "</s>"], special_tokens=[(token, words[token]) for token in special]
         )
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    contract = msgspec.structs.replace(
-        bundle_of(make("mamba", vocab_size=len(words))).contract, files={"tokenizer.json": ""}
+    manifest = msgspec.structs.replace(
+        bundle_of(make("mamba", vocab_size=len(words))).manifest, files={"tokenizer.json": ""}
     )
-    rows = read_rows(text, Bundle(tmp_path, contract), rows=3, prompt=5, tokens=25)
+    rows = read_rows(text, Bundle(tmp_path, manifest), rows=3, prompt=5, tokens=25)
     assert rows.ids.shape == (3, 25)
     for row in rows.ids:
         assert row[: len(before)].tolist() == [words[token] for token in before]

@@ -272,7 +272,7 @@ def test_a_build_is_found_again_with_what_it_was_built_from(copy: Bundle, tools:
     plan, record = find_engine(copy, HERE)
     assert path.read_bytes() == plan == b"the plan"
     assert record.plugins == PluginsUsed("1" * 64, "0.1.0")
-    assert record.profiles == bundle_profiles(copy.contract, given)
+    assert record.profiles == bundle_profiles(copy.manifest, given)
     assert record.flags == flags
 
 

@@ -33,7 +33,7 @@ def bundle(exported: Exported) -> Bundle:
     ],
 )
 def test_which_graph_is_built(target: Any, plugins: bool, major: int, expected: bool | str, bundle: Bundle) -> None:
-    made_for = Bundle(bundle.path, msgspec.structs.replace(bundle.contract, target=target))
+    made_for = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, target=target))
     if isinstance(expected, bool):
         assert drops_bodies(made_for, plugins=plugins, major=major) is expected
         return
@@ -42,7 +42,7 @@ def test_which_graph_is_built(target: Any, plugins: bool, major: int, expected: 
 
 
 def test_bfloat16_needs_tensorrt_10(bundle: Bundle) -> None:
-    made = Bundle(bundle.path, msgspec.structs.replace(bundle.contract, target="tensorrt", dtype="bfloat16"))
+    made = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, target="tensorrt", dtype="bfloat16"))
     assert not drops_bodies(made, plugins=True, major=10)
     with pytest.raises(UserError, match="bfloat16, which TensorRT 8 has not"):
         drops_bodies(made, plugins=True, major=8)
@@ -52,7 +52,7 @@ def test_bfloat16_needs_tensorrt_10(bundle: Bundle) -> None:
 def test_dropped_functions_leave_what_the_target_tensorrt_has(name: str, exported: Exported) -> None:
     ours = onnx.load_model_from_string(graph_bytes(exported(name, target="portable", logits="last").model, drop=True))
     theirs = onnx.load_model_from_string(exported(name, target="tensorrt", logits="last").model.read_bytes())
-    ops = set(exported(name, target="portable", logits="last").contract.ops)
+    ops = set(exported(name, target="portable", logits="last").manifest.ops)
     assert not ours.functions
     assert _nodes(ours, ops) == _nodes(theirs, ops)
     assert {op for op, *_ in _nodes(ours, ops)} == ops

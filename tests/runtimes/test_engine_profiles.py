@@ -1,4 +1,4 @@
-"""The shapes that engines take, from contracts and from shape options."""
+"""The shapes that engines take, from manifests and from shape options."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ def bundle(exported: Exported) -> Bundle:
     return exported("llama", target="portable", logits="last")
 
 
-def test_profiles_follow_the_contract(bundle: Bundle) -> None:
-    profiles = bundle_profiles(msgspec.structs.replace(bundle.contract, capacity=4096))
+def test_profiles_follow_the_manifest(bundle: Bundle) -> None:
+    profiles = bundle_profiles(msgspec.structs.replace(bundle.manifest, capacity=4096))
     assert list(profiles) == ["prefill", "decode"]
     assert profiles["prefill"]["input_ids"] == ((1, 1), (1, 512), (4, 2048))
     assert profiles["decode"]["input_ids"] == ((1, 1), (1, 1), (4, 1))
     for profile in profiles.values():
-        assert set(profile) == {spec.name for spec in bundle.contract.inputs}
+        assert set(profile) == {spec.name for spec in bundle.manifest.inputs}
         assert profile["seq_lens"] == ((1,), (1,), (4,))
         low, best, high = profile["past_key_values.0.key"]
         assert (low[2], best[2], high[2]) == (1, 4096, 4096)
         assert low[1:2] + low[3:] == high[1:2] + high[3:]
-    short = bundle_profiles(bundle.contract)["prefill"]["input_ids"]
+    short = bundle_profiles(bundle.manifest)["prefill"]["input_ids"]
     assert short == ((1, 1), (1, 64), (4, 64)), "a capacity of 64"
 
 
 def test_given_shapes_set_their_axes_everywhere(bundle: Bundle) -> None:
     given = GivenShapes(opt={"input_ids": (2, 16)}, max={"input_ids": (8, 32), "past_key_values.1.key": (8, 1, 48, 8)})
-    profiles = bundle_profiles(bundle.contract, given)
+    profiles = bundle_profiles(bundle.manifest, given)
     assert profiles["prefill"]["input_ids"] == ((1, 1), (2, 16), (8, 32))
     assert profiles["decode"]["input_ids"] == ((1, 1), (2, 1), (8, 1))
     assert profiles["decode"]["past_key_values.0.value"] == ((1, 1, 1, 8), (2, 1, 48, 8), (8, 1, 48, 8))
-    fixed = bundle_profiles(bundle.contract, GivenShapes(*[{"input_ids": (3, 8)}] * 3))["prefill"]
+    fixed = bundle_profiles(bundle.manifest, GivenShapes(*[{"input_ids": (3, 8)}] * 3))["prefill"]
     assert fixed["input_ids"] == ((3, 8),) * 3
     assert fixed["past_lens"] == ((3,),) * 3
-    small = bundle_profiles(bundle.contract, GivenShapes(max={"input_ids": (1, 4)}))["prefill"]["input_ids"]
+    small = bundle_profiles(bundle.manifest, GivenShapes(max={"input_ids": (1, 4)}))["prefill"]["input_ids"]
     assert small == ((1, 1), (1, 4), (1, 4))
 
 
@@ -57,7 +57,7 @@ def test_given_shapes_set_their_axes_everywhere(bundle: Bundle) -> None:
 )
 def test_shapes_that_do_not_fit_are_refused(given: GivenShapes, message: str, bundle: Bundle) -> None:
     with pytest.raises(UserError) as refused:
-        bundle_profiles(bundle.contract, given)
+        bundle_profiles(bundle.manifest, given)
     assert message in str(refused.value)
 
 

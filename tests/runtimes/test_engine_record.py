@@ -48,8 +48,8 @@ def record(bundle: Bundle, **changes: Any) -> EngineRecord:
         tensorrt=HERE.tensorrt,
         seqexport="0.1.0",
         plugins=PluginsUsed("0" * 64, "0.1.0"),
-        model_sha256=bundle.contract.files[MODEL],
-        profiles=bundle_profiles(bundle.contract),
+        model_sha256=bundle.manifest.files[MODEL],
+        profiles=bundle_profiles(bundle.manifest),
         flags={"--maxShapes": "input_ids:1x8"},
         date="2026-01-01 00:00 UTC",
         weights_sha256=weights_hash(bundle),
@@ -74,7 +74,7 @@ def test_what_is_written_is_found_under_the_names_of_gpu_and_version(bundle: Bun
     assert plan == bundle.path / "engines" / "nvidia-h100-80gb-hbm3-trt8.6.0.plan"
     assert find_engine(bundle, HERE) == (PLAN, record(bundle))
     assert sorted(file.name for file in plan.parent.iterdir()) == [plan.with_suffix(".json").name, plan.name]
-    assert open_bundle(bundle.path).contract == bundle.contract
+    assert open_bundle(bundle.path).manifest == bundle.manifest
 
 
 def test_a_bundle_lists_its_engines(bundle: Bundle) -> None:

@@ -37,9 +37,9 @@ def llama(exported: Exported) -> Iterator[OrtRunner]:
 
 
 def changed(runner: OrtRunner, **changes: Any) -> OrtRunner:
-    """The bundle opened once more, with another contract."""
-    contract = msgspec.structs.replace(runner.contract, **changes)
-    return OrtRunner(Bundle(runner.bundle.path, contract), threads=1)
+    """The bundle opened once more, with another manifest."""
+    manifest = msgspec.structs.replace(runner.manifest, **changes)
+    return OrtRunner(Bundle(runner.bundle.path, manifest), threads=1)
 
 
 def draws(sampling: Sampling, logits: list[float], times: int = 200) -> set[int]:
@@ -57,7 +57,7 @@ def test_prompts_of_a_batch_give_what_each_gives_alone(runner: OrtRunner, sampli
 @pytest.mark.parametrize("name", ["untied", "irregular"])
 def test_greedy_equals_transformers_generate(exported: Exported, name: str) -> None:
     bundle = exported(name, target="ort", logits="last")
-    model = load_original(bundle.contract.source.model)
+    model = load_original(bundle.manifest.source.model)
     with OrtRunner(bundle) as runner:
         ours = generate(runner, PROMPTS, max_new_tokens=30)
     for prompt, made in zip(PROMPTS, ours, strict=True):
@@ -67,7 +67,7 @@ def test_greedy_equals_transformers_generate(exported: Exported, name: str) -> N
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False, pad_token_id=0
             )
         expected = whole[0, len(prompt) :].tolist()
-        assert made == (expected[:-1] if expected[-1] in bundle.contract.eos_token_ids else expected)
+        assert made == (expected[:-1] if expected[-1] in bundle.manifest.eos_token_ids else expected)
 
 
 def test_a_seed_gives_the_same_tokens_and_another_seed_others(llama: OrtRunner) -> None:

@@ -149,7 +149,7 @@ def test_overrun_is_refused_before_anything_changes(exported: Exported) -> None:
 
 def test_a_states_model_has_no_capacity(exported: Exported) -> None:
     with OrtRunner(exported("mamba", target="portable", logits="last")) as runner, runner.session() as session:
-        assert runner.contract.capacity is None
+        assert runner.manifest.capacity is None
         session.prefill(tokens(1, 500))
         assert session.lengths.tolist() == [500]
 
@@ -220,14 +220,14 @@ def test_sessions_on_one_runner_are_independent(runner: OrtRunner) -> None:
 def test_only_the_target_ort_updates_caches_in_place(exported: Exported, target: str) -> None:
     with OrtRunner(exported("jamba", target=target, logits="last")) as runner, runner.session(1, 8) as session:
         session.step(tokens(1))
-        for spec in runner.contract.states:
+        for spec in runner.manifest.states:
             past, present = session._past[spec.past_name], session._present[spec.present_name]
             assert (past is present) == (spec.grows and target == "ort"), spec.past_name
 
 
 def test_caches_of_heads_that_onnx_runtime_does_not_take_are_not_in_place(exported: Exported) -> None:
     bundle = exported("irregular", target="ort", logits="last")
-    assert not bundle.contract.caches_in_place
+    assert not bundle.manifest.caches_in_place
     with OrtRunner(bundle, threads=1) as runner, runner.session(1, 8) as session:
         session.prefill(tokens(1, 8))
 

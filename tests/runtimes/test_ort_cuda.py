@@ -83,7 +83,7 @@ def test_graphs_give_what_plain_runs_give(pair: tuple[OrtRunner, OrtRunner]) -> 
 def test_every_place_of_every_session_has_a_graph_of_its_own(pair: tuple[OrtRunner, OrtRunner]) -> None:
     runner, _ = pair
     engine: Any = runner.engine
-    places = 1 if runner.caches_in_place and runner.contract.family == "transformer" else 2
+    places = 1 if runner.caches_in_place and runner.manifest.family == "transformer" else 2
     assert len(set(engine.runs)) == places
     engine.runs.clear()
     with runner.session(1, 8) as a, runner.session(2, 8) as b:
@@ -220,7 +220,7 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def decoded(runner: OrtRunner, steps: int = 50) -> list[NDArray[Any]]:
-    given = tokens(2, 30 + steps, vocab=runner.contract.vocab_size)
+    given = tokens(2, 30 + steps, vocab=runner.manifest.vocab_size)
     with runner.session(2, 100) as session:
         logits = [session.prefill(given[:, :30], lens(30, 17))]
         logits += [session.step(given[:, 30 + step]) for step in range(steps)]

@@ -84,15 +84,15 @@ def test_logits_of_all_tokens(opened: tuple[PreTrainedModel, Bundle]) -> None:
     assert not ragged[1, 6:].any()
 
 
-def test_states_follow_the_contract(opened: tuple[PreTrainedModel, Bundle]) -> None:
+def test_states_follow_the_manifest(opened: tuple[PreTrainedModel, Bundle]) -> None:
     model, bundle = opened
     with TorchRunner(bundle, model) as runner, runner.session(2) as session:
         for length in (0, 1, 8):
             if length:
                 session.prefill(tokens(2, max(1, length - int(session.lengths[0]))))
             states = session.read_states()
-            assert list(states) == [spec.past_name for spec in bundle.contract.states]
-            for spec in bundle.contract.states:
+            assert list(states) == [spec.past_name for spec in bundle.manifest.states]
+            for spec in bundle.manifest.states:
                 assert states[spec.past_name].shape == spec.sizes(2, length)
                 assert states[spec.past_name].dtype == np.float32
 

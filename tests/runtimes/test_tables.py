@@ -144,7 +144,7 @@ def test_commands(exported: Exported, width: int) -> None:
     from seqexport.runtimes.comparison.verify import Check
 
     bundle = exported("preset:transformer", target="ort", dtype="float32", logits="all")
-    for table in (inspect._interface(bundle.contract), inspect._states(bundle.contract), inspect._files(bundle)):
+    for table in (inspect._interface(bundle.manifest), inspect._states(bundle.manifest), inspect._files(bundle)):
         check_whole(table, width)
     checks = [Check("past_key_values.11.recurrent_state after a prefill in chunks", 1e-7, 2e-7, 4e-7)]
     check_whole(verify._table(checks), width)

@@ -189,9 +189,9 @@ def test_a_text_to_compare_on_is_not_truncated(tmp_path: Path) -> None:
     tokenizer.enable_truncation(4)
     save(tokenizer, tmp_path)
     (tmp_path / "text").write_text("hello " * 40)
-    contract = bundle_of(make("mamba")).contract
-    contract = msgspec.structs.replace(contract, files={"tokenizer.json": ""}, vocab_size=300)
-    rows = read_rows(tmp_path / "text", Bundle(tmp_path, contract), rows=2, prompt=8, tokens=64)
+    manifest = bundle_of(make("mamba")).manifest
+    manifest = msgspec.structs.replace(manifest, files={"tokenizer.json": ""}, vocab_size=300)
+    rows = read_rows(tmp_path / "text", Bundle(tmp_path, manifest), rows=2, prompt=8, tokens=64)
     assert rows.ids.shape == (2, 64)
 
 

@@ -174,7 +174,7 @@ def test_caches_stay_where_they_are_and_states_change_places(jamba: Any) -> None
     runner, _, _ = jamba
     with runner.session(1, 16) as session:
         session.prefill(tokens(1, 3))
-        for spec in runner.contract.states:
+        for spec in runner.manifest.states:
             first, second = session._states[spec.past_name]
             assert (first is second) == spec.grows, spec.past_name
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from seqexport.exporter.models import windows
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, Session, States
-from seqexport.runtimes.bundle import CONTRACT, MODEL, REFERENCE, Bundle, open_bundle, sha256, write_contract
+from seqexport.runtimes.bundle import MANIFEST, MODEL, REFERENCE, Bundle, open_bundle, sha256, write_manifest
 from seqexport.runtimes.comparison import late
 from seqexport.runtimes.comparison.reference import (
     Reference,
@@ -55,8 +55,8 @@ def copy(exported: Exported, tmp_path: Path) -> Bundle:
 
 
 def reseal(bundle: Bundle) -> Bundle:
-    files = {name: sha256(bundle.path / name) for name in bundle.contract.files}
-    write_contract(bundle.path, msgspec.structs.replace(bundle.contract, files=files))
+    files = {name: sha256(bundle.path / name) for name in bundle.manifest.files}
+    write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, files=files))
     return open_bundle(bundle.path)
 
 
@@ -79,7 +79,7 @@ def test_exports_hold_their_bounds(exported: Exported, name: str, target: str) -
     assert [check for check in checks if not check.passed] == []
     kinds = {check.name.split(",")[0] for check in checks}
     assert {"logits after prefill", "logits along decode"} < kinds
-    grows = bundle.contract.capacity is not None
+    grows = bundle.manifest.capacity is not None
     assert len(checks) == len(kinds) * (len(CHUNKS) + grows * len(LATE_CHUNKS))
 
 
@@ -89,7 +89,7 @@ def test_longrope_writes_its_own_frequencies_back_and_is_recorded(exported: Expo
 
 def test_a_cache_shorter_than_the_recorded_steps_is_verified(exported: Exported) -> None:
     bundle = runnable(exported("llama", target="ort", logits="last", max_len=4))
-    assert bundle.contract.capacity == 4
+    assert bundle.manifest.capacity == 4
     assert all(check.passed for check in checks_of(bundle))
 
 
@@ -150,7 +150,7 @@ def test_a_graph_with_another_interface_is_named(copy: Bundle) -> None:
     model = ir.load(copy.model)
     model.graph.inputs[0].name = "tokens"
     ir.save(model, copy.model, external_data=f"{MODEL}.data")
-    with pytest.raises(UserError, match=rf"{MODEL}: its inputs are not those that {CONTRACT} lists \(input_ids\)"):
+    with pytest.raises(UserError, match=rf"{MODEL}: its inputs are not those that {MANIFEST} lists \(input_ids\)"):
         OrtRunner(reseal(copy))
 
 
@@ -192,8 +192,8 @@ def test_positions_late_in_the_capacity_are_checked() -> None:
 
 def test_made_up_caches_are_the_same_everywhere_and_exact_in_their_dtype() -> None:
     bundle = bundle_of(make("gemma2", torch.bfloat16), capacity=WIDE)
-    like = {spec.past_name: np.full(spec.sizes(1, 2), 3.0) for spec in bundle.contract.states}
-    made = late.made_up(bundle.contract, like, WIDE)
+    like = {spec.past_name: np.full(spec.sizes(1, 2), 3.0) for spec in bundle.manifest.states}
+    made = late.made_up(bundle.manifest, like, WIDE)
     first = made["past_key_values.0.key"]
     assert first.shape == (1, 2, WIDE, 8)
     np.testing.assert_array_equal(first[0, 0, 0, :3], np.float32([5.28125, 1.203125, 2.9375]))
@@ -219,9 +219,9 @@ def test_made_up_caches_are_the_same_everywhere_and_exact_in_their_dtype() -> No
 def test_late_texts_begin_where_something_new_is_met(
     capacity: int | None, windows: tuple[int, ...], expected: list[int]
 ) -> None:
-    contract = bundle_of(make("llama")).contract  # 384 bytes a token
-    contract = msgspec.structs.replace(contract, capacity=capacity)
-    assert list(late.starts(contract, windows, read=24, length=8)) == expected
+    manifest = bundle_of(make("llama")).manifest  # 384 bytes a token
+    manifest = msgspec.structs.replace(manifest, capacity=capacity)
+    assert list(late.starts(manifest, windows, read=24, length=8)) == expected
 
 
 def test_what_no_text_reaches_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +296,7 @@ class Truth:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.tokens = np.random.default_rng(0).integers(0, bundle.contract.vocab_size, STEPS)
+        self.tokens = np.random.default_rng(0).integers(0, bundle.manifest.vocab_size, STEPS)
         oracle = TorchRunner(bundle, self._model(), arithmetic="float64", logits="all")
         self.states: dict[int, States] = {}
         for length in CHECKPOINTS:
@@ -306,7 +306,7 @@ class Truth:
         self._own: dict[str, dict[str, float]] = {}
 
     def _model(self) -> PreTrainedModel:
-        return load_original(self.bundle.contract.source.model.replace("preset:", PRESETS), dtype="float32")
+        return load_original(self.bundle.manifest.source.model.replace("preset:", PRESETS), dtype="float32")
 
     def own(self, device: str) -> dict[str, float]:
         """PyTorch's own errors on ``device`` in float32, without TF32: the larger of token by token and all at once.

@@ -21,7 +21,7 @@ from transformers import (
 
 from seqexport.exporter.trace import discover_states
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.contract import FORMAT_VERSION, Contract, Family, Logits, Source
+from seqexport.runtimes.manifest import FORMAT_VERSION, Family, Logits, Manifest, Source
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 VOCAB = 61
@@ -59,7 +59,7 @@ def bundle_of(model: PreTrainedModel, *, logits: Logits = "last", capacity: int 
     states = tuple(discover_states(model))
     growing = any(spec.grows for spec in states)
     family: Family = "transformer" if growing else "mamba"
-    contract = Contract(
+    manifest = Manifest(
         format_version=FORMAT_VERSION,
         architecture=model.config.model_type,
         family=family,
@@ -78,4 +78,4 @@ def bundle_of(model: PreTrainedModel, *, logits: Logits = "last", capacity: int 
         source=Source(model.config.model_type, model.num_parameters(), "0.1.0", "2", "5", "2026-01-01"),
         files={},
     )
-    return Bundle(Path(f"{model.config.model_type}-tiny"), contract)
+    return Bundle(Path(f"{model.config.model_type}-tiny"), manifest)

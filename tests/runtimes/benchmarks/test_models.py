@@ -59,7 +59,7 @@ def test_a_long_run_is_answered_here_and_replayed_elsewhere(
 
 
 def test_a_long_run_needs_room(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    if bundle.contract.capacity is None:
+    if bundle.manifest.capacity is None:
         assert long_run.random_rows(bundle, 5).ids.shape == (1, long_run.PROMPT + 6)
         return
     assert long_run.random_rows(bundle, 500).ids.shape == (1, 201)

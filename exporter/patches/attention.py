@@ -15,7 +15,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from seqexport.exporter.states import GraphStates
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.contract import StateAxis
+from seqexport.runtimes.manifest import StateAxis
 
 NAME = "seqexport"
 HARMLESS = {"position_ids", "position_embeddings", "past_key_values", "cache_position", "target_dtype"}

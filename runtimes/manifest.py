@@ -1,4 +1,4 @@
-"""The graph's contract: what a bundle holds, and every input, output and state of its graph. No framework in here."""
+"""The graph's manifest: what a bundle holds, and every input, output and state of its graph. No framework in here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ StateAxis = Count | Literal["batch", "max_len"]
 
 DType = Literal["float32", "float16", "bfloat16"]
 Family = Literal["mamba", "transformer", "hybrid"]
-Leaf = Literal["key", "value", "conv_state", "recurrent_state"]
+StateKind = Literal["key", "value", "conv_state", "recurrent_state"]
 Logits = Literal["last", "all"]
 Role = Literal["tokens", "lengths", "past", "logits", "present"]
 Target = Literal["portable", "ort", "tensorrt"]
@@ -32,23 +32,23 @@ class StateSpec(Record, frozen=True):
 
     Attributes:
         layer: the layer's index in the model.
-        leaf: ``key``, ``value``, ``conv_state`` or ``recurrent_state``.
+        kind: ``key``, ``value``, ``conv_state`` or ``recurrent_state``.
         shape: its axes; ``max_len`` is the capacity of a key/value cache.
         dtype: of its elements.
     """
 
     layer: Count
-    leaf: Leaf
+    kind: StateKind = msgspec.field(name="leaf")
     shape: tuple[StateAxis, ...]
     dtype: DType
 
     @property
     def past_name(self) -> str:
-        return f"past_key_values.{self.layer}.{self.leaf}"
+        return f"past_key_values.{self.layer}.{self.kind}"
 
     @property
     def present_name(self) -> str:
-        return f"present.{self.layer}.{self.leaf}"
+        return f"present.{self.layer}.{self.kind}"
 
     @property
     def grows(self) -> bool:
@@ -86,7 +86,7 @@ class Source(Record, frozen=True, omit_defaults=True):
     clamped: tuple[str, ...] = ()
 
 
-class Contract(Record, frozen=True, omit_defaults=True):
+class Manifest(Record, frozen=True, omit_defaults=True):
     """``seqexport.json``.
 
     Attributes:

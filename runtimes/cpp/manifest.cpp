@@ -1,4 +1,4 @@
-#include "contract.h"
+#include "manifest.h"
 
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -13,7 +13,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int kFormatVersion = 1;
-constexpr char kContract[] = "seqexport.json";
+constexpr char kManifest[] = "seqexport.json";
 
 Axis axis_from(const json& value) {
   if (!value.is_string()) return {value.get<int64_t>(), ""};
@@ -22,18 +22,18 @@ Axis axis_from(const json& value) {
   return {-1, name};
 }
 
-Bundle bundle_from(const json& contract, const std::filesystem::path& folder) {
+Bundle bundle_from(const json& manifest, const std::filesystem::path& folder) {
   Bundle bundle;
   bundle.folder = folder;
-  bundle.dtype = contract.at("dtype").get<std::string>();
-  bundle.target = contract.at("target").get<std::string>();
-  if (!contract.at("capacity").is_null()) bundle.capacity = contract.at("capacity").get<int64_t>();
-  for (const json& input : contract.at("inputs")) {
+  bundle.dtype = manifest.at("dtype").get<std::string>();
+  bundle.target = manifest.at("target").get<std::string>();
+  if (!manifest.at("capacity").is_null()) bundle.capacity = manifest.at("capacity").get<int64_t>();
+  for (const json& input : manifest.at("inputs")) {
     bundle.inputs.push_back({input.at("name").get<std::string>(), {}});
     for (const json& axis : input.at("shape")) bundle.inputs.back().shape.push_back(axis_from(axis));
   }
-  bundle.ops = contract.at("ops").get<std::map<std::string, int64_t>>();
-  const json& files = contract.at("files");
+  bundle.ops = manifest.at("ops").get<std::map<std::string, int64_t>>();
+  const json& files = manifest.at("files");
   bundle.model = {folder / "model.onnx", files.at("model.onnx").get<std::string>(), files.value("model.onnx.data", "")};
   return bundle;
 }
@@ -41,7 +41,7 @@ Bundle bundle_from(const json& contract, const std::filesystem::path& folder) {
 void check_file(const std::filesystem::path& folder, const std::string& name, const std::string& expected) {
   const std::filesystem::path file = folder / name;
   if (!is_inside(folder, name))
-    throw UserError((folder / kContract).string() + ": file '" + name +
+    throw UserError((folder / kManifest).string() + ": file '" + name +
                     "' lies outside the bundle; put the file itself into it");
   const std::string actual = sha256_of(file);
   if (actual != expected)
@@ -49,8 +49,8 @@ void check_file(const std::filesystem::path& folder, const std::string& name, co
                     "...; the file was changed or cut short: copy or export the bundle again");
 }
 
-void check_version(const json& contract, const std::string& file) {
-  const int version = contract.at("format_version").get<int>();
+void check_version(const json& manifest, const std::string& file) {
+  const int version = manifest.at("format_version").get<int>();
   if (version == kFormatVersion) return;
   throw UserError(file + ": format version " + std::to_string(version) + ", this seqexport-build reads " +
                   std::to_string(kFormatVersion) + "; " +
@@ -61,7 +61,7 @@ void check_version(const json& contract, const std::string& file) {
 void check_weights(const std::filesystem::path& model, const json& files) {
   for (const std::string& name : external_data(model)) {
     if (!files.contains(name))
-      throw UserError(model.string() + ": has weights in '" + name + "', which " + kContract +
+      throw UserError(model.string() + ": has weights in '" + name + "', which " + kManifest +
                       " does not name as a file of the bundle; export the model again");
     check_file(model.parent_path(), name, files[name].get<std::string>());
   }
@@ -70,7 +70,7 @@ void check_weights(const std::filesystem::path& model, const json& files) {
 }  // namespace
 
 Bundle open_bundle(const std::filesystem::path& folder) {
-  const std::filesystem::path file = folder / kContract;
+  const std::filesystem::path file = folder / kManifest;
   if (!std::filesystem::is_regular_file(file))
     throw UserError(folder.string() +
                     " is not a bundle: it has no seqexport.json; make one with: seqexport onnx "
@@ -79,11 +79,11 @@ Bundle open_bundle(const std::filesystem::path& folder) {
     return UserError(file.string() + " is damaged: " + error.what() + "; export the model again");
   };
   try {
-    const json contract = json::parse(read_file(file));
-    check_version(contract, file.string());
-    Bundle bundle = bundle_from(contract, folder);
+    const json manifest = json::parse(read_file(file));
+    check_version(manifest, file.string());
+    Bundle bundle = bundle_from(manifest, folder);
     check_file(folder, bundle.model.file.filename().string(), bundle.model.sha256);
-    check_weights(bundle.model.file, contract.at("files"));
+    check_weights(bundle.model.file, manifest.at("files"));
     return bundle;
   } catch (const json::exception& error) {
     throw damaged(error);

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from transformers import PreTrainedModel
 
-from seqexport.exporter.hooks import attention, causal_conv1d, last_logits, rotary, selective_scan
+from seqexport.exporter.patches import attention, causal_conv1d, last_logits, rotary, selective_scan
 from seqexport.exporter.states import GraphStates
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqexport.exporter.hooks.patch import replaced
+from seqexport.exporter.patches.patch import replaced
 from seqexport.exporter.states import GraphStates
 
 

@@ -1,4 +1,4 @@
-// What a bundle says of its graph: seqexport.json, as far as a builder needs it. runtimes/contract.py defines it all.
+// What a bundle says of its graph: seqexport.json, as far as a builder needs it. runtimes/manifest.py defines it all.
 #pragma once
 
 #include <cstdint>
