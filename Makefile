@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 OLD_RUNTIMES := build/onnxruntime-1.18 build/onnxruntime-1.22
-SOURCES := exporter plugins runtimes tests examples
+SOURCES := seqexport exporter plugins runtimes tests examples
 
 .PHONY: demo test lint types wheel clean
 
