@@ -22,8 +22,8 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	rm -rf build/types && mkdir -p build/types/seqexport
-	ln -s $(CURDIR)/exporter $(CURDIR)/plugins $(CURDIR)/runtimes build/types/seqexport/
-	MYPYPATH=build/types $(BIN)/mypy -p seqexport.plugins -p seqexport.runtimes -p seqexport.exporter
+	ln -s $(CURDIR)/exporter $(CURDIR)/plugins $(CURDIR)/runtimes $(CURDIR)/seqexport/* build/types/seqexport/
+	MYPYPATH=build/types $(BIN)/mypy -p seqexport
 
 wheel: $(INSTALLED)
 	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

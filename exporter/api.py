@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seqexport.exporter.presets import HELD_OUT, resolve_source
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.backends import TORCH, backend_named
+from seqexport.runtimes.backends import TORCH, backend_named, check_taken
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.manifest import Logits, Target
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from seqexport.runtimes.model import Model
 
 PathLike = str | os.PathLike[str]
-BackendName = Literal["torch", "ort", "trt"]
+Device = Literal["cpu", "cuda"]
+Stage = Callable[[str], AbstractContextManager[object]]
+Told = Callable[[str], None]
+
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-Stage = Callable[[str], AbstractContextManager[object]]
+def _nobody(said: str) -> None: ...
 
 
 def export(
@@ -44,9 +47,12 @@ def export(
     opset: int = 20,
     passes: Sequence[ir.passes.PassBase] = (),
     tokenizer: PathLike | None = None,
+    arch: Literal["mamba", "transformer", "hybrid"] | None = None,
+    clamp_weights: bool = False,
     force: bool = False,
     trust_remote_code: bool = False,
     stage: Stage = lambda name: nullcontext(),
+    note: Told = _nobody,
 ) -> Bundle:
     """Export a causal language model to a bundle: an ONNX file with explicit states, and the proof that it is right.
 
@@ -61,10 +67,13 @@ def export(
         max_len: the most tokens that a key/value cache can hold; None: the model's own limit.
         opset: ONNX opset, 18 to 23.
         passes: onnx-ir passes of your own, run on the finished graph.
-        tokenizer: the folder of a loaded model's tokenizer; a checkpoint's own folder is searched by itself.
+        tokenizer: a folder with the tokenizer's files; default: where the model came from.
+        arch: refuse a model of another family.
+        clamp_weights: set weights beyond the dtype to its largest value, instead of refusing them.
         force: replace ``output`` if it is a bundle already.
         trust_remote_code: run the Python code that a checkpoint brings. Never done without this.
         stage: called with the name of each step; the step runs inside the context manager that it gives.
+        note: is told, before the long work, what is left out and where the bundle will not run.
 
     Returns:
         The bundle, opened.
@@ -81,23 +90,26 @@ def export(
 
     options = pipeline.ExportOptions(
         model=os.fspath(model) if isinstance(model, (str, os.PathLike)) else model,
+        arch=arch,
         dtype=DTYPES.get(dtype, dtype) if dtype else None,
         logits=logits,
         opset=opset,
         max_len=max_len,
         target=target,
+        tokenizer=None if tokenizer is None else Path(tokenizer),
+        clamp_weights=clamp_weights,
         force=force,
         trust_remote_code=trust_remote_code,
     )
     with quiet():
-        return pipeline.export(options, Path(output), stage)
+        return pipeline.export(options, Path(output), stage, note, passes)
 
 
 def load(
     bundle: PathLike | Bundle,
-    backend: BackendName = "ort",
+    backend: str = "ort",
     *,
-    device: Literal["cpu", "cuda"] | None = None,
+    device: Device | None = None,
     threads: int | None = None,
     plugins: bool | None = None,
     original: str | None = None,
@@ -120,22 +132,26 @@ def load(
     """
     from seqexport.runtimes.model import Model
 
-    given: dict[str, Any] = {"device": device, "threads": threads, "plugins": plugins}
-    return Model(_open(_bundle(bundle), backend, original, trust_remote_code=trust_remote_code, **given))
+    options = {"device": device, "threads": threads, "plugins": plugins, "trust_remote_code": trust_remote_code}
+    return Model(open_runner(bundle, backend, original=original, **options))
 
 
 def verify(
     bundle: PathLike | Bundle,
-    backend: BackendName = "ort",
+    backend: str = "ort",
     *,
-    device: Literal["cpu", "cuda"] | None = None,
+    device: Device | None = None,
     threads: int | None = None,
     plugins: bool | None = None,
+    not_checked: Told = _nobody,
 ) -> list[Check]:
     """Check that a bundle gives the original's answers on this machine, from what it has recorded of them.
 
     Logits and states, after a whole prefill, a prefill in chunks, and along decode. PyTorch is not needed. The
     arguments are those of ``load``.
+
+    Args:
+        not_checked: is told, in a phrase each, what the recorded texts leave open.
 
     Returns:
         Every check, with its ``error``, PyTorch's own, what is ``allowed``, and whether it ``passed``.
@@ -148,21 +164,21 @@ def verify(
 
     opened = _bundle(bundle)
     reference = read_reference(opened.reference)
-    with backend_named(backend).open(opened, device=device, threads=threads, plugins=plugins) as runner:
-        return list(verify(runner, reference))
+    with open_runner(opened, backend, device=device, threads=threads, plugins=plugins) as runner:
+        return list(verify(runner, reference, not_checked))
 
 
 def compare(
     bundles: Sequence[PathLike | Bundle],
-    backends: Sequence[BackendName] = ("torch", "ort"),
+    backends: Sequence[str] = ("torch", "ort"),
     *,
     text: PathLike = HELD_OUT,
     quick: bool = False,
-    device: Literal["cpu", "cuda"] | None = None,
+    device: Device | None = None,
     threads: int | None = None,
     plugins: bool | None = None,
     original: str | None = None,
-    progress: Callable[[str], None] = lambda what: None,
+    progress: Told = _nobody,
 ) -> Comparison:
     """Compare backends with the PyTorch original: how exact they are, how fast, and what they keep in memory.
 
@@ -186,7 +202,7 @@ def compare(
 
     opened = [_bundle(bundle) for bundle in bundles]
     if not 1 <= len(opened) <= 2:
-        raise UserError(f"{len(opened)} bundles: compare one, or two side by side")
+        raise UserError(f"`bundles`: {len(opened)}; compare one, or two side by side")
     given = {"device": device, "threads": threads, "plugins": plugins}
     with quiet():
         openers, truth = _openers(backends, given, original)
@@ -194,23 +210,24 @@ def compare(
         return run(opened, openers, text=Path(text), original=truth, options=options, progress=progress)
 
 
+def open_runner(bundle: PathLike | Bundle, backend: str, *, original: str | None = None, **options: Any) -> Runner:
+    """What ``load`` opens: tokens and states, no text."""
+    opened = _bundle(bundle)
+    if backend == TORCH.name:
+        original = resolve_source(original or opened.manifest.source.model)
+    return backend_named(backend).open(opened, original=original, **options)
+
+
 def _bundle(bundle: PathLike | Bundle) -> Bundle:
     return bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
 
 
-def _open(bundle: Bundle, backend: str, original: str | None, **options: Any) -> Runner:
-    if backend == TORCH.name:
-        options["source"] = resolve_source(original or bundle.manifest.source.model)
-    elif original is not None:
-        options["original"] = original  # which the backend refuses by name
-    return backend_named(backend).open(bundle, **options)
-
-
 def _openers(
-    backends: Sequence[str], given: dict[str, Any], original: str | None
+    backends: Sequence[str], given: Mapping[str, Any], original: str | None
 ) -> tuple[dict[str, Callable[[Bundle], Runner]], Original | None]:
     """How to open each backend with what it takes of the options, and the original as the reference."""
     chosen = {name: backend_named(name) for name in backends}
+    check_taken(given, chosen.values())
     openers: dict[str, Callable[[Bundle], Runner]] = {
         name: functools.partial(backend.open, **{key: given[key] for key in given.keys() & backend.options})
         for name, backend in chosen.items()
@@ -234,10 +251,15 @@ def _openers(
 
 def _original_loader(original: str | None) -> Callable[[Bundle], PreTrainedModel]:
     """Loads a bundle's original in the bundle's dtype, once."""
-    from seqexport.runtimes.pytorch.checkpoint import load_original
+    from seqexport.runtimes.pytorch.runner import load_original_of
 
-    @functools.cache
-    def load(recorded: str, dtype: str) -> PreTrainedModel:
-        return load_original(resolve_source(original or recorded), dtype=dtype)
+    loaded: dict[Any, PreTrainedModel] = {}
 
-    return lambda bundle: load(bundle.manifest.source.model, bundle.manifest.dtype)
+    def load(bundle: Bundle) -> PreTrainedModel:
+        source, dtype = bundle.manifest.source, bundle.manifest.dtype
+        key = source.model, dtype, source.clamped
+        if key not in loaded:
+            loaded[key] = load_original_of(bundle, resolve_source(original or source.model))
+        return loaded[key]
+
+    return load

@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 from rich.markup import escape
 
+from seqexport.exporter.flags import flags
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.encoding import readable, replace_unencodable
 from seqexport.runtimes.tables import open_console
@@ -60,7 +61,7 @@ def main() -> NoReturn:
     try:
         cli(standalone_mode=False)
     except UserError as error:
-        _fail(str(error), 2)
+        _fail(flags(str(error)), 2)
     except UnicodeEncodeError as error:
         _fail(f"{error.object!r} cannot be a name in this locale ({error.encoding}): choose one of UTF-8", 2)
     except click.ClickException as error:

@@ -16,8 +16,6 @@ from seqexport.exporter.patches.rotary import switch_length, switching
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import Family, StateSpec
 
-PRESETS = {name: Path(__file__).parent / "presets" / name for name in ("mamba", "transformer")}
-
 CAPACITY_WITHOUT_LIMIT = 4096
 """Default size of a cache whose model states no limit."""
 
@@ -37,20 +35,6 @@ MISSING_OPS = {
 POSITION_TABLES = {"wpe", "embed_positions", "position_embeddings", "position_embedding"}
 
 
-def resolve_source(model: str | None, arch: str | None) -> str:
-    """The folder or hub id to load: ``model`` (``preset:<name>``: a shipped one), or the preset of ``arch``.
-
-    Raises:
-        UserError: no such preset.
-    """
-    if model is not None and not model.startswith("preset:"):
-        return model
-    name = model.removeprefix("preset:") if model is not None else arch or "mamba"
-    if name not in PRESETS:
-        raise UserError(f"preset {name!r}: expected one of {', '.join(sorted(PRESETS))}")
-    return str(PRESETS[name])
-
-
 def family_of(specs: Sequence[StateSpec]) -> Family:
     """What the layers keep: states of fixed size (mamba), caches that grow (transformer), or both."""
     kinds = {spec.grows for spec in specs}
@@ -60,7 +44,7 @@ def family_of(specs: Sequence[StateSpec]) -> Family:
 
 
 def check_arch(arch: str | None, family: Family, config: PreTrainedConfig) -> None:
-    """Refuse a model that is not of the family that ``--arch`` names.
+    """Refuse a model that is not of the family that was asked for.
 
     Raises:
         UserError: it is of another family.
@@ -68,8 +52,8 @@ def check_arch(arch: str | None, family: Family, config: PreTrainedConfig) -> No
     if arch is not None and arch != family:
         name = (config.architectures or [config.model_type])[0]
         raise UserError(
-            f"--arch {arch}, but {config.name_or_path or 'the model'} is a {name} ({family}); "
-            f"drop --arch or pass a {arch.capitalize()} checkpoint"
+            f"`arch={arch}`, but {config.name_or_path or 'the model'} is a {name} ({family}); "
+            f"drop `arch` or pass a {arch.capitalize()} checkpoint"
         )
 
 
@@ -196,8 +180,8 @@ def check_capacity(capacity: int, model: PreTrainedModel) -> None:
         UserError: naming the limit.
     """
     if capacity < 1:
-        raise UserError(f"--max-len {capacity}: expected at least 1")
+        raise UserError(f"`max_len` {capacity}: expected at least 1")
     limit = position_limit(model)
     if limit is not None and capacity > limit[0]:
         tokens, reason = limit
-        raise UserError(f"--max-len {capacity}: {type(model).__name__} {reason} {tokens} tokens; give at most {tokens}")
+        raise UserError(f"`max_len` {capacity}: {type(model).__name__} {reason} {tokens} tokens; give at most {tokens}")

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from transformers import PreTrainedModel
 
 from seqexport.exporter import models
+from seqexport.exporter.original import Original
 from seqexport.runtimes.manifest import Target, dtype_name
-from seqexport.runtimes.pytorch.checkpoint import local_folder
-from seqexport.runtimes.pytorch.files import CONFIG, read_json
 
 BFLOAT16 = {
     "portable": "ONNX Runtime's CPU has no kernels for it, so the bundle will run on CUDA alone",
@@ -18,13 +17,14 @@ BFLOAT16 = {
 }
 
 
-def before_tracing(source: str, model: PreTrainedModel, target: Target, capacity: int | None) -> Iterator[str]:
+def before_tracing(original: Original, target: Target, capacity: int | None) -> Iterator[str]:
     """One line each; ``capacity`` is that of the caches, None where there are none."""
-    whole = read_json(local_folder(source) / CONFIG).get("model_type")
-    if whole not in (None, model.config.model_type):
-        yield f"{source} is a {whole}; only its language model ({model.config.model_type}) is exported, for text alone"
+    model = original.model
+    if original.whole not in (None, model.config.model_type):
+        kind = model.config.model_type
+        yield f"{original.name} is a {original.whole}; only its language model ({kind}) is exported, for text alone"
     if dtype_name(model.dtype) == "bfloat16":
-        yield f"bfloat16: {BFLOAT16[target]}; else add --dtype fp16 or fp32"
+        yield f"bfloat16: {BFLOAT16[target]}; else export in fp16 or fp32"
     if capacity is not None:
         yield f"a row holds up to {capacity:,} tokens{_why(model, capacity)}"
 
@@ -34,4 +34,4 @@ def _why(model: PreTrainedModel, capacity: int) -> str:
     if limit is not None and limit[0] == capacity:
         more = f" (its config says {stated:,})" if stated is not None and stated > capacity else ""
         return f", and no more are possible: {type(model).__name__} {limit[1]} {capacity:,}{more}"
-    return "; --max-len sets another number" + (f", to {limit[0]:,} at most" if limit else "")
+    return "; `max_len` sets another number" + (f", to {limit[0]:,} at most" if limit else "")

@@ -20,6 +20,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from seqexport.exporter import models, notes
+from seqexport.exporter.original import Original, load
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.divide_by_roots import divide_by_roots
 from seqexport.exporter.passes.functions import is_in
@@ -47,7 +48,6 @@ from seqexport.runtimes.bundle import (
     writing,
 )
 from seqexport.runtimes.comparison.reference import record, write_reference
-from seqexport.runtimes.encoding import readable
 from seqexport.runtimes.manifest import (
     FORMAT_VERSION,
     Axis,
@@ -60,7 +60,6 @@ from seqexport.runtimes.manifest import (
     TensorSpec,
     dtype_name,
 )
-from seqexport.runtimes.pytorch.checkpoint import load_original, local_folder
 from seqexport.runtimes.pytorch.runner import TorchRunner
 
 TOKENIZER_FILES = (
@@ -90,22 +89,27 @@ Stage = Callable[[str], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What ``seqexport onnx`` asks for; None means what the model itself says."""
+    """What an export is asked for; None means what the model itself says. ``seqexport.export`` explains each."""
 
-    model: str | None = None
+    model: str | PreTrainedModel = "preset:mamba"
     arch: str | None = None
     dtype: str | None = None
     logits: Logits = "last"
     opset: int = DEFAULT_OPSET
     max_len: int | None = None
     target: Target = "portable"
+    tokenizer: Path | None = None
     force: bool = False
     trust_remote_code: bool = False
     clamp_weights: bool = False
 
 
 def export(
-    options: ExportOptions, output: Path, stage: Stage, note: Callable[[str], None] = lambda said: None
+    options: ExportOptions,
+    output: Path,
+    stage: Stage,
+    note: Callable[[str], None] = lambda said: None,
+    passes: Sequence[ir.passes.PassBase] = (),
 ) -> Bundle:
     """Write the bundle ``output``; nothing of that name appears before it is whole.
 
@@ -115,38 +119,40 @@ def export(
         UserError: the model cannot be loaded or exported, or the output cannot be written; nothing is left behind.
     """
     if options.opset not in OPSETS:
-        raise UserError(f"--opset {options.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
+        raise UserError(f"`opset` {options.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
     check_destination(output, force=options.force)
-    source = models.resolve_source(options.model, options.arch)
-    clamped: list[str] = []
-    with stage(f"load {source}"):
-        model = load_original(
-            source,
+    with stage(f"load {_said(options.model)}"):
+        original = load(
+            options.model,
             dtype=options.dtype,
+            clamp_weights=options.clamp_weights,
             trust_remote_code=options.trust_remote_code,
-            clamped=clamped if options.clamp_weights else None,
         )
+        model = original.model
         models.refuse_unsupported(model)
-        capacity = options.max_len or models.default_capacity(model)
+        capacity = models.default_capacity(model) if options.max_len is None else options.max_len
         models.check_capacity(capacity, model)
-        tokenizer = make_tokenizer(local_folder(source))
+        texts = original.folder if options.tokenizer is None else _folder(options.tokenizer)
+        tokenizer = make_tokenizer(texts)
     if tokenizer is not None:
         note(tokenizer.said)
     with stage("trace"), models.explained(model):
         specs = discover_states(model)
         family = models.family_of(specs)
         models.check_arch(options.arch, family, model.config)
-        for said in notes.before_tracing(source, model, options.target, None if family == "mamba" else capacity):
+        for said in notes.before_tracing(original, options.target, None if family == "mamba" else capacity):
             note(said)
         graph = trace(model, specs, opset=options.opset, last_only=options.logits == "last")
     with stage(f"finish for target {options.target}"):
         ops = _our_ops(graph)
         for each in PASSES[options.target]:
             each(graph)
+        for own in passes:
+            graph = own(graph).model
         ops |= _our_ops(graph)
-    manifest = _manifest(options, model, graph, specs, ops, capacity, clamped)
+    manifest = _manifest(options, original, graph, specs, ops, capacity)
     try:
-        return _write(output, manifest, graph, model, local_folder(source), tokenizer, stage)
+        return _write(output, manifest, graph, model, texts, tokenizer, stage)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
 
@@ -156,7 +162,7 @@ def _write(
     manifest: Manifest,
     graph: ir.Model,
     model: PreTrainedModel,
-    checkpoint: Path,
+    texts: Path | None,
     tokenizer: Made | None,
     stage: Stage,
 ) -> Bundle:
@@ -165,8 +171,8 @@ def _write(
             ir.save(graph, folder / MODEL, external_data=f"{MODEL}.data")
             _check_written(folder)
             for name in TOKENIZER_FILES:
-                if (checkpoint / name).is_file():
-                    shutil.copyfile(checkpoint / name, folder / name)
+                if texts is not None and (texts / name).is_file():
+                    shutil.copyfile(texts / name, folder / name)
             if tokenizer is not None and tokenizer.content is not None:
                 (folder / TOKENIZER).write_text(tokenizer.content, encoding="utf-8")
         with stage("record the original's answers"):
@@ -196,13 +202,13 @@ def _our_ops(graph: ir.Model) -> dict[str, int]:
 
 def _manifest(
     options: ExportOptions,
-    model: PreTrainedModel,
+    original: Original,
     graph: ir.Model,
     specs: Sequence[StateSpec],
     ops: dict[str, int],
     capacity: int,
-    clamped: Sequence[str],
 ) -> Manifest:
+    model = original.model
     family, limit = models.family_of(specs), models.position_limit(model)
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -222,22 +228,26 @@ def _manifest(
         caches_in_place=options.target != "portable" and "CausalAttention" not in _our_ops(graph),
         ops=ops,
         source=Source(
-            model=_source_name(options),
+            model=original.name,
             parameters=sum(p.numel() for p in model.parameters()),
             seqexport=importlib.metadata.version("seqexport"),
             torch=str(torch.__version__),
             transformers=transformers.__version__,
             date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-            clamped=tuple(clamped),
+            clamped=tuple(original.clamped),
         ),
         files={},
     )
 
 
-def _source_name(options: ExportOptions) -> str:
-    if options.model is None:
-        return f"preset:{options.arch or 'mamba'}"
-    return readable(str(Path(options.model).resolve())) if Path(options.model).exists() else options.model
+def _folder(tokenizer: Path) -> Path:
+    if not tokenizer.is_dir():
+        raise UserError(f"`tokenizer` {tokenizer}: expected a folder with a {TOKENIZER}")
+    return tokenizer
+
+
+def _said(model: str | PreTrainedModel) -> str:
+    return model if isinstance(model, str) else type(model).__name__
 
 
 ROLES: dict[str, Role] = {

@@ -31,8 +31,14 @@ class Made:
     said: str
 
 
-def make_tokenizer(checkpoint: Path) -> Made | None:
-    """None where the checkpoint has a tokenizer.json. Nothing is fetched, and no code of the checkpoint runs."""
+def make_tokenizer(checkpoint: Path | None) -> Made | None:
+    """None where the folder has a tokenizer.json. Nothing is fetched, and no code of the checkpoint runs.
+
+    Args:
+        checkpoint: the folder of the tokenizer's files; None where the model came without.
+    """
+    if checkpoint is None:
+        return Made(None, f"the model came without a tokenizer's files: {WITHOUT}, or give `tokenizer`")
     if (checkpoint / TOKENIZER).is_file():
         return None
     files = sorted(file for pattern in VOCABULARIES for file in checkpoint.glob(pattern))

@@ -1,10 +1,15 @@
-"""The backends by name. One entry here is all that the command line, ``doctor`` and reports know of one."""
+"""The backends by name. One entry here is all that the command line, ``doctor`` and reports know of one.
+
+A package of somebody else's adds its own as an entry point of the group ``seqexport.backends`` that is a ``Backend``.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any
 
 from seqexport.plugins.errors import UserError
@@ -19,7 +24,8 @@ class Backend:
     Attributes:
         name: as users give it.
         label: as reports call it.
-        packages: what must be installed, and ``extra``, the extra of seqexport that brings it.
+        packages: what must be installed; of several that bring the same, one, as in ``onnxruntime or onnxruntime-gpu``.
+        extra: of seqexport, that brings them.
         home: ``module:function``; imported when a bundle is opened, and called with the bundle and the options given.
         options: the options that the function takes, by name.
     """
@@ -38,9 +44,7 @@ class Backend:
             UserError: an option is another backend's, or this one is not to be had here.
         """
         given = {name: value for name, value in options.items() if value is not None}
-        if foreign := sorted(given.keys() - self.options):
-            takes = ", ".join(f"`{name}`" for name in sorted(self.options)) or "none"
-            raise UserError(f"`{foreign[0]}`: backend {self.name!r} does not take it; its options: {takes}")
+        check_taken(given, [self])
         module, _, function = self.home.partition(":")
         try:
             opener = getattr(importlib.import_module(module), function)
@@ -53,29 +57,65 @@ class Backend:
 
 
 TORCH = Backend(
-    "torch",
-    "PyTorch",
-    ("torch", "transformers"),
-    "export",
-    "seqexport.runtimes.pytorch.runner:TorchRunner",
-    frozenset({"device", "threads", "source", "trust_remote_code"}),
+    name="torch",
+    label="PyTorch",
+    packages=("torch", "transformers"),
+    extra="export",
+    home="seqexport.runtimes.pytorch.runner:TorchRunner",
+    options=frozenset({"device", "threads", "original", "trust_remote_code"}),
 )
 ORT = Backend(
-    "ort",
-    "ONNX Runtime",
-    ("onnxruntime",),
-    "ort",
-    "seqexport.runtimes.ort.runner:OrtRunner",
-    frozenset({"device", "threads", "plugins"}),
+    name="ort",
+    label="ONNX Runtime",
+    packages=("onnxruntime or onnxruntime-gpu",),
+    extra="ort",
+    home="seqexport.runtimes.ort.runner:OrtRunner",
+    options=frozenset({"device", "threads", "plugins"}),
 )
 TRT = Backend(
-    "trt",
-    "TensorRT",
-    ("tensorrt", "polygraphy", "cuda-bindings"),
-    "trt",
-    "seqexport.runtimes.trt.runner:open_trt",
+    name="trt",
+    label="TensorRT",
+    packages=("tensorrt", "polygraphy", "cuda-bindings"),
+    extra="trt",
+    home="seqexport.runtimes.trt.runner:open_trt",
 )
-BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in (TORCH, ORT, TRT)}
+
+GROUP = "seqexport.backends"
+
+
+@functools.cache
+def backends() -> Mapping[str, Backend]:
+    """Every backend by its name: ours, then those that other packages bring.
+
+    Raises:
+        UserError: a package's entry cannot be loaded, or is not a new backend.
+    """
+    found = {backend.name: backend for backend in (TORCH, ORT, TRT)}
+    for entry in entry_points(group=GROUP):
+        place = f"backend {entry.name!r} of another package ({entry.value})"
+        try:
+            brought = entry.load()
+        except Exception as error:
+            raise UserError(f"{place} cannot be loaded: {error}") from error
+        if not isinstance(brought, Backend) or brought.name in found:
+            raise UserError(f"{place}: expected a Backend with a name of its own")
+        found[brought.name] = brought
+    return found
+
+
+def check_taken(options: Mapping[str, Any], chosen: Iterable[Backend]) -> None:
+    """Refuse an option that none of the backends takes; None is one that was not given.
+
+    Raises:
+        UserError: naming it, and what they do take.
+    """
+    chosen = list(chosen)
+    taken = frozenset[str]().union(*(backend.options for backend in chosen))
+    foreign = sorted(name for name, value in options.items() if value is not None and name not in taken)
+    if foreign:
+        names = " and ".join(backend.name for backend in chosen)
+        takes = ", ".join(f"`{name}`" for name in sorted(taken)) or "none"
+        raise UserError(f"`{foreign[0]}`: not an option of backend {names}; those are: {takes}")
 
 
 def backend_named(name: str) -> Backend:
@@ -84,9 +124,9 @@ def backend_named(name: str) -> Backend:
     Raises:
         UserError: there is none.
     """
-    if name not in BACKENDS:
-        raise UserError(f"`backend` {name!r}: expected one of {', '.join(BACKENDS)}")
-    return BACKENDS[name]
+    if name not in backends():
+        raise UserError(f"`backend` {name!r}: expected one of {', '.join(backends())}")
+    return backends()[name]
 
 
 def open_runner(backend: str, bundle: Bundle, **options: Any) -> Runner:

@@ -59,7 +59,7 @@ class Session(Closing):
 
         Returns:
             float32 logits: [batch, 1, vocab] at each row's last valid token, or [batch, L, vocab] where the bundle
-            was exported with ``--logits all``.
+            was exported with ``logits="all"``.
 
         Raises:
             UserError: no tokens, tokens outside the vocabulary, or more than the capacity; no state has changed.

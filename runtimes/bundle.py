@@ -27,6 +27,9 @@ from seqexport.runtimes.links import is_inside
 from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest
 
 MANIFEST = "seqexport.json"
+MEMORY = "memory:"
+"""What the name of a source begins with where the model was exported from memory, and no checkpoint is known."""
+
 MODEL = "model.onnx"
 REFERENCE = "reference.safetensors"
 
@@ -158,7 +161,7 @@ def check_destination(path: Path, *, force: bool) -> None:
     if not empty and not is_bundle:
         raise BundleError(f"{path} exists and is not a bundle; it is left as it is: choose another -o FOLDER")
     if is_bundle and not force:
-        raise BundleError(f"{path} is already a bundle; add --force to replace it, or choose another -o FOLDER")
+        raise BundleError(f"{path} is already a bundle; take `force=True` to replace it, or choose another `output`")
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 ADVICE = {
-    "float16": "export with --dtype bf16 or fp32, whose numbers reach further",
-    "bfloat16": "export with --dtype fp32; if that does not help, the weights are not what the model was trained with",
+    "float16": "export in bf16 or fp32, whose numbers reach further",
+    "bfloat16": "export in fp32; if that does not help, the weights are not what the model was trained with",
     "float32": "no dtype here reaches further: the weights are not what the model was trained with",
 }
 """By the dtype that was too narrow."""

@@ -126,9 +126,9 @@ class Manifest(Record, frozen=True, omit_defaults=True):
     def or_hold_more(self) -> str:
         """How a row of more tokens than the capacity could be held, to end an advice to give less."""
         if self.capacity_limit is None:
-            return ", or export with a larger --max-len"
+            return ", or export with a larger `max_len`"
         if self.capacity is not None and self.capacity < self.capacity_limit:
-            return f", or export with a larger --max-len ({self.capacity_limit} at most)"
+            return f", or export with a larger `max_len` ({self.capacity_limit} at most)"
         return ": the model itself goes no further"
 
     def input_named(self, name: str) -> TensorSpec | None:

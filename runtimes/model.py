@@ -120,7 +120,7 @@ class Model(Closing):
 
     def _pieces(self, ids: list[list[int]], max_new_tokens: int, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """New text as it comes, with the row of its prompt."""
-        streams = [self.tokenizer.stream() for _ in ids]
+        streams = [self.tokenizer.stream(after=each) for each in ids]
         for row, token in new_tokens(self._runner, ids, max_new_tokens=max_new_tokens, sampling=sampling):
             if piece := streams[row].push(token):
                 yield row, piece

@@ -131,9 +131,7 @@ def _time(backend: str, bundle: str, *, with_library: bool) -> dict[str, float]:
     from seqexport.runtimes.bundle import open_bundle
 
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (1, PROMPT))
-    with open_runner(
-        backend, open_bundle(bundle, check_files=False), threads=THREADS, no_plugins=not with_library
-    ) as runner:
+    with open_runner(backend, open_bundle(bundle, check_files=False), threads=THREADS, plugins=with_library) as runner:
         prefills = []
         for _ in range(3):
             session = runner.session(1, PROMPT + STEPS)

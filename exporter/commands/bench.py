@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,9 +12,8 @@ from seqexport.exporter.commands.options import (
     backend_option,
     bundle_argument,
     device_option,
-    no_plugins_option,
     original_option,
-    source_of,
+    plugins_option,
     threads_option,
 )
 from seqexport.plugins.errors import UserError
@@ -31,7 +31,7 @@ from seqexport.runtimes.tables import open_console
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the numbers as JSON.")
 @device_option
 @threads_option
-@no_plugins_option
+@plugins_option
 @original_option
 def command(
     bundle: Path,
@@ -42,10 +42,7 @@ def command(
     repeats: int,
     budget: float,
     output: Path | None,
-    device: str,
-    threads: int | None,
-    no_plugins: bool,
-    original: str | None,
+    **options: Any,
 ) -> None:
     """Time BUNDLE on one backend: prompts of several sizes, decode after each, bytes of state and memory.
 
@@ -56,22 +53,16 @@ def command(
       seqexport bench my-model --backend trt --lengths 128,2048 --batches 1,4
       seqexport bench my-model --backend ort --device cuda -o bench.json
     """
-    from seqexport.runtimes.backends import open_runner
-    from seqexport.runtimes.bundle import open_bundle
+    from seqexport.exporter.api import open_runner
     from seqexport.runtimes.comparison.bench import bench, print_table, write_json
     from seqexport.runtimes.comparison.measure import SpeedOptions
 
-    options = SpeedOptions(_numbers("--lengths", lengths), _numbers("--batches", batches), steps, repeats, budget)
+    sizes = SpeedOptions(_numbers("--lengths", lengths), _numbers("--batches", batches), steps, repeats, budget)
     if output is not None and not output.resolve().parent.is_dir():
         raise UserError(f"-o {output}: the folder {output.resolve().parent} does not exist")
-    opened = open_bundle(bundle)
-    source = source_of(original, opened.manifest.source.model) if backend == "torch" else None
     console = open_console()
-    with (
-        console.status("") as status,
-        open_runner(backend, opened, device=device, threads=threads, source=source, no_plugins=no_plugins) as runner,
-    ):
-        result = bench(runner, options, lambda what: status.update(f"{what} ..."))
+    with console.status("") as status, open_runner(bundle, backend, **options) as runner:
+        result = bench(runner, sizes, lambda what: status.update(f"{what} ..."))
     print_table(result, console)
     if output is not None:
         write_json(result, output)

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 from rich.markup import escape
 
-from seqexport.exporter.commands.options import (
-    device_option,
-    no_plugins_option,
-    original_option,
-    source_of,
-    threads_option,
-)
+from seqexport.exporter.commands.options import device_option, original_option, plugins_option, threads_option
+from seqexport.exporter.flags import flags
+from seqexport.exporter.presets import HELD_OUT
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.tables import open_console
 
 if TYPE_CHECKING:
-    from seqexport.runtimes.base import Runner
-    from seqexport.runtimes.bundle import Bundle
-    from seqexport.runtimes.comparison.accuracy import Original
-
-HELD_OUT = Path(__file__).parent.parent / "presets" / "heldout.txt"
+    from seqexport.runtimes.comparison.compare import Comparison
 
 
 @click.command("compare", short_help="Accuracy and speed against PyTorch, as a page.")
@@ -47,18 +38,13 @@ HELD_OUT = Path(__file__).parent.parent / "presets" / "heldout.txt"
 @click.option("--quick", is_flag=True, help="Fewer and smaller measurements, for small models.")
 @device_option
 @threads_option
-@no_plugins_option
+@plugins_option
 @original_option
 def command(
     bundles: tuple[Path, ...],
     backends: str,
     output: Path | None,
-    text: Path,
-    quick: bool,
-    device: str,
-    threads: int | None,
-    no_plugins: bool,
-    original: str | None,
+    **options: Any,
 ) -> None:
     """Compare backends with the PyTorch original: how exact they are, how fast, and what they keep in memory.
 
@@ -71,26 +57,16 @@ def command(
       seqexport compare my-mamba my-llama --backends torch,ort,trt -o report.html
       seqexport compare my-model --backends ort --device cuda
     """
-    from seqexport.runtimes.bundle import open_bundle
-    from seqexport.runtimes.comparison.compare import FULL, QUICK, compare
+    from seqexport.exporter.api import compare
     from seqexport.runtimes.comparison.report import print_table, write_html, write_json
-    from seqexport.runtimes.quiet import quiet
 
     console = open_console()
-    opened = [open_bundle(bundle) for bundle in bundles]
-    if len(opened) > 2:
-        raise UserError(f"{len(opened)} bundles: compare one, or two side by side")
     _check_output(output)
-    with quiet(), console.status("") as status:
-        openers, truth = _openers(backends.split(","), device, threads, original, no_plugins=no_plugins)
+    with console.status("") as status:
         comparison = compare(
-            opened,
-            openers,
-            text=text,
-            original=truth,
-            options=QUICK if quick else FULL,
-            progress=lambda what: status.update(f"{what} ..."),
+            bundles, backends.split(","), progress=lambda what: status.update(f"{what} ..."), **options
         )
+    comparison = _with_flags(comparison)
     print_table(comparison, console)
     if output is not None:
         write_json(comparison, output.with_suffix(".json"))
@@ -109,47 +85,11 @@ def _check_output(output: Path | None) -> None:
         raise UserError(f"-o {output}: the folder {output.resolve().parent} does not exist")
 
 
-def _openers(
-    names: list[str], device: str, threads: int | None, original: str | None, *, no_plugins: bool
-) -> tuple[dict[str, Callable[[Bundle], Runner]], Original | None]:
-    """How to open each backend, and the original as the reference, where there is PyTorch."""
-    from seqexport.runtimes.backends import BACKENDS, open_runner
-
-    unknown = [name for name in names if name not in BACKENDS]
-    if unknown:
-        raise UserError(f"--backends {unknown[0]!r}: expected some of {','.join(BACKENDS)}")
-    openers: dict[str, Callable[[Bundle], Runner]] = {
-        name: functools.partial(open_runner, name, device=device, threads=threads, no_plugins=no_plugins)
-        for name in names
-    }
-    try:
-        from seqexport.runtimes.comparison.original import fastest_threads, reference_runners
-        from seqexport.runtimes.pytorch.runner import TorchRunner
-    except ImportError:
-        return openers, None
-    load = _loader(original)
-    if "torch" in openers:
-
-        def open_torch(bundle: Bundle) -> Runner:
-            model = load(bundle)
-            best = threads or (fastest_threads(bundle, model) if device == "cpu" else None)
-            return TorchRunner(bundle, model, device=device, threads=best)
-
-        openers["torch"] = open_torch
-    return openers, reference_runners(load)
-
-
-def _loader(original: str | None) -> Callable[[Bundle], Any]:
-    """Loads a bundle's original in the bundle's dtype, once."""
-    from seqexport.runtimes.pytorch.runner import load_original_of
-
-    loaded: dict[Any, Any] = {}
-
-    def load(bundle: Bundle) -> Any:
-        manifest = bundle.manifest
-        key = manifest.source.model, manifest.dtype, manifest.source.clamped
-        if key not in loaded:
-            loaded[key] = load_original_of(bundle, source_of(original, manifest.source.model))
-        return loaded[key]
-
-    return load
+def _with_flags(comparison: Comparison) -> Comparison:
+    """Why a backend could not run, in the command line's words."""
+    replace = msgspec.structs.replace
+    bundles = []
+    for bundle in comparison.bundles:
+        results = [replace(result, error=result.error and flags(result.error)) for result in bundle.results]
+        bundles.append(replace(bundle, results=tuple(results)))
+    return replace(comparison, bundles=tuple(bundles))

@@ -6,6 +6,7 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 import click
@@ -15,8 +16,11 @@ from seqexport.plugins import library, toolchain
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.library import Built
 from seqexport.runtimes import cublas
+from seqexport.runtimes.backends import backends
 from seqexport.runtimes.tables import FittedTable, open_console
 from seqexport.runtimes.trt.record import version_tuple
+
+EXPORT = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir")
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ def command() -> None:
     table = FittedTable(title=title, title_justify="left")
     for name in ("", "part", "found", "to install"):
         table.add_column(name)
-    findings = (_export(), *_onnxruntime(), _torch_cuda(), _gpu(), _tensorrt(), _engines(), *_tools(), *_libraries())
-    for finding in (*findings, _report()):
+    parts = (_needs("export", EXPORT, "export"), *_backends(), _needs("comparison page", ("matplotlib",), "report"))
+    machine = (*_onnxruntime(), _torch_cuda(), _gpu(), _tensorrt(), *_tools(), *_libraries())
+    for finding in (*parts, *machine):
         mark = "[green]✓[/]" if finding.works else "[yellow]–[/]"
         advice = "" if finding.works else finding.advice
         table.add_row(mark, finding.name, escape(finding.detail), escape(advice))
@@ -50,39 +55,35 @@ def command() -> None:
 
 
 def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """Of the first that is installed among packages that bring the same: name and version."""
+    for name in package.split(" or "):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return f"{name} {importlib.metadata.version(name)}"
+    return None
 
 
 def _needs(name: str, packages: tuple[str, ...], extra: str) -> Finding:
     versions = {package: _version(package) for package in packages}
     missing = [package for package, version in versions.items() if version is None]
-    found = ", ".join(f"{package} {version}" for package, version in versions.items() if version)
-    detail = found if not missing else f"missing: {', '.join(missing)}"
+    detail = f"missing: {', '.join(missing)}" if missing else ", ".join(filter(None, versions.values()))
     return Finding(name, not missing, detail, f"pip install 'seqexport[{extra}]'")
 
 
-def _export() -> Finding:
-    return _needs("export, backend torch", ("torch", "transformers", "onnx", "onnxscript", "onnx-ir"), "export")
-
-
-def _report() -> Finding:
-    return _needs("comparison page", ("jinja2", "matplotlib"), "report")
+def _backends() -> list[Finding]:
+    return [_needs(f"backend {each.name}", each.packages, each.extra) for each in backends().values()]
 
 
 def _onnxruntime() -> list[Finding]:
     try:
         import onnxruntime as ort
     except Exception as error:
-        return [Finding("backend ort", False, f"not importable: {error}", "pip install 'seqexport[ort]'")]
+        return [Finding("ONNX Runtime", False, f"not importable: {error}", "pip install 'seqexport[ort]'")]
     providers = ort.get_available_providers()
     gpu = "CUDAExecutionProvider" in providers
     return [
-        Finding("backend ort, CPU", True, f"onnxruntime {ort.__version__}, {_ops()}"),
+        Finding("ONNX Runtime on CPU", True, _ops()),
         Finding(
-            "backend ort, CUDA",
+            "ONNX Runtime on CUDA",
             gpu,
             "CUDAExecutionProvider" if gpu else "this build has no CUDA provider",
             "pip uninstall onnxruntime; pip install 'seqexport[ort-gpu]'",
@@ -95,7 +96,7 @@ def _ops() -> str:
     from seqexport.runtimes.ort.library import OpsLibrary
 
     try:
-        return str(OpsLibrary.for_graph({}, "cpu", no_plugins=False))
+        return str(OpsLibrary.for_graph({}, "cpu", plugins=True))
     except UserError as error:
         return str(error)
 
@@ -128,10 +129,6 @@ def _gpu() -> Finding:
 def _tensorrt() -> Finding:
     version = toolchain.tensorrt_version()
     return Finding("TensorRT", bool(version), version or "not installed", "pip install tensorrt, or JetPack")
-
-
-def _engines() -> Finding:
-    return _needs("engines, backend trt", ("polygraphy", "cuda-bindings"), "trt")
 
 
 def _tools() -> list[Finding]:

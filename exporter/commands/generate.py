@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,21 +14,21 @@ from seqexport.exporter.commands.options import (
     backend_option,
     bundle_argument,
     device_option,
-    no_plugins_option,
     original_option,
-    source_of,
+    plugins_option,
     threads_option,
 )
+from seqexport.plugins.errors import UserError
 
 if TYPE_CHECKING:
-    from seqexport.runtimes.base import Runner
-    from seqexport.runtimes.generate import Sampling
-    from seqexport.runtimes.tokenizer import BundleTokenizer
+    from seqexport.runtimes.model import Model
 
 
 @click.command("generate", short_help="Generate text from a bundle.")
 @bundle_argument
 @click.option("--prompt", "prompts", multiple=True, required=True, help="Text to continue; may be given several times.")
+@click.option("--chat", is_flag=True, help="PROMPT is a user's message; answer it by the bundle's chat template.")
+@click.option("--system", metavar="TEXT", help="With --chat: what the system says before it.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True, help="Stop after so many.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0: always the likeliest token.")
 @click.option("--top-k", type=int, default=0, show_default=True, help="Choose among the K likeliest; 0: all.")
@@ -35,72 +37,60 @@ if TYPE_CHECKING:
 @backend_option
 @device_option
 @threads_option
-@no_plugins_option
+@plugins_option
 @original_option
 def command(
     bundle: Path,
     prompts: tuple[str, ...],
-    max_new_tokens: int,
+    chat: bool,
+    system: str | None,
     backend: str,
-    device: str,
+    device: str | None,
     threads: int | None,
-    no_plugins: bool,
+    plugins: bool | None,
     original: str | None,
-    **sampling: float,
+    **sampling: Any,
 ) -> None:
-    """Continue one or more prompts. Several run as one batch, and each gives exactly what it gives alone.
+    """Continue one or more prompts, or answer them with --chat. Several prompts to continue run as one batch, and each
+    gives exactly what it gives alone.
 
     \b
     Examples:
       seqexport generate my-model --prompt "Return the "
       seqexport generate my-model --prompt "def " --temperature 0.8 --top-p 0.95 --seed 7
       seqexport generate my-model --prompt "One" --prompt "Another, longer one"
+      seqexport generate my-chat-model --chat --system "Be brief." --prompt "What is a scan?"
     """
-    from seqexport.runtimes.backends import open_runner
-    from seqexport.runtimes.bundle import open_bundle
-    from seqexport.runtimes.generate import Sampling
-    from seqexport.runtimes.tokenizer import BundleTokenizer
+    from seqexport.exporter.api import load
 
-    opened = open_bundle(bundle)
-    tokenizer = BundleTokenizer(opened)
-    source = source_of(original, opened.manifest.source.model) if backend == "torch" else None
-    options = {"device": device, "threads": threads, "source": source, "no_plugins": no_plugins}
-    with open_runner(backend, opened, **options) as runner:  # type: ignore[arg-type]
-        _print_continuations(runner, tokenizer, prompts, max_new_tokens, Sampling(**sampling))  # type: ignore[arg-type]
+    if system is not None and not chat:
+        raise UserError("`system`: only a chat has a system message; add `chat=True`")
+    options = {"device": device, "threads": threads, "plugins": plugins, "original": original}
+    with load(bundle, backend, **options) as model:  # type: ignore[arg-type]
+        if chat:
+            _answer(model, prompts, system, sampling)
+        elif len(prompts) == 1:
+            _print_live(chain(prompts, model.stream(prompts[0], **sampling)))
+        else:
+            texts = model.generate(prompts, **sampling)
+            for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1):
+                print(f"--- {number} ---\n{prompt}{text}")
 
 
-def _print_continuations(
-    runner: Runner, tokenizer: BundleTokenizer, prompts: tuple[str, ...], max_new_tokens: int, sampling: Sampling
-) -> None:
-    from seqexport.runtimes.generate import generate
+def _answer(model: Model, prompts: Sequence[str], system: str | None, sampling: dict[str, Any]) -> None:
+    before = [] if system is None else [{"role": "system", "content": system}]
+    for number, prompt in enumerate(prompts, 1):
+        answer = model.chat([*before, {"role": "user", "content": prompt}], **sampling)
+        if len(prompts) > 1:
+            print(f"--- {number} ---")
+        _print_live(answer)
 
-    ids = [tokenizer.encode(prompt) for prompt in prompts]
-    streams = [tokenizer.stream(after=each) for each in ids]
-    pieces = [[prompt] for prompt in prompts]
-    live = len(prompts) == 1
 
-    def show(row: int, piece: str) -> None:
-        pieces[row].append(piece)
-        if live:
+def _print_live(pieces: Iterable[str]) -> None:
+    """Each piece as it comes, and a line's end whatever happens."""
+    try:
+        for piece in pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()
-
-    if live:
-        sys.stdout.write(prompts[0])
-    try:
-        generate(
-            runner,
-            ids,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            on_token=lambda row, token: show(row, streams[row].push(token)),
-        )
-        for row, stream in enumerate(streams):
-            show(row, stream.finish())
     finally:
-        if live:
-            print()
-    if live:
-        return
-    for number, parts in enumerate(pieces, 1):
-        print(f"--- {number} ---\n{''.join(parts)}")
+        print()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from seqexport.exporter.flags import flags
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
 
@@ -35,7 +36,7 @@ def _why_not_ort(bundle: Bundle, device: str) -> str | None:
 
         check_runs(bundle, device)
     except UserError as error:
-        return str(error)
+        return flags(str(error))
     return None
 
 
@@ -45,5 +46,5 @@ def _why_no_engine(bundle: Bundle) -> str | None:
     try:
         check_builds(bundle)
     except UserError as error:
-        return str(error)
+        return flags(str(error))
     return None

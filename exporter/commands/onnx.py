@@ -12,15 +12,15 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from seqexport.exporter.api import DTYPES
 from seqexport.exporter.commands.options import remote_code_option
+from seqexport.exporter.flags import flags
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.tables import open_console
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle
     from seqexport.runtimes.comparison.verify import Check
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 @click.command("onnx", short_help="Export a model to an ONNX bundle.")
@@ -58,9 +58,7 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 @click.option("--no-verify", is_flag=True, help="Do not check the written file against the original.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it is a bundle already.")
 @remote_code_option
-def command(
-    model: str | None, output: Path | None, dtype: str | None, no_verify: bool, force: bool, **options: Any
-) -> None:
+def command(model: str | None, output: Path | None, no_verify: bool, **options: Any) -> None:
     """Export a PyTorch sequence model to a bundle: an ONNX file with explicit states, and the proof that it is right.
 
     The architecture is read from the checkpoint. One graph serves prefill, chunked prefill and decode, for any batch
@@ -73,20 +71,19 @@ def command(
       seqexport onnx --model ./my-mamba -o my-mamba-ort --target ort
       seqexport onnx --arch mamba            a small model that ships inside, to try things out
     """
-    from seqexport.runtimes.quiet import quiet
+    from seqexport.exporter.api import export
 
-    console = open_console(soft_wrap=True)
-    with quiet():
-        try:
-            from seqexport.exporter.pipeline import ExportOptions, export
-        except ImportError as error:
-            raise UserError(f"exporting needs {error.name}: pip install 'seqexport[export]'") from error
-        settings = ExportOptions(model=model, dtype=DTYPES[dtype] if dtype else None, force=force, **options)
-        output = output or Path(_default_name(model, settings.arch))
-        bundle = export(settings, output, lambda name: _stage(console, name), lambda said: _note(console, said))
-        runs = None if no_verify else _verify(console, bundle)
-        _summary(console, bundle)
-        _next(console, bundle, runs)
+    console, arch = open_console(soft_wrap=True), options["arch"]
+    bundle = export(
+        model or f"preset:{arch or 'mamba'}",
+        output or _default_name(model, arch),
+        stage=lambda name: _stage(console, name),
+        note=lambda said: _note(console, said),
+        **options,
+    )
+    runs = None if no_verify else _verify(console, bundle)
+    _summary(console, bundle)
+    _next(console, bundle, runs)
 
 
 def _default_name(model: str | None, arch: str | None) -> str:
@@ -102,7 +99,7 @@ def _stage(console: Console, name: str) -> Iterator[None]:
 
 
 def _note(console: Console, said: str) -> None:
-    console.print(f"[yellow]•[/] {escape(said)}", highlight=False)
+    console.print(f"[yellow]•[/] {escape(flags(said))}", highlight=False)
 
 
 def _verify(console: Console, bundle: Bundle) -> bool:
@@ -111,14 +108,14 @@ def _verify(console: Console, bundle: Bundle) -> bool:
     Raises:
         UserError: it does, and out of bounds.
     """
-    from seqexport.exporter.commands.verify import run_checks
+    from seqexport.exporter.api import verify
 
     not_checked: list[str] = []
     try:
         with _stage(console, "verify in ONNX Runtime"):
-            checks = run_checks(bundle, "ort", not_checked=not_checked.append)
+            checks = verify(bundle, not_checked=not_checked.append)
     except UserError as error:
-        console.print(f"[yellow]–[/] not verified: {escape(str(error))}", highlight=False)
+        console.print(f"[yellow]–[/] not verified: {escape(flags(str(error)))}", highlight=False)
         return False
     if failed := [check for check in checks if not check.passed]:
         raise UserError(f"{bundle.path} was written, but {_failure(failed)}; see: seqexport verify {bundle.path}")

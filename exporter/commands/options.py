@@ -8,22 +8,27 @@ from typing import Any
 
 import click
 
-from seqexport.plugins.errors import UserError
+from seqexport.runtimes.backends import backends
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 bundle_argument: Decorator = click.argument("bundle", type=click.Path(path_type=Path))
 device_option: Decorator = click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run."
+    "--device", type=click.Choice(["cpu", "cuda"]), help="Where to run, of backends that have a choice [default: cpu]."
 )
 backend_option: Decorator = click.option(
-    "--backend", type=click.Choice(["ort", "trt", "torch"]), default="ort", show_default=True, help="What runs it."
+    "--backend", metavar="NAME", default="ort", show_default=True, help=f"What runs it: {', '.join(backends())}."
 )
 threads_option: Decorator = click.option(
     "--threads", type=click.IntRange(1), help="CPU threads; default: all cores that this process may use."
 )
-no_plugins_option: Decorator = click.option(
-    "--no-plugins", is_flag=True, help="Backend ort: the ops' function bodies, not the compiled library."
+plugins_option: Decorator = click.option(
+    "--no-plugins",
+    "plugins",
+    flag_value=False,
+    type=bool,
+    default=None,
+    help="Backend ort: the ops' function bodies, not the compiled library.",
 )
 original_option: Decorator = click.option(
     "--original", metavar="DIR_OR_HUB_ID", help="The PyTorch original; default: where the bundle came from."
@@ -33,12 +38,3 @@ remote_code_option: Decorator = click.option(
     is_flag=True,
     help="Run Python code that the checkpoint brings. Never done without this.",
 )
-
-
-def source_of(original: str | None, recorded: str) -> str:
-    """Where to load the original from: what the user says, else what the bundle recorded."""
-    try:
-        from seqexport.exporter.models import resolve_source
-    except ImportError as error:
-        raise UserError(f"the backend 'torch' needs {error.name}: pip install 'seqexport[export]'") from error
-    return resolve_source(original or recorded, None)

@@ -14,7 +14,7 @@ PREFIX = "preset:"
 
 
 def resolve_source(model: str) -> str:
-    """The folder or hub id to load; ``preset:<name>`` is a shipped one.
+    """The folder or hub id to load; ``preset:NAME`` is a model that ships inside.
 
     Raises:
         UserError: no such preset.

@@ -57,11 +57,11 @@ def answer(bundle: Bundle, file: Path, *, steps: int, device: str, source: str |
 
     torch.backends.cudnn.allow_tf32 = False
     rows = random_rows(bundle, steps)
-    with TorchRunner(bundle, source=source, device=device, arithmetic="float64", logits="all") as oracle:
+    with TorchRunner(bundle, original=source, device=device, arithmetic="float64", logits="all") as oracle:
         truth = answers(oracle, rows, PROMPT)
-    with TorchRunner(bundle, source=source, device=device) as native:
+    with TorchRunner(bundle, original=source, device=device) as native:
         own = accuracy(native, truth)
-    with TorchRunner(bundle, source=source, device=device, logits="all") as native:
+    with TorchRunner(bundle, original=source, device=device, logits="all") as native:
         own = worse_of(own, pass_accuracy(native, truth))
     write(file, truth, own)
     return own

@@ -80,7 +80,7 @@ def main(bundle: Path, device: Device, no_plugins: bool, repeats: int, lock: Pat
     from seqexport.runtimes.ort.runner import OrtRunner
 
     with together(lock) if lock else nullcontext():
-        runner = OrtRunner(open_bundle(bundle), device=device, no_plugins=no_plugins)
+        runner = OrtRunner(open_bundle(bundle), device=device, plugins=not no_plugins)
     with runner, alone(lock) if lock else nullcontext():
         click.echo(json.dumps(measure(runner, repeats, profiled=device == "cuda" and not no_plugins)))
 

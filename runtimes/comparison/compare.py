@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes import backends as known
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.comparison.accuracy import (
@@ -28,7 +29,7 @@ from seqexport.runtimes.manifest import Manifest, Record
 from seqexport.runtimes.text import Rows, read_rows
 
 FORMAT_VERSION = 1
-TORCH = "torch"
+TORCH = known.TORCH.name
 STATE_LENGTHS = tuple(2**n for n in range(6, 18))
 
 Factory = Callable[[Bundle], Runner]

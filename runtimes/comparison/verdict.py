@@ -8,12 +8,12 @@ from math import exp, log
 from typing import Literal
 
 from seqexport.runtimes import units
+from seqexport.runtimes.backends import backends
 from seqexport.runtimes.comparison.accuracy import Check
 from seqexport.runtimes.comparison.compare import TORCH, BackendResult, BundleResult, Comparison
 from seqexport.runtimes.comparison.measure import Point
 from seqexport.runtimes.finite import ADVICE
 
-BACKENDS = {"torch": "PyTorch", "ort": "ONNX Runtime", "trt": "TensorRT"}
 LEVEL = 0.05
 """Below this share a difference in speed is none."""
 
@@ -48,7 +48,8 @@ class Crossing:
 
 
 def backend_name(backend: str) -> str:
-    return BACKENDS.get(backend, backend)
+    found = backends().get(backend)
+    return backend if found is None else found.label
 
 
 def measured(result: BackendResult) -> list[Point]:

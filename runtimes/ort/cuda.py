@@ -72,7 +72,7 @@ def open_session(model: Path, options: Any, *, graphs: bool) -> Any:
         raise UserError(
             f"ONNX Runtime {ort.__version__} opened {model} on {', '.join(session.get_providers())}: expected "
             f"{PROVIDER}, which finds no GPU or not its CUDA and cuDNN libraries{why}; install a driver and them: "
-            "pip install 'onnxruntime-gpu[cuda,cudnn]', or use --device cpu"
+            "pip install 'onnxruntime-gpu[cuda,cudnn]', or use `device='cpu'`"
         )
     return session
 

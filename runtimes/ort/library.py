@@ -34,14 +34,14 @@ class OpsLibrary:
     writes_caches_in_place: bool = False
 
     @classmethod
-    def for_graph(cls, ops: Mapping[str, int], device: str, *, no_plugins: bool) -> OpsLibrary:
+    def for_graph(cls, ops: Mapping[str, int], device: str, *, plugins: bool) -> OpsLibrary:
         """What runs a graph with ``ops`` (nodes of each) on ``cpu`` or ``cuda``.
 
         Raises:
             UserError: there is a library, and it is damaged or of another seqexport.
         """
-        if no_plugins:
-            return cls(None, why_not="--no-plugins was given")
+        if not plugins:
+            return cls(None, why_not="`plugins=False` was given")
         built = library.find("onnxruntime")
         if built is None:
             return cls(None, why_not=f"{library.FILES['onnxruntime']} is not built")

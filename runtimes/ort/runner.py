@@ -47,7 +47,7 @@ class OrtRunner(Runner):
         bundle: an opened bundle.
         device: ``cpu`` or ``cuda``.
         threads: of the CPU provider; default: all cores.
-        no_plugins: run the ops' function bodies even where the compiled library could run them.
+        plugins: False runs the ops' function bodies even where the compiled library could run them.
         cuda_graphs: on CUDA, capture decode where ONNX Runtime can.
 
     Attributes:
@@ -66,7 +66,7 @@ class OrtRunner(Runner):
         *,
         device: Device = "cpu",
         threads: int | None = None,
-        no_plugins: bool = False,
+        plugins: bool = True,
         cuda_graphs: bool = True,
     ) -> None:
         super().__init__(bundle)
@@ -74,7 +74,7 @@ class OrtRunner(Runner):
         if device == "cuda":
             cuda.preload()
         check_runs(bundle, device)
-        self.ops = OpsLibrary.for_graph(self.manifest.ops, device, no_plugins=no_plugins)
+        self.ops = OpsLibrary.for_graph(self.manifest.ops, device, plugins=plugins)
         self.caches_in_place = self.manifest.caches_in_place or self.ops.writes_caches_in_place
         self.input_names = {spec.name for spec in self.manifest.inputs}
         self.graph_ids = itertools.count(1)
@@ -152,7 +152,7 @@ def _why_not_loaded(bundle: Bundle, error: str, ops: OpsLibrary) -> str:
     if "is not a registered function/op" in error and not ops.path:
         return (
             f"{bundle.path}: target {bundle.manifest.target} has no function bodies, so ONNX Runtime needs the library "
-            f"of our ops, and {ops.why_not}; build it: seqexport plugins build, or export with --target portable"
+            f"of our ops, and {ops.why_not}; build it: seqexport plugins build, or export with `target='portable'`"
         )
     if "GroupQueryAttention" in error:
         return _needs_newer(bundle)
@@ -181,7 +181,7 @@ def check_runs(bundle: Bundle, device: str) -> None:
 def _needs_newer(bundle: Bundle) -> str:
     return (
         f"{bundle.path}: target {bundle.manifest.target} needs ONNX Runtime {ATTENTION_SINCE} or newer for its "
-        f"attention, and this is {ort.__version__}; upgrade it, or export with --target portable"
+        f"attention, and this is {ort.__version__}; upgrade it, or export with `target='portable'`"
     )
 
 
@@ -191,7 +191,7 @@ def check_provider(device: str) -> None:
         raise UserError(
             f"ONNX Runtime {ort.__version__} has no {PROVIDERS[device]} here (it has "
             f"{', '.join(ort.get_available_providers())}); install onnxruntime-gpu and an NVIDIA driver, "
-            "or use --device cpu"
+            "or use `device='cpu'`"
         )
 
 
@@ -200,10 +200,10 @@ def _check_dtype(bundle: Bundle, device: str) -> None:
         return
     if device == "cpu":
         raise UserError(
-            f"{bundle.path} is bfloat16, for which ONNX Runtime's CPU has no kernels; export with --dtype fp16 or fp32"
+            f"{bundle.path} is bfloat16, for which ONNX Runtime's CPU has no kernels; export in fp16 or fp32"
         )
     if not cuda.has_bfloat16():
         raise UserError(
             f"{bundle.path} is bfloat16, which ONNX Runtime takes from Python since {BFLOAT16_SINCE}, and this is "
-            f"{ort.__version__}; upgrade it, or export with --dtype fp16 or fp32"
+            f"{ort.__version__}; upgrade it, or export in fp16 or fp32"
         )

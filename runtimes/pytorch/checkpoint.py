@@ -46,7 +46,7 @@ def load_original(
         UserError: whatever is wrong with the checkpoint, in one line.
     """
     if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+        raise UserError(f"`dtype` {dtype!r}: expected one of {', '.join(DTYPES)}")
     folder = local_folder(source, trust_remote_code=trust_remote_code)
     config = _config(source, folder, trust_remote_code)
     if dtype is None and config.dtype is not None:
@@ -182,14 +182,14 @@ def _check_code(source: str, model_type: str, auto_map: dict[str, Any], trust_re
     if not trust_remote_code:
         raise UserError(
             f"{source}: {model_type!r} needs the Python code that the checkpoint brings; "
-            "if you trust its author, add --trust-remote-code"
+            "if you trust its author, take `trust_remote_code=True`"
         )
 
 
 def _check_dtype(source: str, dtype: Any) -> None:
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
-        raise UserError(f"{source} is {name}; expected {', '.join(DTYPES)}: choose one with --dtype")
+        raise UserError(f"{source} is {name}; expected {', '.join(DTYPES)}: choose one with `dtype`")
 
 
 def _check_loaded(source: str, info: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
-from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.bundle import MEMORY, Bundle
 from seqexport.runtimes.manifest import Logits
 from seqexport.runtimes.pytorch.cache import new_cache, read, tensor_dtype, write
 from seqexport.runtimes.pytorch.checkpoint import load_original
@@ -39,7 +39,7 @@ class TorchRunner(Runner):
 
     Args:
         model: the original, if it is loaded already; it stays as it is.
-        source: where to load it from; the bundle knows where it came from.
+        original: where to load it from; the bundle knows where it came from.
         threads: how many CPU threads PyTorch uses, in the whole process, until this is closed.
         device: a torch device.
         arithmetic: ``float64`` computes in float64 whatever the model's dtype, and gives float64 arrays.
@@ -54,7 +54,7 @@ class TorchRunner(Runner):
         bundle: Bundle,
         model: PreTrainedModel | None = None,
         *,
-        source: str | None = None,
+        original: str | None = None,
         threads: int | None = None,
         device: str = "cpu",
         arithmetic: Arithmetic = "native",
@@ -65,11 +65,11 @@ class TorchRunner(Runner):
         self.manifest = msgspec.structs.replace(self.manifest, logits=logits or self.manifest.logits)
         self.arithmetic, self.device = arithmetic, torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"PyTorch {torch.__version__} finds no CUDA device here; use --device cpu")
+            raise UserError(f"PyTorch {torch.__version__} finds no CUDA device here; use `device='cpu'`")
         self._threads_before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
-        model = model or load_original_of(bundle, source, trust_remote_code=trust_remote_code)
+        model = model or load_original_of(bundle, original, trust_remote_code=trust_remote_code)
         model.train(False)
         nn.Module.to(model, self.device)
         self.model: PreTrainedModel = model
@@ -129,8 +129,14 @@ def load_original_of(bundle: Bundle, source: str | None = None, *, trust_remote_
         UserError: it cannot be loaded.
     """
     manifest = bundle.manifest
+    source = source or manifest.source.model
+    if source.startswith(MEMORY):
+        raise UserError(
+            f"{bundle.path} was exported from a {source.removeprefix(MEMORY)} in memory: say where its checkpoint is "
+            "with `original`"
+        )
     return load_original(
-        source or manifest.source.model,
+        source,
         dtype=manifest.dtype,
         trust_remote_code=trust_remote_code,
         clamped=[] if manifest.source.clamped else None,

@@ -99,5 +99,5 @@ def _beyond(found: Sequence[Bad]) -> str:
     return (
         f"{bad.name} has {what}, beyond {dtype}, which ends at {torch.finfo(bad.loaded.dtype).max:.6g}"
         f"{f' (and {more} more)' if more else ''}; {ADVICE[dtype]}, "
-        "or set such values to the dtype's limit with --clamp-weights"
+        "or set such values to the dtype's limit with `clamp_weights=True`"
     )

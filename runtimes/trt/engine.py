@@ -179,7 +179,7 @@ def _check_no_shape_inputs(bundle: Bundle, network: Any) -> None:
         if tensor.is_shape_tensor:
             raise UserError(
                 f"{bundle.path}: in its ops' function bodies, sizes depend on the values of {tensor.name}, which "
-                "TensorRT must know before it runs; build it with the plugins instead of --no-plugins"
+                "TensorRT must know before it runs; build it with the plugins instead of `plugins=False`"
             )
 
 

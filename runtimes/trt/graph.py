@@ -28,7 +28,7 @@ def drops_bodies(bundle: Bundle, *, plugins: bool, major: int) -> bool:
     if target == "ort":
         raise UserError(f"{bundle.path}: target ort is for ONNX Runtime alone; export it with: {again} tensorrt")
     if manifest.dtype == "bfloat16" and major < FUNCTIONS_SINCE:
-        raise UserError(f"{bundle.path} is bfloat16, which TensorRT {major} has not; export with --dtype fp16 or fp32")
+        raise UserError(f"{bundle.path} is bfloat16, which TensorRT {major} has not; export in fp16 or fp32")
     if target == "tensorrt":
         if plugins:
             return False
@@ -57,7 +57,7 @@ def graph_bytes(model: Path, *, drop: bool) -> bytes:
         import onnx
     except ImportError as error:
         raise UserError(
-            f"building {model} needs the onnx package (pip install onnx), or an export with --target tensorrt"
+            f"building {model} needs the onnx package (pip install onnx), or an export with `target='tensorrt'`"
         ) from error
     graph = onnx.load_model_from_string(data)
     drop_functions(graph)

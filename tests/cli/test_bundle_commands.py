@@ -263,7 +263,7 @@ def test_a_machine_without_pytorch_says_what_needs_it(shipped: Path, args: list[
 def test_doctor_says_what_works_and_what_does_not(run: Run) -> None:
     result = run("doctor")
     assert (result.code, result.err) == (0, "")
-    assert "✓ │ backend ort, CPU" in result.out
+    assert "✓ │ ONNX Runtime on CPU" in result.out
     without = without_pytorch("doctor")
     assert (without.returncode, without.stderr) == (0, "")
     assert "not importable: No module named 'torch'" in without.stdout

@@ -103,7 +103,7 @@ def test_a_bundle_is_used(system: str, shipped: Path, tmp_path: Path) -> None:
     ends.remove(refusal)
     assert ends == [*(f"{command[0]} ended with 0" for command in commands), "plugins ended with 2"]
     assert refusal.startswith(f"error: the plugin libraries are compiled on Linux, and this is {system}")
-    for shown in ("logits", "def ", "page.html", "recurrent_state", "backend ort, CPU"):
+    for shown in ("logits", "def ", "page.html", "recurrent_state", "ONNX Runtime on CPU"):
         assert shown in out
     assert (tmp_path / "page.html").stat().st_size > 10_000
 

@@ -6,7 +6,6 @@ import pytest
 from transformers import LlamaConfig
 
 from seqexport.exporter.models import (
-    PRESETS,
     check_arch,
     check_capacity,
     default_capacity,
@@ -14,8 +13,8 @@ from seqexport.exporter.models import (
     family_of,
     position_limit,
     refuse_unsupported,
-    resolve_source,
 )
+from seqexport.exporter.presets import PRESETS, resolve_source
 from seqexport.exporter.trace import discover_states
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import Family
@@ -23,22 +22,16 @@ from tests.exporter.families import EXPORTED, JAMBA, SIZES, build, of
 
 
 @pytest.mark.parametrize(
-    ("model", "arch", "expected"),
-    [
-        ("some/model", None, "some/model"),
-        ("folder", "mamba", "folder"),
-        (None, None, str(PRESETS["mamba"])),
-        (None, "transformer", str(PRESETS["transformer"])),
-        ("preset:transformer", None, str(PRESETS["transformer"])),
-    ],
+    ("model", "expected"),
+    [("some/model", "some/model"), ("folder", "folder"), ("preset:transformer", str(PRESETS["transformer"]))],
 )
-def test_source(model: str | None, arch: str | None, expected: str) -> None:
-    assert resolve_source(model, arch) == expected
+def test_source(model: str, expected: str) -> None:
+    assert resolve_source(model) == expected
 
 
 def test_unknown_preset() -> None:
     with pytest.raises(UserError, match="preset 'nope': expected one of mamba, transformer"):
-        resolve_source("preset:nope", None)
+        resolve_source("preset:nope")
 
 
 @pytest.mark.parametrize(("name", "family"), [("mamba", "mamba"), ("gpt2", "transformer"), ("jamba", "hybrid")])
@@ -50,7 +43,7 @@ def test_arch_that_contradicts_the_model() -> None:
     config = LlamaConfig(**SIZES, architectures=["LlamaForCausalLM"], name_or_path="here")
     check_arch("transformer", "transformer", config)
     check_arch(None, "transformer", config)
-    expected = r"--arch mamba, but here is a LlamaForCausalLM \(transformer\); drop --arch or pass a Mamba"
+    expected = r"`arch=mamba`, but here is a LlamaForCausalLM \(transformer\); drop `arch` or pass a Mamba"
     with pytest.raises(UserError, match=expected):
         check_arch("mamba", "transformer", config)
 

@@ -27,7 +27,7 @@ def greedy(exported: Exported) -> Callable[[str, list[int], int], list[int]]:
 
     def tokens(model: str, text: list[int], count: int) -> list[int]:
         bundle = exported(model, target="portable", dtype="float32", logits="last")
-        with OrtRunner(bundle, threads=1, no_plugins=True) as runner, runner.session(1, 64) as session:
+        with OrtRunner(bundle, threads=1, plugins=False) as runner, runner.session(1, 64) as session:
             found = [int(session.prefill(np.array([text]))[0, -1].argmax())]
             while len(found) < count:
                 found.append(int(session.step(np.array(found[-1:])).argmax()))

@@ -86,7 +86,7 @@ def test_2000_tokens_stay_as_accurate_as_pytorch(
 @pytest.mark.parametrize("target", ["portable", "ort"])
 def test_no_plugins_runs_the_bodies_which_agree(exported: Exported, plugins: Path, model: str, target: str) -> None:
     bundle = runnable(exported(model, target=target, dtype="float32", logits="all"))
-    with OrtRunner(bundle, threads=1) as ours, OrtRunner(bundle, threads=1, no_plugins=True) as bodies:
+    with OrtRunner(bundle, threads=1) as ours, OrtRunner(bundle, threads=1, plugins=False) as bodies:
         assert "ops by function bodies (--no-plugins was given)" in bodies.description
         assert bodies.caches_in_place == bundle.manifest.caches_in_place
         for a, b in zip(generated(ours), generated(bodies), strict=True):
@@ -136,5 +136,5 @@ def test_a_damaged_library_is_refused(exported: Exported, plugins: Path, lone_li
     placed.write_bytes(placed.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match=r"damaged.*build it again: seqexport plugins build"):
         OrtRunner(bundle)
-    with OrtRunner(bundle, no_plugins=True) as runner:
+    with OrtRunner(bundle, plugins=False) as runner:
         assert "function bodies" in runner.description

@@ -147,14 +147,14 @@ def test_where_nothing_can_be_captured_decode_runs_without(
 
 def test_function_bodies_are_not_captured(exported: Exported, fake_cuda: FakeOrt) -> None:
     bundle = exported("mamba", target="portable", logits="last")
-    with OrtRunner(bundle, device="cuda", no_plugins=True) as runner:
+    with OrtRunner(bundle, device="cuda", plugins=False) as runner:
         assert runner.description.endswith("decode without a CUDA graph (our ops run as function bodies)")
         assert [session.graphs for session in fake_cuda.sessions] == [False]
 
 
 def test_what_needs_no_function_bodies_is_captured_without_plugins(exported: Exported, fake_cuda: FakeOrt) -> None:
     bundle = runnable(exported("llama", target="ort", logits="last"))
-    with OrtRunner(bundle, device="cuda", no_plugins=True) as runner:
+    with OrtRunner(bundle, device="cuda", plugins=False) as runner:
         assert runner.description.endswith("decode as a CUDA graph")
 
 

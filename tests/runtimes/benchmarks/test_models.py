@@ -91,7 +91,7 @@ def test_an_engine_is_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_model_in_onnx_runtime_is_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PROMPT": 48, "CONTEXT": 16, "STEPS": 4, "WARM_STEPS": 2}.items():
         monkeypatch.setattr(ort_speed, name, value)
-    with OrtRunner(bundle, no_plugins=True) as runner:
+    with OrtRunner(bundle, plugins=False) as runner:
         found = ort_speed.measure(runner, 1, profiled=False)
     assert found["step"] > 0 and found["prefill"] > 0 and found["layers"] == 2
     assert found["kernels"] is None and not found["captured"] and "--no-plugins" in found["runner"]
