@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from seqexport.exporter.presets import HELD_OUT, resolve_source
 from seqexport.plugins.errors import UserError
@@ -88,6 +88,9 @@ def export(
         raise UserError(f"exporting needs {error.name}: pip install 'seqexport[export]'") from error
     from seqexport.runtimes.quiet import quiet
 
+    for name, value, known in (("target", target, get_args(Target)), ("logits", logits, get_args(Logits))):
+        if value not in known:
+            raise UserError(f"`{name}` {value!r}: expected one of {', '.join(known)}")
     options = pipeline.ExportOptions(
         model=os.fspath(model) if isinstance(model, (str, os.PathLike)) else model,
         arch=arch,

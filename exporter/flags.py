@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-ARGUMENT = re.compile(r"`(?P<name>[a-z_]+)(?:=(?P<value>[^`]+))?`")
+ARGUMENT = re.compile(r"(?<!`)`(?P<name>[a-z_]+)(?:=(?P<value>[^`]+))?`(?!`)")
 OTHER_NAMES = {"output": "-o", "bundles": "BUNDLES", "bundle": "BUNDLE"}
 
 

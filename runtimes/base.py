@@ -25,7 +25,8 @@ class Closing(ABC):
     """Something to close when done, or to use in a ``with`` statement."""
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give back what it holds. It cannot be used afterwards."""
 
     def __enter__(self) -> Self:
         return self

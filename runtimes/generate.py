@@ -32,8 +32,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < np.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UserError(
-                f"temperature {self.temperature}, top-k {self.top_k}, top-p {self.top_p}: "
-                "expected temperature >= 0, top-k >= 0, 0 < top-p <= 1"
+                f"`temperature` {self.temperature}, `top_k` {self.top_k}, `top_p` {self.top_p}: "
+                "expected `temperature` >= 0, `top_k` >= 0, 0 < `top_p` <= 1"
             )
 
     def choose(self, logits: NDArray[np.floating], rng: np.random.Generator) -> int:
@@ -75,13 +75,21 @@ def new_tokens(
     runner: Runner, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling
 ) -> Iterator[tuple[int, int]]:
     """What ``generate`` gives, as it is chosen: each token with the row of its prompt."""
+    if max_new_tokens < 1:
+        raise UserError(f"`max_new_tokens` {max_new_tokens}: expected at least 1")
     tokens, lengths = pad(prompts)
-    with runner.session(len(prompts), _capacity(runner, int(lengths.max()), max_new_tokens)) as session:
+    return _continued(runner, tokens, lengths, max_new_tokens, sampling)
+
+
+def _continued(
+    runner: Runner, tokens: Tokens, lengths: Lengths, max_new_tokens: int, sampling: Sampling
+) -> Iterator[tuple[int, int]]:
+    with runner.session(len(lengths), _capacity(runner, int(lengths.max()), max_new_tokens)) as session:
         logits = _last(session.prefill(tokens, lengths), lengths)
-        rngs = [np.random.default_rng(sampling.seed) for _ in prompts]
-        alive = np.ones(len(prompts), bool)
+        rngs = [np.random.default_rng(sampling.seed) for _ in lengths]
+        alive = np.ones(len(lengths), bool)
         for made in range(1, max_new_tokens + 1):
-            chosen = np.zeros(len(prompts), np.int64)
+            chosen = np.zeros(len(lengths), np.int64)
             for row in np.flatnonzero(alive):
                 check_logits(runner, logits[row], f"prompt {row + 1} after {session.lengths[row]} tokens")
                 token = sampling.choose(logits[row], rngs[row])

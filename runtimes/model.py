@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from seqexport.runtimes.base import Closing, Runner, Session
 from seqexport.runtimes.chat import Message, chat_prompt
 from seqexport.runtimes.generate import Sampling, new_tokens
-from seqexport.runtimes.tokenizer import BundleTokenizer
+from seqexport.runtimes.tokenizer import BundleTokenizer, TextStream
 
 MAX_NEW_TOKENS = 128
 
@@ -120,14 +120,18 @@ class Model(Closing):
 
     def _pieces(self, ids: list[list[int]], max_new_tokens: int, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """New text as it comes, with the row of its prompt."""
-        streams = [self.tokenizer.stream(after=each) for each in ids]
-        for row, token in new_tokens(self._runner, ids, max_new_tokens=max_new_tokens, sampling=sampling):
-            if piece := streams[row].push(token):
-                yield row, piece
-        for row, stream in enumerate(streams):
-            if rest := stream.finish():
-                yield row, rest
+        tokens = new_tokens(self._runner, ids, max_new_tokens=max_new_tokens, sampling=sampling)
+        return _texts([self.tokenizer.stream(after=each) for each in ids], tokens)
 
     def close(self) -> None:
         """Give back the backend's memory."""
         self._runner.close()
+
+
+def _texts(streams: Sequence[TextStream], tokens: Iterable[tuple[int, int]]) -> Iterator[tuple[int, str]]:
+    for row, token in tokens:
+        if piece := streams[row].push(token):
+            yield row, piece
+    for row, stream in enumerate(streams):
+        if rest := stream.finish():
+            yield row, rest

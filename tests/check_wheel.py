@@ -26,6 +26,7 @@ SHIPPED = (
     "*.safetensors",
     "*.json",
     "*.txt",
+    "py.typed",
 )
 
 
@@ -38,9 +39,10 @@ def main(wheel: Path) -> None:
 
 def _holds_every_file(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for top in ("exporter", "plugins", "runtimes"):
+    for top in ("seqexport", "exporter", "plugins", "runtimes"):
+        home = ROOT / top if top == "seqexport" else ROOT
         expected = {f for pattern in SHIPPED for f in (ROOT / top).rglob(pattern) if "__pycache__" not in f.parts}
-        missing = sorted(str(f) for f in expected if f"seqexport/{f.relative_to(ROOT).as_posix()}" not in names)
+        missing = sorted(str(f) for f in expected if f"seqexport/{f.relative_to(home).as_posix()}" not in names)
         if missing:
             sys.exit(f"{wheel.name} lacks {', '.join(missing)}")
 
@@ -58,7 +60,8 @@ def _runs_in_an_empty_venv(wheel: Path, folder: Path) -> None:
         wheel,
     ]
     subprocess.run(run, check=True)
-    seqexport = folder / "bin" / "seqexport"
+    python, seqexport = folder / "bin" / "python", folder / "bin" / "seqexport"
+    subprocess.run([python, "-c", "import seqexport; seqexport.export, seqexport.load, seqexport.Model"], check=True)
     for arguments in (["--help"], ["onnx", "--help"], ["doctor"], ["plugins", "list"]):
         subprocess.run([seqexport, *arguments], check=True, stdout=subprocess.DEVNULL)
     result = subprocess.run([seqexport, "onnx"], capture_output=True, text=True, check=False)

@@ -106,7 +106,7 @@ def test_sampling_follows_the_probabilities() -> None:
     "bad", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}, {"temperature": float("nan")}], ids=str
 )
 def test_bad_sampling_is_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="expected temperature >= 0, top-k >= 0, 0 < top-p <= 1"):
+    with pytest.raises(UserError, match="expected `temperature` >= 0, `top_k` >= 0, 0 < `top_p` <= 1"):
         Sampling(**bad)
 
 
