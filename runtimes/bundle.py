@@ -159,7 +159,7 @@ def check_destination(path: Path, *, force: bool) -> None:
     empty = path.is_dir() and not any(path.iterdir())
     is_bundle = (path / MANIFEST).is_file()
     if not empty and not is_bundle:
-        raise BundleError(f"{path} exists and is not a bundle; it is left as it is: choose another -o FOLDER")
+        raise BundleError(f"{path} exists and is not a bundle; it is left as it is: choose another `output`")
     if is_bundle and not force:
         raise BundleError(f"{path} is already a bundle; take `force=True` to replace it, or choose another `output`")
 

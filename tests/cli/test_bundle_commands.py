@@ -322,3 +322,39 @@ def test_what_is_not_finite_is_named_and_json_stays_strict(run: Run, copy: Path)
     ):
         refusal = run("generate", copy, "--prompt", "def ", *sampling).refusal
         assert refusal.startswith("the logits of prompt 1 after 4 tokens are not finite on ort in float32: ")
+
+
+@pytest.fixture
+def chatting(shipped: Path, tmp_path: Path) -> Path:
+    """A bundle with a chat template."""
+    folder = Path(shutil.copytree(shipped, tmp_path / "chat"))
+    template = folder / "chat_template.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
+    manifest = open_bundle(shipped).manifest
+    files = {**manifest.files, template.name: sha256(template)}
+    write_manifest(folder, msgspec.structs.replace(manifest, files=files))
+    return folder
+
+
+def test_a_chat_answers_without_its_prompt(run: Run, chatting: Path) -> None:
+    prompt = "system: Be brief.\nuser: Hi\nassistant:"
+    whole = run("generate", chatting, "--prompt", prompt, "--max-new-tokens", 8).out
+    answer = run("generate", chatting, "--chat", "--system", "Be brief.", "--prompt", "Hi", "--max-new-tokens", 8)
+    assert prompt + answer.out == whole
+    several = run(
+        "generate", chatting, "--chat", "--system", "Be brief.", *["--prompt", "Hi"] * 2, "--max-new-tokens", 8
+    )
+    assert several.out == f"--- 1 ---\n{answer.out}--- 2 ---\n{answer.out}"
+
+
+def test_chats_that_cannot_be(run: Run, shipped: Path) -> None:
+    assert "has no chat template" in run("generate", shipped, "--chat", "--prompt", "Hi").refusal
+    refusal = run("generate", shipped, "--system", "x", "--prompt", "Hi").refusal
+    assert refusal == "--system: only a chat has a system message; add --chat"
+
+
+def test_options_of_another_backend_are_refused_as_flags(run: Run, shipped: Path) -> None:
+    refusal = run("generate", shipped, "--backend", "torch", "--no-plugins", "--prompt", "x").refusal
+    assert refusal.startswith(
+        "--no-plugins: not an option of backend torch; those are: --device, --original, --threads"
+    )

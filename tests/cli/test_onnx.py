@@ -95,7 +95,7 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "remote code": (
         lambda folder: edit(folder, model_type="mine", auto_map={"AutoModelForCausalLM": "mine.Mine"}),
-        "'mine' needs the Python code that the checkpoint brings; if you trust its author, add --trust-remote-code",
+        "'mine' needs the Python code that the checkpoint brings; if you trust its author, take --trust-remote-code",
     ),
 }
 
@@ -155,7 +155,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(run: Run, llama: Path, wor
     before = contents(work)
     for more in ([], ["--force"]):
         refusal = run("onnx", "--model", llama, "-o", "mine", *more).refusal
-        assert refusal == "mine exists and is not a bundle; it is left as it is: choose another -o FOLDER"
+        assert refusal == "mine exists and is not a bundle; it is left as it is: choose another -o"
     (work / "file").write_text("x")
     assert "file exists and is not a bundle" in run("onnx", "--model", llama, "-o", "file", "--force").refusal
     assert contents(work) == {**before, "file": b"x"}
@@ -165,7 +165,7 @@ def test_a_bundle_is_replaced_only_with_force(run: Run, llama: Path, work: Path,
     shutil.copytree(exported("mamba", target="portable", logits="last").path, work / "out")
     before = contents(work)
     assert run("onnx", "--model", llama, "-o", "out").refusal == (
-        "out is already a bundle; add --force to replace it, or choose another -o FOLDER"
+        "out is already a bundle; take --force to replace it, or choose another -o"
     )
     assert contents(work) == before
     assert run("onnx", "--model", llama, "-o", "out", "--force", "--target", "ort").code == 0
@@ -195,7 +195,7 @@ def test_bfloat16_is_exported_and_onnx_runtime_says_why_it_does_not_run(
     run: Run, checkpoint: Saved, work: Path
 ) -> None:
     result = run("onnx", "--model", checkpoint("mamba"), "--dtype", "bf16", "-o", "out")
-    reason = "out is bfloat16, for which ONNX Runtime's CPU has no kernels; export with --dtype fp16 or fp32"
+    reason = "out is bfloat16, for which ONNX Runtime's CPU has no kernels; export in fp16 or fp32"
     assert result.code == 0
     assert f"not verified: {reason}" in result.out
     manifest = open_bundle("out").manifest
@@ -209,7 +209,7 @@ def test_bfloat16_is_exported_and_onnx_runtime_says_why_it_does_not_run(
     [
         ("portable", "bfloat16: ONNX Runtime's CPU has no kernels for it, so the bundle will run on CUDA alone; else"),
         ("ort", "bfloat16: ONNX Runtime's CPU has no kernels for it, so the bundle will run on CUDA alone; else"),
-        ("tensorrt", "bfloat16: TensorRT has it from version 10 on; else add --dtype fp16 or fp32"),
+        ("tensorrt", "bfloat16: TensorRT has it from version 10 on; else export in fp16 or fp32"),
     ],
 )
 def test_where_bfloat16_does_not_run_is_said_before_the_long_work(
@@ -382,7 +382,7 @@ def test_a_full_disk_leaves_the_old_bundle(run: Run, llama: Path, work: Path, tr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("where", ["load_original", "trace", "_record", "write_manifest"])
+@pytest.mark.parametrize("where", ["load", "trace", "_record", "write_manifest"])
 def test_a_signal_anywhere_leaves_nothing(
     run: Run, llama: Path, work: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int, traced_once: None
 ) -> None:
@@ -479,5 +479,5 @@ def test_states_that_overflow_in_the_dtype_are_refused_by_name(run: Run, checkpo
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     refusal = run("onnx", "--model", folder, "--dtype", "fp16", "-o", work / "out").refusal
     assert refusal.startswith("past_key_values.1.key of PyTorch's own run in float16 is not finite: ")
-    assert refusal.endswith("export with --dtype bf16 or fp32, whose numbers reach further")
+    assert refusal.endswith("export in bf16 or fp32, whose numbers reach further")
     assert not (work / "out").exists()

@@ -74,12 +74,12 @@ def test_capacity(name: str, limit: int | None, capacity: int) -> None:
     assert default_capacity(model) == capacity
     check_capacity(capacity, model)
     if limit is not None:
-        with pytest.raises(UserError, match=f"--max-len {limit + 1}: .* tokens; give at most {limit}"):
+        with pytest.raises(UserError, match=f"`max_len` {limit + 1}: .* tokens; give at most {limit}"):
             check_capacity(limit + 1, model)
 
 
 def test_capacity_of_nothing() -> None:
-    with pytest.raises(UserError, match="--max-len 0: expected at least 1"):
+    with pytest.raises(UserError, match="`max_len` 0: expected at least 1"):
         check_capacity(0, build(EXPORTED["llama"]))
 
 

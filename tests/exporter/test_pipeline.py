@@ -142,7 +142,7 @@ def test_every_file_can_be_read_by_all_who_may_enter(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("opset", [5, 17, 24])
 def test_opset_out_of_range_is_refused(checkpoint: Saved, tmp_path: Path, opset: int) -> None:
-    with pytest.raises(UserError, match=f"^--opset {opset}: expected 18 to 23$"):
+    with pytest.raises(UserError, match=f"^`opset` {opset}: expected 18 to 23$"):
         export(ExportOptions(model=str(checkpoint("mamba")), opset=opset), tmp_path / "out", lambda _: nullcontext())
     assert not any(tmp_path.iterdir())
 
@@ -186,9 +186,9 @@ def test_a_head_of_its_own_counts_though_the_config_ties_it(checkpoint: Saved, t
 @pytest.mark.parametrize(
     ("name", "max_len", "limit", "advice"),
     [
-        ("llama", None, None, "shorten the prompt, or export with a larger --max-len"),
+        ("llama", None, None, "shorten the prompt, or export with a larger `max_len`"),
         ("phi3_longrope", None, 48, "shorten the prompt: the model itself goes no further"),
-        ("phi3_longrope", 40, 48, "shorten the prompt, or export with a larger --max-len (48 at most)"),
+        ("phi3_longrope", 40, 48, "shorten the prompt, or export with a larger `max_len` (48 at most)"),
         ("gpt2", None, 64, "shorten the prompt: the model itself goes no further"),
     ],
 )

@@ -87,7 +87,7 @@ def test_2000_tokens_stay_as_accurate_as_pytorch(
 def test_no_plugins_runs_the_bodies_which_agree(exported: Exported, plugins: Path, model: str, target: str) -> None:
     bundle = runnable(exported(model, target=target, dtype="float32", logits="all"))
     with OrtRunner(bundle, threads=1) as ours, OrtRunner(bundle, threads=1, plugins=False) as bodies:
-        assert "ops by function bodies (--no-plugins was given)" in bodies.description
+        assert "ops by function bodies (`plugins=False` was given)" in bodies.description
         assert bodies.caches_in_place == bundle.manifest.caches_in_place
         for a, b in zip(generated(ours), generated(bodies), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

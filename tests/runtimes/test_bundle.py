@@ -229,7 +229,7 @@ def test_replacement(folder):
 
 def test_destination(folder, tmp_path):
     check_destination(tmp_path / "new", force=False)
-    with pytest.raises(BundleError, match="--force"):
+    with pytest.raises(BundleError, match="`force=True`"):
         check_destination(folder, force=False)
     check_destination(folder, force=True)
     shutil.copytree(folder, tmp_path / "precious")

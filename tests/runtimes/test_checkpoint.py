@@ -336,9 +336,9 @@ def set_row(weights: dict[str, torch.Tensor], value: float, name: str = EMBEDDIN
 @pytest.mark.parametrize(
     ("dtype", "value", "limit", "advice"),
     [
-        ("float16", 7e4, "ends at 65504", "--dtype bf16 or fp32"),
-        ("float16", -7e4, "ends at 65504", "--dtype bf16 or fp32"),
-        ("bfloat16", 3.4e38, "ends at 3.38953e+38", "--dtype fp32"),
+        ("float16", 7e4, "ends at 65504", "export in bf16 or fp32"),
+        ("float16", -7e4, "ends at 65504", "export in bf16 or fp32"),
+        ("bfloat16", 3.4e38, "ends at 3.38953e+38", "export in fp32"),
     ],
 )
 def test_a_weight_beyond_the_dtype_is_named(
@@ -348,7 +348,7 @@ def test_a_weight_beyond_the_dtype_is_named(
     line = refusal(copy, capfd, dtype=dtype)
     what = f"{EMBEDDING} has 31 of 744 values, the largest {value:.6g} at [0, 23], beyond {dtype}, which {limit}"
     assert f"{copy}: {what}; export with {advice}" in line
-    assert "--clamp-weights" in line
+    assert "`clamp_weights=True`" in line
     assert load_original(str(copy), dtype="float32").dtype == torch.float32
 
 
@@ -360,7 +360,7 @@ def test_a_float64_weight_beyond_float32_is_named(copy: Path, capfd: pytest.Capt
     edit_weights(copy, widen)
     line = refusal(copy, capfd, dtype="float32")
     assert "the largest 1e+39 at [0, 23], beyond float32" in line
-    assert "--dtype" not in line
+    assert "export in" not in line
 
 
 def test_weights_beyond_the_dtype_are_clamped_where_that_is_asked_for(copy: Path) -> None:

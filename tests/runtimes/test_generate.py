@@ -13,7 +13,7 @@ import torch
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Session, Tokens
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.generate import Sampling, generate
+from seqexport.runtimes.generate import Sampling, generate, new_tokens
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.quiet import quiet
@@ -128,9 +128,9 @@ def test_a_row_stops_at_the_capacity_and_the_others_go_on(llama: OrtRunner, long
 
 
 def test_tokens_are_told_row_by_row_as_they_come(llama: OrtRunner) -> None:
-    told: list[tuple[int, int]] = []
-    made = generate(llama, PROMPTS[:2], max_new_tokens=3, on_token=lambda row, token: told.append((row, token)))
-    assert told == [(row, made[row][step]) for step in range(3) for row in range(2)]
+    made = generate(llama, PROMPTS[:2], max_new_tokens=3)
+    told = new_tokens(llama, PROMPTS[:2], max_new_tokens=3, sampling=Sampling())
+    assert list(told) == [(row, made[row][step]) for step in range(3) for row in range(2)]
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_a_fall_back_to_the_cpu_is_an_error(
         UserError, match=r"on CPUExecutionProvider: expected CUDAExecutionProvider.*libcublas"
     ) as refused:
         OrtRunner(exported("llama", target="portable", logits="last"), device="cuda")
-    assert "\n" not in str(refused.value) and str(refused.value).endswith("or use --device cpu")
+    assert "\n" not in str(refused.value) and str(refused.value).endswith("or use `device='cpu'`")
     assert capsys.readouterr().out == ""
 
 

@@ -279,7 +279,7 @@ def poison(model: PreTrainedModel, value: float) -> PreTrainedModel:
     ("dtype", "factor", "message"),
     [
         (torch.float16, 3e3, r"^past_key_values\.2\.key of PyTorch's own run in float16 is not finite: .* of .* values "
-         r"\(.*NaN.*\); export with --dtype bf16 or fp32"),
+         r"\(.*NaN.*\); export in bf16 or fp32"),
         (torch.float32, float("nan"), r"^past_key_values\.2\.key of the original is not finite even in float64: 384 of "
          r"384 values \(NaN\)"),
     ],

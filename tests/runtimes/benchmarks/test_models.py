@@ -94,7 +94,7 @@ def test_a_model_in_onnx_runtime_is_timed(bundle: Bundle, monkeypatch: pytest.Mo
     with OrtRunner(bundle, plugins=False) as runner:
         found = ort_speed.measure(runner, 1, profiled=False)
     assert found["step"] > 0 and found["prefill"] > 0 and found["layers"] == 2
-    assert found["kernels"] is None and not found["captured"] and "--no-plugins" in found["runner"]
+    assert found["kernels"] is None and not found["captured"] and "`plugins=False`" in found["runner"]
 
 
 @pytest.mark.parametrize("name", ["mamba", "llama"])
