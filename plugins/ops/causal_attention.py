@@ -299,10 +299,6 @@ OP = Op(
     },
     outputs={"y": "T", "present_key": "T", "present_value": "T"},
     attributes={"scale": 0.0, "window": 0, "softcap": 0.0},
-    schema=(
-        "(Tensor query, Tensor key, Tensor value, Tensor past_key, Tensor past_value, Tensor past_lens,"
-        " Tensor? seq_lens, float scale=0.0, int window=0, float softcap=0.0) -> (Tensor, Tensor, Tensor)"
-    ),
     reference=reference,
     fake=fake,
     body=body,

@@ -158,10 +158,6 @@ OP = Op(
     inputs={"x": "T", "weight": "T", "bias?": "T", "past": "T", "seq_lens?": "I"},
     outputs={"y": "T", "present": "T"},
     attributes={"activation": "none"},
-    schema=(
-        "(Tensor x, Tensor weight, Tensor? bias, Tensor past, Tensor? seq_lens, str activation='none')"
-        " -> (Tensor, Tensor)"
-    ),
     reference=reference,
     fake=fake,
     body=body,

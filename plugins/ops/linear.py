@@ -94,11 +94,6 @@ OP = Op(
     inputs={"x": "T", "weight": "T", "bias?": "T", "weight1?": "T", "bias1?": "T", "weight2?": "T", "bias2?": "T"},
     outputs={"y": "T", "y1": "T", "y2": "T"},
     brought_by={"y1": "weight1", "y2": "weight2"},
-    attributes={},
-    schema=(
-        "(Tensor x, Tensor weight, Tensor? bias, Tensor? weight1, Tensor? bias1, Tensor? weight2, Tensor? bias2)"
-        " -> Tensor[]"
-    ),
     reference=reference,
     fake=fake,
     body=body,

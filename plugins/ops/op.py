@@ -45,24 +45,23 @@ class Op:
             float16 or bfloat16, the same throughout a node), F (float32), I (int32) and S (F where the attribute
             ``wide`` is 1, else T).
         outputs: names and types, in order.
-        brought_by: for an output that may be absent, the optional input that brings it.
-        attributes: names and defaults.
-        schema: the torch.library schema, its parameters in the order inputs, then attributes.
-        reference: plain PyTorch, any float dtype, accumulating in float32 (float64 for float64 inputs).
+        reference: plain PyTorch, any float dtype, accumulating in float32 (float64 for float64 inputs); its parameters
+            are the inputs, then the attributes.
         fake: the outputs' shapes and dtypes for tracing.
         body: the lines of the function body in ONNX's text syntax, for one call. Numbers are read from the node's
             attributes, so that calls of one form have one body.
+        attributes: names and defaults.
+        brought_by: for an output that may be absent, the optional input that brings it.
     """
 
     name: str
     stem: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
-    attributes: Mapping[str, Attribute]
-    schema: str
     reference: Callable[..., Sequence[Tensor]]
     fake: Callable[..., Sequence[Tensor]]
     body: Callable[[Call], list[str]]
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
     brought_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -72,6 +71,15 @@ class Op:
     def output_names(self, given: Container[str]) -> tuple[str, ...]:
         """The outputs of a node whose inputs ``given`` are there."""
         return tuple(name for name in self.outputs if name not in self.brought_by or self.brought_by[name] in given)
+
+    @property
+    def torch_schema(self) -> str:
+        """For torch.library. One output, or outputs that may be absent, are a list."""
+        tensors = [f"Tensor{'?' * name.endswith('?')} {name.rstrip('?')}" for name in self.inputs]
+        attributes = [f"{type(value).__name__} {name}={value!r}" for name, value in self.attributes.items()]
+        is_list = len(self.outputs) == 1 or self.brought_by
+        returned = "Tensor[]" if is_list else f"({', '.join(['Tensor'] * len(self.outputs))})"
+        return f"({', '.join(tensors + attributes)}) -> {returned}"
 
     @property
     def onnx_schema(self) -> onnx.defs.OpSchema:
@@ -127,7 +135,7 @@ def register(op: Op) -> None:
     from seqexport.plugins.ops import cuda
 
     custom = torch.library.custom_op(
-        f"{DOMAIN}::{op.stem}", op.reference, mutates_args=(), schema=op.schema, device_types="cpu"
+        f"{DOMAIN}::{op.stem}", op.reference, mutates_args=(), schema=op.torch_schema, device_types="cpu"
     )
     custom.register_kernel("cuda", cuda.implementation(op))
     custom.register_fake(op.fake)

@@ -93,7 +93,6 @@ OP = Op(
     inputs={"x": "T", "weight": "T", "residual?": "S"},
     outputs={"y": "T", "sum": "S"},
     attributes={"epsilon": 1e-6, "wide": 0},
-    schema="(Tensor x, Tensor weight, Tensor? residual, float epsilon=1e-06, int wide=0) -> (Tensor, Tensor)",
     reference=reference,
     fake=fake,
     body=body,

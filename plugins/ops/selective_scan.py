@@ -78,8 +78,7 @@ TOKEN_SCAN = [
 def body(call: Call) -> list[str]:
     """One Scan step a token, on a state laid out [B,G,N,D/G] so that every broadcast runs along channels."""
     return [
-        *_delta(call),
-        *_ragged(call),
+        *entering(call),
         "dx = Mul (delta, x_valid)",
         "G = Shape <start = 2, end = 3> (B)",
         "N = Shape <start = 3, end = 4> (B)",
@@ -112,21 +111,25 @@ def body(call: Call) -> list[str]:
         "y_shape = Concat <axis = 0> (L_, batch, rest)",
         "y_steps = Reshape (y_rows, y_shape)",
         "y_scan = Transpose <perm = [1, 0, 2]> (y_steps)",
-        *_output(call),
+        *gated(call),
+        *_masked(call),
     ]
 
 
-def _delta(call: Call) -> list[str]:
-    lines = ["x_wide = Cast <to = 1> (x)", "dt_wide = Cast <to = 1> (dt)", "B_wide = Cast <to = 1> (B)"]
-    lines += ["biased = Add (dt_wide, dt_bias)"] if "dt_bias" in call else ["biased = Identity (dt_wide)"]
-    softplus = call.attributes["dt_softplus"]
-    return [*lines, "delta_all = Softplus (biased)" if softplus else "delta_all = Identity (biased)"]
-
-
-def _ragged(call: Call) -> list[str]:
+def entering(call: Call) -> list[str]:
+    """What enters a state, in float32: ``delta``, ``x_valid`` and ``B_valid``. All are 0 at padded tokens (False in
+    ``mask`` [B,L,1]), which so leave the state as it is even where they hold NaN."""
+    lines = [
+        "x_wide = Cast <to = 1> (x)",
+        "dt_wide = Cast <to = 1> (dt)",
+        "B_wide = Cast <to = 1> (B)",
+        "biased = Add (dt_wide, dt_bias)" if "dt_bias" in call else "biased = Identity (dt_wide)",
+        "delta_all = Softplus (biased)" if call.attributes["dt_softplus"] else "delta_all = Identity (biased)",
+    ]
     if "seq_lens" not in call:
-        return ["delta = Identity (delta_all)", "x_valid = Identity (x_wide)", "B_valid = Identity (B_wide)"]
+        return [*lines, "delta = Identity (delta_all)", "x_valid = Identity (x_wide)", "B_valid = Identity (B_wide)"]
     return [
+        *lines,
         "zero = Constant <value_int = 0> ()",
         "one = Constant <value_int = 1> ()",
         "zero_wide = Constant <value_float = 0.0> ()",
@@ -142,20 +145,24 @@ def _ragged(call: Call) -> list[str]:
     ]
 
 
-def _output(call: Call) -> list[str]:
+def gated(call: Call) -> list[str]:
+    """``y_wide`` of ``y_scan``: the skip connection added, and the gate applied."""
     lines = ["skip = Mul (D, x_wide)", "y_skip = Add (y_scan, skip)"] if "D" in call else ["y_skip = Identity (y_scan)"]
-    if "z" in call:
-        lines += [
-            "z_wide = Cast <to = 1> (z)",
-            "z_gate = Sigmoid (z_wide)",
-            "z_silu = Mul (z_wide, z_gate)",
-            "y_wide = Mul (y_skip, z_silu)",
-        ]
-    else:
-        lines += ["y_wide = Identity (y_skip)"]
-    if "seq_lens" in call:
-        return [*lines, "y_valid = Where (mask, y_wide, zero_wide)", "y = CastLike (y_valid, x)"]
-    return [*lines, "y = CastLike (y_wide, x)"]
+    if "z" not in call:
+        return [*lines, "y_wide = Identity (y_skip)"]
+    return [
+        *lines,
+        "z_wide = Cast <to = 1> (z)",
+        "z_gate = Sigmoid (z_wide)",
+        "z_silu = Mul (z_wide, z_gate)",
+        "y_wide = Mul (y_skip, z_silu)",
+    ]
+
+
+def _masked(call: Call) -> list[str]:
+    if "seq_lens" not in call:
+        return ["y = CastLike (y_wide, x)"]
+    return ["y_valid = Where (mask, y_wide, zero_wide)", "y = CastLike (y_valid, x)"]
 
 
 def selective_scan(
@@ -202,10 +209,6 @@ OP = Op(
     },
     outputs={"y": "T", "present": "F"},
     attributes={"dt_softplus": 0},
-    schema=(
-        "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, Tensor past,"
-        " Tensor? seq_lens, int dt_softplus=0) -> (Tensor, Tensor)"
-    ),
     reference=reference,
     fake=fake,
     body=body,
