@@ -37,15 +37,14 @@ from seqexport.exporter.passes.unflatten_products import unflatten_products
 from seqexport.exporter.tokenizer import TOKENIZER, Made, make_tokenizer
 from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.files import sha256, whole_folder
 from seqexport.plugins.ops import DOMAIN
 from seqexport.runtimes.bundle import (
     MODEL,
     Bundle,
     check_destination,
     open_bundle,
-    sha256,
     write_manifest,
-    writing,
 )
 from seqexport.runtimes.comparison.reference import record, write_reference
 from seqexport.runtimes.manifest import (
@@ -166,7 +165,7 @@ def _write(
     tokenizer: Made | None,
     stage: Stage,
 ) -> Bundle:
-    with writing(output) as folder:
+    with whole_folder(output) as folder:
         with stage("write weights"):
             ir.save(graph, folder / MODEL, external_data=f"{MODEL}.data")
             _check_written(folder)

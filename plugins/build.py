@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import psutil
 from seqexport.plugins import folders, library, toolchain
 from seqexport.plugins.cores import usable_cores
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.files import whole_files
 from seqexport.plugins.library import Built
 from seqexport.plugins.toolchain import Toolchain
 
@@ -151,24 +151,19 @@ class Build:
         output = self.output
         new = {name: self._built(name, found) for name in found.libraries}
         try:
-            output.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=output, prefix=".new-") as temporary:
-                for entry in new.values():
-                    shutil.copyfile(self.folder / "lib" / entry.path.name, Path(temporary, entry.path.name))
+            with whole_files([*(each.path for each in new.values()), output / library.MANIFEST]) as (*places, manifest):
+                for place, each in zip(places, new.values(), strict=True):
+                    shutil.copyfile(self.folder / "lib" / each.path.name, place)
                 kept = {name: b for name, b in _readable(output).items() if name not in new and not b.fault}
-                for entry in new.values():
-                    Path(temporary, entry.path.name).replace(entry.path)
-                library.write_manifest(output, [*kept.values(), *new.values()])
+                manifest.write_bytes(library.manifest_of([*kept.values(), *new.values()]))
         except OSError as error:
             raise UserError(f"{output}: cannot be written ({error.strerror}); give another folder: --output") from error
         return list(new.values())
 
     def _built(self, name: str, found: Found) -> Built:
         file = self.folder / "lib" / library.FILES[name]
-        status = file.stat()
-        digest = library.sha256_of(file, status.st_mtime_ns, status.st_size)
         built_for = {need: found.versions[need] for need in NEEDS[name] if found.versions[need]}
-        return Built(name, self.output / file.name, digest, library.version(), built_for)
+        return Built(name, self.output / file.name, library.sha256_of(file), library.version(), built_for)
 
     def _run(self, doing: str, arguments: list[object], on_step: OnStep = lambda share, what: None) -> None:
         command = [str(self.tools.cmake.path), *map(str, arguments)]

@@ -7,7 +7,6 @@ file, its sha256, the seqexport that built it and what it was built for. Nothing
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from seqexport.plugins import folders
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.files import sha256
 
 FILES = {
     "kernels": "libseqexport_kernels.so",
@@ -53,8 +53,7 @@ class Built:
             return f"{self.path}: missing, though {MANIFEST} names it; build it again: {BUILD}"
         if self.seqexport != version():
             return f"{self.path}: built by seqexport {self.seqexport}, this is {version()}; build it again: {BUILD}"
-        status = self.path.stat()
-        if sha256_of(self.path, status.st_mtime_ns, status.st_size) != self.sha256:
+        if sha256_of(self.path) != self.sha256:
             return f"{self.path}: damaged, its sha256 is not the one that {MANIFEST} has; build it again: {BUILD}"
         return None
 
@@ -125,25 +124,24 @@ def require(name: str) -> Built:
     return found
 
 
-def write_manifest(where: Path, libraries: Iterable[Built]) -> None:
-    """Make ``where`` name exactly ``libraries``, in one step."""
+def manifest_of(libraries: Iterable[Built]) -> bytes:
+    """What the manifest says where there are exactly ``libraries``."""
     entries = {
         b.name: {"file": b.path.name, "sha256": b.sha256, "seqexport": b.seqexport, "built_for": b.built_for}
         for b in libraries
     }
-    temporary = where / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_text(json.dumps(entries, indent=1) + "\n")
-    temporary.replace(where / MANIFEST)
+    return (json.dumps(entries, indent=1) + "\n").encode()
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256, computed once for each state of the file."""
+    status = path.stat()
+    return _sha256_of(path, status.st_mtime_ns, status.st_size)
 
 
 @functools.lru_cache(maxsize=16)
-def sha256_of(path: Path, modified_ns: int, size: int) -> str:
-    """The file's sha256, computed once for each state of the file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+def _sha256_of(path: Path, modified_ns: int, size: int) -> str:
+    return sha256(path)
 
 
 def _entry(where: Path, name: str, entry: dict[str, object]) -> Built:

@@ -9,22 +9,19 @@ engines/                      TensorRT engines built from it
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.files import sha256
 from seqexport.runtimes import external_data
 from seqexport.runtimes.encoding import readable
 from seqexport.runtimes.links import is_inside
 from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest
+from seqexport.runtimes.output import as_json
 
 MANIFEST = "seqexport.json"
 MEMORY = "memory:"
@@ -135,19 +132,6 @@ def _check_weights(folder: Path, manifest: Manifest) -> None:
             )
 
 
-def sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def check_destination(path: Path, *, force: bool) -> None:
     """Refuse to replace anything but a bundle, and a bundle only with ``force``.
 
@@ -164,39 +148,5 @@ def check_destination(path: Path, *, force: bool) -> None:
         raise BundleError(f"{path} is already a bundle; take `force=True` to replace it, or choose another `output`")
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A temporary sibling folder that becomes ``path`` when the block ends well, and vanishes when it does not."""
-    made = [folder for folder in path.parents if not folder.exists()]
-    work = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        yield work
-        _swap(work, path)
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):  # it holds the bundle
-                folder.rmdir()
-
-
-def _swap(work: Path, path: Path) -> None:
-    work.chmod(0o755)
-    if not path.exists():
-        work.rename(path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    path.rename(old / path.name)
-    try:
-        work.rename(path)
-    except BaseException:
-        (old / path.name).rename(path)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    (folder / MANIFEST).write_bytes(as_json(manifest))

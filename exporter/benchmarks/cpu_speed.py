@@ -26,6 +26,7 @@ import numpy as np
 from rich.progress import track
 
 from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.output import write_json
 from seqexport.runtimes.tables import FittedTable, open_console
 
 PROMPT, STEPS, THREADS, VOCABULARY = 1024, 40, 2, 50280
@@ -73,7 +74,7 @@ def main(rounds: int, output: Path, child: tuple[str, str, str] | None) -> None:
     setting: dict[str, Any] = {"prompt": PROMPT, "threads": THREADS, "dtype": "float32", "batch": 1, "rounds": rounds}
     setting["copy_bytes_per_second"] = bandwidth
     record = {"machine": msgspec.to_builtins(this_machine()), "setting": setting, "results": rows}
-    output.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(output, record)
 
 
 def _prepare(model: str, folder: Path) -> None:

@@ -24,6 +24,7 @@ import msgspec
 import psutil
 
 from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.output import write_json
 from seqexport.runtimes.tables import FittedTable, open_console
 
 SIZES = {"130m": (768, 24), "790m": (1536, 48), "1.4b": (2048, 48)}
@@ -44,7 +45,7 @@ def main(sizes: str, output: Path, child: Path | None) -> None:
     rows = [_measure(size) for size in sizes.split(",")]
     _print(rows)
     record = {"machine": msgspec.to_builtins(this_machine()), "results": rows}
-    output.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(output, record)
 
 
 def _measure(size: str) -> dict[str, Any]:

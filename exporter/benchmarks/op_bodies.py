@@ -17,7 +17,6 @@ they are:
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +32,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.output import write_json
 from seqexport.runtimes.tables import FittedTable, open_console
 
 D, N, K, THREADS, REPEATS = 1536, 16, 4, 2, 15
@@ -62,7 +62,7 @@ def main(output: Path) -> None:
     _print(rows)
     setting = {"D": D, "N": N, "K": K, "batch": 1, "dtype": "float32", "threads": THREADS, "repeats": REPEATS}
     record = {"machine": msgspec.to_builtins(this_machine()), "setting": setting, "results": rows}
-    output.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(output, record)
 
 
 def _time(text: str, feeds: Arrays, truth: NDArray[np.float64]) -> float:

@@ -46,6 +46,7 @@ from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.benchmarks.lock import alone
+from seqexport.runtimes.output import write_json
 from seqexport.runtimes.tables import FittedTable, open_console
 
 WANTED = {"SelectiveScan": {"function body": 8.0, "transformers, eager": 25.0}, "CausalAttention": {"target ort": 1.0}}
@@ -80,7 +81,7 @@ def main(device: str, rounds: int, lock: Path | None, output: Path) -> None:
         with alone(lock) if lock else nullcontext():
             found = _row(name, length, dtype, device, rounds)
         rows.append({"op": name, "tokens": length, "dtype": str(dtype).removeprefix("torch."), **found})
-        output.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(output, record)
         click.echo(json.dumps(rows[-1]), err=True)
     _print(rows, device)
 

@@ -54,8 +54,9 @@ def command(
       seqexport bench my-model --backend ort --device cuda -o bench.json
     """
     from seqexport.exporter.api import open_runner
-    from seqexport.runtimes.comparison.bench import bench, print_table, write_json
+    from seqexport.runtimes.comparison.bench import bench, print_table
     from seqexport.runtimes.comparison.measure import SpeedOptions
+    from seqexport.runtimes.output import write_json
 
     sizes = SpeedOptions(_numbers("--lengths", lengths), _numbers("--batches", batches), steps, repeats, budget)
     if output is not None and not output.resolve().parent.is_dir():
@@ -65,7 +66,7 @@ def command(
         result = bench(runner, sizes, lambda what: status.update(f"{what} ..."))
     print_table(result, console)
     if output is not None:
-        write_json(result, output)
+        write_json(output, result)
     sys.exit(0 if any(point.skipped is None for point in result.points) else 1)
 
 

@@ -58,7 +58,8 @@ def command(
       seqexport compare my-model --backends ort --device cuda
     """
     from seqexport.exporter.api import compare
-    from seqexport.runtimes.comparison.report import print_table, write_html, write_json
+    from seqexport.runtimes.comparison.report import print_table, write_html
+    from seqexport.runtimes.output import write_json
 
     console = open_console()
     _check_output(output)
@@ -69,7 +70,7 @@ def command(
     comparison = _with_flags(comparison)
     print_table(comparison, console)
     if output is not None:
-        write_json(comparison, output.with_suffix(".json"))
+        write_json(output.with_suffix(".json"), comparison)
         write_html(comparison, output)
         console.print(
             f"page: [bold]{escape(str(output))}[/], numbers: {escape(str(output.with_suffix('.json')))}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +58,7 @@ def ensure_checkpoint(setting: Setting, model: str) -> Path:
     """The folder of a random checkpoint, made if it is not there."""
     folder = setting.work / "checkpoints" / model
     if not folder.exists():
-        unfinished = folder.with_name(f"{model}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        setting.torch("runtimes.benchmarks.checkpoints", model, unfinished, log=f"checkpoint-{model}")
-        unfinished.rename(folder)
+        setting.torch("runtimes.benchmarks.checkpoints", model, folder, log=f"checkpoint-{model}")
     return folder
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.files import whole_folder
 from seqexport.runtimes.benchmarks.cli import run
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def create(config: PreTrainedConfig, folder: Path, seed: int = 0) -> None:
     try:
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
             model = AutoModelForCausalLM.from_config(config)
-        model.save_pretrained(folder)
+        with whole_folder(folder) as unfinished:
+            model.save_pretrained(unfinished)
     finally:
         torch.set_default_dtype(before)
 

@@ -29,10 +29,10 @@ from seqexport.runtimes.benchmarks.results import (
     Row,
     StepResult,
     print_table,
-    write_json,
 )
 from seqexport.runtimes.benchmarks.setting import DTYPES, LeftOut, Setting, StepFailed, find_gpu
 from seqexport.runtimes.machine import this_machine
+from seqexport.runtimes.output import write_json
 from seqexport.runtimes.tables import open_console
 
 STEPS = {

@@ -14,7 +14,6 @@ import argparse
 import datetime
 import functools
 import importlib.util
-import json
 import statistics
 from pathlib import Path
 from time import perf_counter
@@ -24,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seqexport.plugins import library
 from seqexport.plugins.kernels.c_api import Kernels
+from seqexport.runtimes.output import write_json
 
 SPECIAL_FUNCTIONS_PER_CLOCK, FLOAT32_FMAS_PER_CLOCK = 16, 128  # of one SM
 BF16 = torch.bfloat16
@@ -332,7 +332,7 @@ def main() -> None:
             "method": "CUDA events, warm, L2 cleared, median",
             "rows": bench.rows,
         }
-        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+        write_json(Path(options.json), report)
 
 
 if __name__ == "__main__":

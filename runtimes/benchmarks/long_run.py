@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.files import whole_file
 from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.comparison.accuracy import (
@@ -76,9 +77,8 @@ def write(file: Path, truth: Answers, own: Accuracy) -> None:
         "bytes": str(truth.rows.bytes),
         "prompt": str(truth.prompt),
     }
-    unfinished = file.with_name(f".{file.name}")
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, unfinished, metadata)
-    unfinished.replace(file)
+    with whole_file(file) as unfinished:
+        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, unfinished, metadata)
 
 
 def read(file: Path) -> tuple[Answers, Accuracy]:

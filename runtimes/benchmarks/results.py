@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from rich.markup import escape
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.machine import Machine
 from seqexport.runtimes.manifest import Record
+from seqexport.runtimes.output import write_json
 from seqexport.runtimes.tables import FittedTable
 
 FORMAT_VERSION = 1
@@ -101,13 +101,6 @@ def _read(file: Path) -> StepResult:
         return msgspec.json.decode(file.read_bytes(), type=StepResult)
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); remove it and run that step again") from error
-
-
-def write_json(file: Path, value: object) -> None:
-    """Through a temporary file, so that there is never half a result."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
-    temporary.replace(file)
 
 
 def print_table(console: Console, steps: Iterable[StepResult]) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import msgspec
 from rich.console import Console
 
-from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.comparison.measure import Point, SpeedOptions, measure
@@ -77,11 +74,3 @@ def _cells(point: Point) -> tuple[str, ...]:
         units.size(point.device_bytes),
         units.size(point.host_bytes),
     )
-
-
-def write_json(result: Bench, path: Path) -> None:
-    """Raises: UserError: the file cannot be written."""
-    try:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error

@@ -5,39 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from rich.console import Console
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
 from seqexport.runtimes.comparison.accuracy import PROMPTS
-from seqexport.runtimes.comparison.compare import FORMAT_VERSION, TORCH, BackendResult, BundleResult, Comparison
+from seqexport.runtimes.comparison.compare import TORCH, BackendResult, BundleResult, Comparison
 from seqexport.runtimes.comparison.measure import Point
 from seqexport.runtimes.comparison.verdict import backend_name, measured, ratio_to_own, verdicts
+from seqexport.runtimes.output import write_output
 from seqexport.runtimes.tables import FittedTable, open_console
 
 TEMPLATE = "report.html.j2"
-
-
-def write_json(comparison: Comparison, path: Path) -> None:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(comparison), indent=2))
-
-
-def read_json(path: Path) -> Comparison:
-    """A comparison written before.
-
-    Raises:
-        UserError: the file cannot be read, or is of another version.
-    """
-    try:
-        comparison = msgspec.json.decode(path.read_bytes(), type=Comparison)
-    except (OSError, msgspec.DecodeError) as error:
-        raise UserError(f"{path} is not a comparison: {error}; make one with: seqexport compare") from error
-    if comparison.format_version != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format version {comparison.format_version}, this seqexport reads {FORMAT_VERSION}; compare again"
-        )
-    return comparison
 
 
 def print_table(comparison: Comparison, console: Console | None = None) -> None:
@@ -99,9 +78,9 @@ def write_html(comparison: Comparison, path: Path) -> None:
     """One page with its charts inside.
 
     Raises:
-        UserError: jinja2 or matplotlib is missing.
+        UserError: jinja2 or matplotlib is missing, or the file cannot be written; what was there stays.
     """
-    path.write_text(render(comparison), encoding="utf-8")
+    write_output(path, render(comparison).encode())
 
 
 def render(comparison: Comparison) -> str:

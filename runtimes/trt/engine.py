@@ -14,11 +14,11 @@ from typing import Any
 
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.files import require_writable, write_whole
 from seqexport.runtimes.bundle import MODEL, Bundle
 from seqexport.runtimes.external_data import check_inside
 from seqexport.runtimes.trt import versions
 from seqexport.runtimes.trt.cuda import Cuda, load_runtime
-from seqexport.runtimes.trt.files import require_writable, write_whole
 from seqexport.runtimes.trt.graph import drops_bodies, graph_bytes, node_at
 from seqexport.runtimes.trt.precision import pin_types
 from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles, plain_profile
@@ -284,7 +284,7 @@ class _Build:
         if file is None or now == before:
             return
         try:
-            write_whole(file, memoryview(now))
+            write_whole(file, now)
         except OSError as error:
             progress.warn(
                 f"--timingCacheFile {file}: cannot be written ({error.strerror or error}); the timings are lost"

@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.files import require_writable, whole_files, write_through
 from seqexport.runtimes.bundle import MODEL, Bundle
-from seqexport.runtimes.trt.files import require_writable, write_both
+from seqexport.runtimes.output import as_json
 
 FORMAT_VERSION = 1
 FOLDER = "engines"
@@ -176,9 +177,10 @@ def write_engine(folder: Path, plan: memoryview, record: EngineRecord) -> Path:
         UserError: one of them cannot be written; both are then what they were.
     """
     file = folder / record.plan
-    text = msgspec.json.format(msgspec.json.encode(record), indent=2)
     try:
-        write_both(file, plan, file.with_suffix(".json"), memoryview(text))
+        with whole_files([file, file.with_suffix(".json")]) as (new_plan, new_record):
+            write_through(new_plan, plan)
+            write_through(new_record, as_json(record))
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or error}") from error
     return file

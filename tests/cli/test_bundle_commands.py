@@ -18,8 +18,9 @@ from onnx import TensorProto, helper
 from tokenizers import Tokenizer, decoders, models
 
 from seqexport.plugins import library
+from seqexport.plugins.files import sha256
 from seqexport.runtimes import cublas
-from seqexport.runtimes.bundle import MANIFEST, MODEL, REFERENCE, open_bundle, sha256, write_manifest
+from seqexport.runtimes.bundle import MANIFEST, MODEL, REFERENCE, open_bundle, write_manifest
 from tests.cli.conftest import Run
 from tests.conftest import Exported
 

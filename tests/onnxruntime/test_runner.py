@@ -40,7 +40,7 @@ def lone_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[P
         placed = Path(shutil.copy(file, tmp_path / library.FILES["onnxruntime"]))
         digest = hashlib.sha256(placed.read_bytes()).hexdigest()
         entry = library.Built("onnxruntime", placed, digest, library.version(), {"onnxruntime": "1.18.0"})
-        library.write_manifest(tmp_path, [entry])
+        (tmp_path / library.MANIFEST).write_bytes(library.manifest_of([entry]))
         monkeypatch.setenv("SEQEXPORT_PLUGINS", str(tmp_path))
         return placed
 

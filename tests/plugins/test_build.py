@@ -116,11 +116,22 @@ def test_what_was_built_before_stays_while_it_works(sources: Path, tools: Toolch
     for name, version in (("kernels", library.version()), ("tensorrt", "0.0.9")):
         path = folder / library.FILES[name]
         path.write_bytes(b"\x7fELF")
-        digest = library.sha256_of(path, path.stat().st_mtime_ns, path.stat().st_size)
+        digest = library.sha256_of(path)
         entries.append(library.Built(name, path, digest, version, {}))
-    library.write_manifest(folder, entries)
+    (folder / library.MANIFEST).write_bytes(library.manifest_of(entries))
     run(Options(), without_nvcc(tools))
     assert library.built().keys() == {"kernels", "onnxruntime"}
+
+
+def test_libraries_and_their_manifest_are_replaced_together(sources: Path, tools: Toolchain, tmp_path: Path) -> None:
+    (built,) = run(Options(), without_nvcc(tools))
+    before = built.path.read_bytes()
+    (tmp_path / "plugins" / library.MANIFEST).unlink()
+    (tmp_path / "plugins" / library.MANIFEST).mkdir()
+    (sources / "tiny.cpp").write_text('extern "C" int tiny() { return 43; }\n')
+    with pytest.raises(UserError, match=r"plugins: cannot be written"):
+        run(Options(), without_nvcc(tools))
+    assert built.path.read_bytes() == before
 
 
 def test_another_folder(sources: Path, tools: Toolchain, tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ def install(folder: Path, name: str = "kernels", seqexport: str | None = None) -
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / library.FILES[name]
     path.write_bytes(b"\x7fELF" + name.encode())
-    status = path.stat()
-    digest = library.sha256_of(path, status.st_mtime_ns, status.st_size)
+    digest = library.sha256_of(path)
     entry = Built(name, path, digest, seqexport or library.version(), {"cuda": "13.0"})
-    library.write_manifest(folder, [*(b for b in library.built(folder).values() if b.name != name), entry])
+    others = [each for each in library.built(folder).values() if each.name != name]
+    (folder / library.MANIFEST).write_bytes(library.manifest_of([*others, entry]))
     return path
 
 

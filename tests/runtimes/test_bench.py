@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.comparison.bench import Bench, bench, print_table, write_json
+from seqexport.runtimes.comparison.bench import Bench, bench, print_table
 from seqexport.runtimes.comparison.measure import SpeedOptions
 from seqexport.runtimes.ort.runner import OrtRunner
+from seqexport.runtimes.output import write_json
 from tests.conftest import Exported
 from tests.runtimes.fake_gpu import open_fake
 
@@ -36,11 +37,11 @@ def test_every_size_is_there_with_numbers_or_a_reason(result: Bench) -> None:
 
 def test_the_json_is_the_result(result: Bench, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    write_json(result, file)
+    write_json(file, result)
     assert msgspec.json.decode(file.read_bytes(), type=Bench) == result
     assert result.machine.processor and result.machine.date.endswith("UTC")
     with pytest.raises(UserError, match="cannot be written"):
-        write_json(result, tmp_path)
+        write_json(tmp_path, result)
 
 
 def test_the_table_names_bundle_backend_and_what_was_skipped(result: Bench) -> None:

@@ -1,4 +1,4 @@
-"""The bundle reader raises its own error or works; the writer leaves all or nothing."""
+"""The bundle reader raises its own error or works."""
 
 import json
 import re
@@ -10,15 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from seqexport.plugins.files import sha256
 from seqexport.runtimes.bundle import (
     MANIFEST,
     MODEL,
     BundleError,
     check_destination,
     open_bundle,
-    sha256,
     write_manifest,
-    writing,
 )
 from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest, Source, StateSpec, TensorSpec
 from tests.hub import in_hub_cache
@@ -198,33 +197,6 @@ def opens_or_explains(folder: Path) -> None:
         message = ""
         bundle.manifest.state_bytes(1, 1)
     assert "\n" not in message
-
-
-def write_half(path: Path, error: BaseException) -> None:
-    with writing(path) as work:
-        (work / "model.onnx").write_bytes(b"half")
-        raise error
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_written_whole_or_not_at_all(tmp_path, error):
-    with pytest.raises(type(error)):
-        write_half(tmp_path / "out", error)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_old_bundle_survives_a_failed_replacement(folder):
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    with pytest.raises(OSError, match="disk full"):
-        write_half(folder, OSError("disk full"))
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    assert [file.name for file in folder.parent.iterdir()] == ["bundle"]
-
-
-def test_replacement(folder):
-    with writing(folder) as work:
-        (work / "new").write_bytes(b"1")
-    assert [file.name for file in folder.iterdir()] == ["new"]
 
 
 def test_destination(folder, tmp_path):

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -21,6 +22,7 @@ from seqexport.runtimes.comparison.compare import BackendResult, BundleResult, C
 from seqexport.runtimes.comparison.measure import Point
 from seqexport.runtimes.comparison.verdict import crossings, sentence, verdicts
 from seqexport.runtimes.machine import this_machine
+from seqexport.runtimes.output import write_json
 
 LENGTHS = (64, 256, 1024, 4096)
 VOID = {"meta", "br", "path", "use"}
@@ -208,14 +210,13 @@ def test_skipped_sizes_say_why() -> None:
 
 def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
     before = both(1e-3, 1e-3, None)
-    report.write_json(before, tmp_path / "report.json")
-    assert report.read_json(tmp_path / "report.json") == before
+    write_json(tmp_path / "report.json", before)
+    assert msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Comparison) == before
 
 
-def test_refuses_what_is_not_a_comparison(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(UserError, match=r"x\.json is not a comparison"):
-        report.read_json(tmp_path / "x.json")
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^.*: cannot be written \(Is a directory\)$"):
+        report.write_html(both(1e-3, 1e-3), tmp_path)
 
 
 def test_the_table_has_a_line_for_each_backend() -> None:

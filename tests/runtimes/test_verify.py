@@ -22,8 +22,9 @@ from transformers import PreTrainedModel
 
 from seqexport.exporter.models import windows
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.files import sha256
 from seqexport.runtimes.base import Runner, Session, States
-from seqexport.runtimes.bundle import MANIFEST, MODEL, REFERENCE, Bundle, open_bundle, sha256, write_manifest
+from seqexport.runtimes.bundle import MANIFEST, MODEL, REFERENCE, Bundle, open_bundle, write_manifest
 from seqexport.runtimes.comparison import late
 from seqexport.runtimes.comparison.reference import (
     Reference,
