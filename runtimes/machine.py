@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 import sys
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +11,9 @@ from pathlib import Path
 import psutil
 
 from seqexport.plugins.cores import usable_cores
+from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import Record
+from seqexport.runtimes.nvidia import gpus
 
 PACKAGES = ("seqexport", "torch", "transformers", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy")
 
@@ -62,16 +62,10 @@ def _processor() -> str:
 
 
 def _gpu() -> str | None:
-    """As NVIDIA's driver names it."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    query = [program, "--query-gpu=name", "--format=csv,noheader"]
     try:
-        found = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
+        return gpus()[0][0]
+    except UserError:
         return None
-    return next((line.strip() for line in found.splitlines() if line.strip()), None)
 
 
 def _version(name: str) -> str | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import shutil
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.plugins.library import Built
 from seqexport.runtimes import cublas
 from seqexport.runtimes.backends import backends
+from seqexport.runtimes.nvidia import gpus
 from seqexport.runtimes.tables import FittedTable, open_console
 from seqexport.runtimes.trt.record import version_tuple
 
@@ -114,16 +113,11 @@ def _torch_cuda() -> Finding:
 
 
 def _gpu() -> Finding:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return Finding("NVIDIA GPU", False, "no nvidia-smi", "an NVIDIA driver")
-    query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        result = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20, check=True)
-        lines = result.stdout.strip().splitlines()
-    except (OSError, subprocess.SubprocessError):
-        lines = []
-    return Finding("NVIDIA GPU", bool(lines), "; ".join(lines) or "none answers", "an NVIDIA driver")
+        found = "; ".join(", ".join(each) for each in gpus("driver_version"))
+    except UserError as error:
+        return Finding("NVIDIA GPU", False, str(error), "an NVIDIA driver")
+    return Finding("NVIDIA GPU", True, found)
 
 
 def _tensorrt() -> Finding:

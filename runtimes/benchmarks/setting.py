@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqexport.plugins.errors import UserError
+from seqexport.runtimes.nvidia import gpus
 
 SOURCE = Path(__file__).resolve().parents[2]
 """The checkout, if this is one; the tests are only there."""
@@ -155,12 +154,5 @@ def find_gpu() -> Gpu:
     Raises:
         UserError: there is none.
     """
-    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
-    if shutil.which(query[0]) is None:
-        raise UserError("no nvidia-smi on PATH, so no NVIDIA GPU to run on; use a machine with one and its driver")
-    done = subprocess.run(query, capture_output=True, text=True, errors="replace", check=False)
-    line = done.stdout.partition("\n")[0]
-    name, _, capability = line.rpartition(",")
-    if done.returncode or not name:
-        raise UserError(f"nvidia-smi finds no GPU: {(done.stdout + done.stderr).strip() or 'no output'}")
-    return Gpu(name.strip(), capability.strip().replace(".", ""))
+    name, capability = gpus("compute_cap")[0]
+    return Gpu(name, capability.replace(".", ""))
