@@ -102,11 +102,10 @@ class Build:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Waits for another build in the same folder to end."""
-        import fcntl
+        from filelock import FileLock
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        with FileLock(self.folder / "lock"):
             self.log.write_text("")
             yield
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-MINIMUM_CMAKE = (3, 18)
+from packaging.version import Version
+
+MINIMUM_CMAKE = Version("3.18")
 LIBRARY_FOLDERS = (
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
@@ -59,10 +61,9 @@ def find_toolchain() -> Toolchain:
 
 
 def _cmake() -> Tool:
-    tool = _tool("cmake", "pip install cmake", [_program("cmake")], r"version ([\d.]+)")
-    if tool.path and _numbers(tool.version) < MINIMUM_CMAKE:
-        minimum = ".".join(map(str, MINIMUM_CMAKE))
-        return Tool("cmake", None, f"{tool.version}, {tool.path} is older than {minimum}", tool.advice)
+    tool = _tool("cmake", "pip install cmake", [_program("cmake")], r"version (\d[\d.]*\d)")
+    if tool.path and Version(tool.version) < MINIMUM_CMAKE:
+        return Tool("cmake", None, f"{tool.version}, {tool.path} is older than {MINIMUM_CMAKE}", tool.advice)
     return tool
 
 
@@ -126,7 +127,7 @@ def onnxruntime_version() -> str:
 def _package_version(*packages: str) -> str:
     for package in packages:
         try:
-            return ".".join(map(str, _numbers(version(package))))
+            return ".".join(map(str, Version(version(package)).release[:3]))
         except PackageNotFoundError:
             continue
     return ""
@@ -151,7 +152,3 @@ def _output(program: Path, argument: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in re.findall(r"\d+", text)[:3])

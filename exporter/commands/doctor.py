@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import click
+from packaging.version import Version
 from rich.markup import escape
 
 from seqexport.plugins import library, toolchain
@@ -17,7 +18,6 @@ from seqexport.runtimes import cublas
 from seqexport.runtimes.backends import backends
 from seqexport.runtimes.nvidia import gpus
 from seqexport.runtimes.tables import FittedTable, open_console
-from seqexport.runtimes.trt.record import version_tuple
 
 EXPORT = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir")
 
@@ -148,5 +148,5 @@ def _library(file: str, entry: Built | None) -> Finding:
 def _cublas(plugins: Built | None) -> Finding:
     """That of the CUDA which our TensorRT plugins were built for, if there is a choice."""
     cuda = plugins.built_for.get("cuda", "0") if plugins is not None else "0"
-    place = cublas.load(version_tuple(cuda)[0])
+    place = cublas.load(Version(cuda).major)
     return Finding("cuBLASLt", place is not None, place or f"not {cublas.PLACES}", cublas.INSTALL)

@@ -6,13 +6,13 @@ import itertools
 from typing import ClassVar, Literal
 
 import numpy as np
+from packaging.version import Version
 
 from seqexport.plugins.cores import usable_cores
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import MANIFEST, Bundle
 from seqexport.runtimes.ort.library import OpsLibrary
-from seqexport.runtimes.trt.record import version_tuple
 
 try:
     import onnxruntime as ort
@@ -174,7 +174,7 @@ def check_runs(bundle: Bundle, device: str) -> None:
     _check_dtype(bundle, device)
     manifest = bundle.manifest
     attends = manifest.caches_in_place and any(spec.grows for spec in manifest.states)
-    if manifest.target == "ort" and attends and version_tuple(ort.__version__) < version_tuple(ATTENTION_SINCE):
+    if manifest.target == "ort" and attends and Version(ort.__version__).release < Version(ATTENTION_SINCE).release:
         raise UserError(_needs_newer(bundle))
 
 

@@ -1,4 +1,4 @@
-"""A tensor in ONNX Runtime's memory. NumPy has no bfloat16, so its bits travel as uint16."""
+"""A tensor in ONNX Runtime's memory."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import msgspec
+from packaging.version import Version
 
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import require_writable, whole_files, write_through
@@ -80,6 +81,9 @@ class EngineRecord(msgspec.Struct, frozen=True):
     date: str
     weights_sha256: str | None = None
 
+    def __post_init__(self) -> None:
+        Version(self.tensorrt)  # a ValueError is one of the file, where it is read from one
+
     @property
     def platform(self) -> Platform:
         return Platform(self.gpu, self.compute_capability, self.tensorrt)
@@ -88,13 +92,8 @@ class EngineRecord(msgspec.Struct, frozen=True):
         """Whether it was built for this GPU and TensorRT; a version-compatible one runs from its version on."""
         if self.gpu != here.gpu or self.compute_capability != here.compute_capability:
             return False
-        own, other = version_tuple(self.tensorrt), version_tuple(here.tensorrt)
-        return own == other or (VERSION_COMPATIBLE in self.flags and own[0] == other[0] and own < other)
-
-
-def version_tuple(version: str) -> tuple[int, ...]:
-    """``8.6.0.post1`` to ``(8, 6, 0)``."""
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+        own, other = Version(self.tensorrt), Version(here.tensorrt)
+        return own == other or (VERSION_COMPATIBLE in self.flags and own.major == other.major and own < other)
 
 
 def weights_hash(bundle: Bundle) -> str | None:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from packaging.version import Version
+
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import cublas
-from seqexport.runtimes.trt.record import version_tuple
 
+OLDEST = Version("8.6")
 INSTALL = "install the one that fits your CUDA: pip install 'seqexport[trt]' (JetPack brings its own)"
 PREVIEW_8 = {"PROFILE_SHARING_0806": True, "FASTER_DYNAMIC_SHAPES_0805": False}
 """8.6's preview features for our graphs: several sessions on one profile, as later versions always have it, and fewer
@@ -48,18 +50,18 @@ def load_tensorrt() -> Any:
         raise UserError(f"the backend 'trt' needs TensorRT ({error}): {INSTALL}") from error
     except Exception as error:
         raise UserError(f"TensorRT does not load: {' '.join(str(error).split())}; {INSTALL}") from error
-    if version_tuple(tensorrt.__version__) < (8, 6):
-        raise UserError(f"TensorRT {tensorrt.__version__}: expected 8.6 or newer; {INSTALL}")
+    if Version(tensorrt.__version__).release < OLDEST.release:
+        raise UserError(f"TensorRT {tensorrt.__version__}: expected {OLDEST} or newer; {INSTALL}")
     return tensorrt
 
 
 def version(trt: Any) -> str:
     """``8.6.0``"""
-    return ".".join(map(str, version_tuple(trt.__version__)))
+    return ".".join(map(str, Version(trt.__version__).release[:3]))
 
 
 def major(trt: Any) -> int:
-    return version_tuple(trt.__version__)[0]
+    return Version(trt.__version__).major
 
 
 class Log:
@@ -118,12 +120,12 @@ def load_plugins(trt: Any) -> library.Built:
     """
     built = library.require("tensorrt")
     made_for = built.built_for.get("tensorrt", "")
-    if version_tuple(made_for)[:1] != (major(trt),):
+    if not made_for or Version(made_for).major != major(trt):
         raise UserError(
             f"{built.path}: built for TensorRT {made_for or 'unknown'}, and this is {version(trt)}; build it "
             f"again: {library.BUILD}"
         )
-    if cublas.load(version_tuple(built.built_for.get("cuda", "0"))[0]) is None:
+    if cublas.load(Version(built.built_for.get("cuda", "0")).major) is None:
         raise UserError(f"no libcublasLt {cublas.PLACES}; {cublas.INSTALL}")
     log = logger(trt)[1]
     log.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from seqexport.plugins import folders, library, toolchain
 from tests.cli.conftest import Result
@@ -54,8 +54,7 @@ def executable() -> Path:
     if reason := missing():
         leave_out(f"tests/cpp left out: {reason}")
     WORK.mkdir(parents=True, exist_ok=True)
-    with (WORK / "lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with FileLock(WORK / "lock"):
         return _compiled()
 
 

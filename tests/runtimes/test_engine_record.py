@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import MODEL, Bundle, open_bundle
+from seqexport.runtimes.trt import versions
 from seqexport.runtimes.trt.profiles import bundle_profiles
 from seqexport.runtimes.trt.record import (
     EngineRecord,
@@ -21,7 +23,6 @@ from seqexport.runtimes.trt.record import (
     engines_of,
     find_engine,
     require_writable_engine,
-    version_tuple,
     weights_hash,
     write_engine,
 )
@@ -179,6 +180,12 @@ def test_what_cannot_be_written_is_found_out_without_a_trace(bundle: Bundle) -> 
             require_writable_engine(plan)
 
 
-def test_versions_are_compared_as_numbers() -> None:
-    assert version_tuple("10.13.3.9") > version_tuple("10.3.0")
-    assert version_tuple("8.6.1.post1") == (8, 6, 1)
+@pytest.mark.parametrize("text", ["8.6.1", "8.6.1.post1", "8.6.1.6"])
+def test_a_version_of_tensorrt_is_three_numbers(text: str) -> None:
+    assert versions.version(SimpleNamespace(__version__=text)) == "8.6.1"
+
+
+def test_a_record_of_no_version_is_refused(bundle: Bundle) -> None:
+    file = written(bundle).with_suffix(".json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "tensorrt": "new"}))
+    assert f"{file} is no engine's record: Invalid version: 'new'" in refusal(bundle)

@@ -53,5 +53,5 @@ def test_what_is_wrong_is_one_line(smi: Path, program: str | None, said: str) ->
 def test_a_driver_that_does_not_answer_is_given_up(smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seqexport.runtimes.nvidia.SECONDS", 0.2)
     smi.write_text("#!/bin/sh\nexec sleep 60\n")
-    with pytest.raises(UserError, match="nvidia-smi does not run: .*timed out"):
+    with pytest.raises(UserError, match=r"nvidia-smi does not run: .*timed out"):
         gpus()
