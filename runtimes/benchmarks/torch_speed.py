@@ -26,8 +26,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 
 from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.benchmarks.lock import alone, together
-from seqexport.runtimes.benchmarks.peers import PROJECTS
-from seqexport.runtimes.benchmarks.sizes import CONTEXT, PROMPT, PROMPT_REPEATS, STEPS, WARM_STEPS
+from seqexport.runtimes.benchmarks.sizes import CONTEXT, PEERS, PROMPT, PROMPT_REPEATS, STEPS, WARM_STEPS
 from seqexport.runtimes.benchmarks.timing import seconds
 
 EXTENSIONS = {"selective_scan_cuda": ("fwd",), "causal_conv1d_cuda": ("causal_conv1d_fwd", "causal_conv1d_update")}
@@ -100,7 +99,7 @@ def check_peers(decoder: Decoder, tokens: Tensor) -> dict[str, int]:
         ImportError: they cannot be imported, which transformers would pass over in silence.
         SystemExit: transformers used its own PyTorch code for any layer.
     """
-    for name in PROJECTS:
+    for name in PEERS:
         importlib.import_module(name)
     with counted() as counts:
         decoder.prefill(tokens[:, :CONTEXT])

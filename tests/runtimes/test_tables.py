@@ -15,9 +15,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seqexport.exporter.benchmarks.results import Row, StepResult
+from seqexport.exporter.benchmarks.results import print_table as print_steps
 from seqexport.exporter.commands import inspect, verify
-from seqexport.runtimes.benchmarks.results import Row, StepResult
-from seqexport.runtimes.benchmarks.results import print_table as print_steps
 from seqexport.runtimes.comparison import bench, report
 from seqexport.runtimes.comparison.measure import Point, SpeedOptions
 from seqexport.runtimes.machine import this_machine

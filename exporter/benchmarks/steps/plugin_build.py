@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from seqexport.exporter.benchmarks.results import Row
+from seqexport.exporter.benchmarks.setting import Setting
 from seqexport.plugins import library
-from seqexport.runtimes.benchmarks.results import Row
-from seqexport.runtimes.benchmarks.setting import Setting
 
 
 def run(setting: Setting) -> Iterator[Row]:

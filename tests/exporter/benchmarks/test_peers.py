@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from seqexport.runtimes.benchmarks import peers, torch_speed
-from seqexport.runtimes.benchmarks.setting import LeftOut, Setting
+from seqexport.exporter.benchmarks import peers
+from seqexport.exporter.benchmarks.setting import LeftOut, Setting
+from seqexport.runtimes.benchmarks import torch_speed
 
 SETUP = """\
 cc_flag = []

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from seqexport.exporter.benchmarks.results import Row
+from seqexport.exporter.benchmarks.setting import SOURCE, LeftOut, Setting, StepFailed
 from seqexport.plugins import folders
 from seqexport.plugins.library import FILES
 from seqexport.plugins.toolchain import find_toolchain
-from seqexport.runtimes.benchmarks.results import Row
-from seqexport.runtimes.benchmarks.setting import SOURCE, LeftOut, Setting, StepFailed
 
 SOURCES = SOURCE / "tests" / "tensorrt"
 FOUND = 1

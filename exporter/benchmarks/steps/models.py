@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from seqexport.runtimes.benchmarks.bundles import Wanted, ensure_bundle, for_speed
+from seqexport.exporter.benchmarks.bundles import Wanted, ensure_bundle, for_speed
+from seqexport.exporter.benchmarks.peers import build_peers
+from seqexport.exporter.benchmarks.results import Row
+from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
+from seqexport.exporter.benchmarks.steps.engines import build
 from seqexport.runtimes.benchmarks.lock import alone, together
-from seqexport.runtimes.benchmarks.peers import build_peers
-from seqexport.runtimes.benchmarks.results import Row
-from seqexport.runtimes.benchmarks.setting import LeftOut, Setting, StepFailed
 from seqexport.runtimes.benchmarks.sizes import CONTEXT, PROMPT
-from seqexport.runtimes.benchmarks.steps.engines import build
 
 TARGETS = {"eager": 3.0, "compiled": 1.5, "prefill": 1.5}
 

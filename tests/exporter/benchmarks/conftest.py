@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, MambaConfig
 
+from seqexport.exporter.benchmarks.setting import Gpu, Setting
 from seqexport.exporter.pipeline import ExportOptions, export
 from seqexport.runtimes.benchmarks import checkpoints
-from seqexport.runtimes.benchmarks.setting import Gpu, Setting
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.quiet import quiet
 

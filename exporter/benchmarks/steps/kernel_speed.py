@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from seqexport.exporter.benchmarks.peers import build_peers
+from seqexport.exporter.benchmarks.results import Row
+from seqexport.exporter.benchmarks.setting import LeftOut, Setting
 from seqexport.plugins import library
-from seqexport.runtimes.benchmarks.peers import build_peers
-from seqexport.runtimes.benchmarks.results import Row
-from seqexport.runtimes.benchmarks.setting import LeftOut, Setting
 
 
 def run(setting: Setting) -> Iterator[Row]:

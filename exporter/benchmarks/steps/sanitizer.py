@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from seqexport.exporter.benchmarks.results import Row
+from seqexport.exporter.benchmarks.setting import SOURCE, LeftOut, Setting, StepFailed
 from seqexport.plugins import library
 from seqexport.plugins.toolchain import find_toolchain
-from seqexport.runtimes.benchmarks.results import Row
-from seqexport.runtimes.benchmarks.setting import SOURCE, LeftOut, Setting, StepFailed
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 CASES = SOURCE / "tests" / "kernels" / "sanitizer_cases.cu"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqexport.exporter.benchmarks.setting import Setting
 from seqexport.runtimes.benchmarks.checkpoints import CAPACITY
-from seqexport.runtimes.benchmarks.setting import Setting
 
 SHIPPED = ("mamba", "transformer")
 RANDOM = ("mamba-130m", "llama-130m")

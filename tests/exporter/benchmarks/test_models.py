@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from seqexport.exporter.benchmarks.bundles import Wanted, for_engines, for_speed
+from seqexport.exporter.benchmarks.setting import Setting
+from seqexport.exporter.benchmarks.steps import engines, models
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.backends import open_runner
 from seqexport.runtimes.benchmarks import checkpoints, engine_speed, long_run, ort_speed, torch_speed
-from seqexport.runtimes.benchmarks.bundles import Wanted, for_engines, for_speed
-from seqexport.runtimes.benchmarks.setting import Setting
-from seqexport.runtimes.benchmarks.steps import engines, models
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.quiet import quiet
@@ -106,7 +106,7 @@ def test_the_original_steps_as_a_whole_pass_does(name: str, monkeypatch: pytest.
         decoder.prefill(tokens[:, :6])
         stepped = decoder.step(tokens[:, 6:])
         torch.testing.assert_close(stepped, decoder.prefill(tokens), rtol=1e-4, atol=1e-4)
-        monkeypatch.setattr(torch_speed, "PROJECTS", ())
+        monkeypatch.setattr(torch_speed, "PEERS", ())
         with pytest.raises(SystemExit, match="peers' kernels"):
             torch_speed.check_peers(decoder, tokens)
 

@@ -11,10 +11,10 @@ import torch
 from click.testing import CliRunner
 
 from seqexport.exporter.benchmarks import op_chains, op_libraries
+from seqexport.exporter.benchmarks.bundles import Wanted
+from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
+from seqexport.exporter.benchmarks.steps import onnxruntime as onnxruntime_step
 from seqexport.runtimes.benchmarks import ort_speed
-from seqexport.runtimes.benchmarks.bundles import Wanted
-from seqexport.runtimes.benchmarks.setting import LeftOut, Setting, StepFailed
-from seqexport.runtimes.benchmarks.steps import onnxruntime as onnxruntime_step
 
 
 def test_kernels_in_a_trace_are_summed() -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from time import perf_counter
 
-from seqexport.runtimes.benchmarks import bundles
-from seqexport.runtimes.benchmarks.peers import build_peers
-from seqexport.runtimes.benchmarks.results import Row
-from seqexport.runtimes.benchmarks.setting import LeftOut, Setting, StepFailed
-from seqexport.runtimes.benchmarks.steps import plugin_build
-from seqexport.runtimes.benchmarks.steps.engines import ensure_answers
+from seqexport.exporter.benchmarks import bundles
+from seqexport.exporter.benchmarks.peers import build_peers
+from seqexport.exporter.benchmarks.results import Row
+from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
+from seqexport.exporter.benchmarks.steps import plugin_build
+from seqexport.exporter.benchmarks.steps.engines import ensure_answers
 
 WORKERS = 8
 

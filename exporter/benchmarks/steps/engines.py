@@ -14,9 +14,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from seqexport.runtimes.benchmarks.bundles import SHIPPED, Wanted, ensure_bundle, for_engines
-from seqexport.runtimes.benchmarks.results import Row
-from seqexport.runtimes.benchmarks.setting import SOURCE, LeftOut, Setting, StepFailed
+from seqexport.exporter.benchmarks.bundles import SHIPPED, Wanted, ensure_bundle, for_engines
+from seqexport.exporter.benchmarks.results import Row
+from seqexport.exporter.benchmarks.setting import SOURCE, LeftOut, Setting, StepFailed
 
 SECOND_BUILD_FASTER = 3.0
 OUT_OF_BOUNDS = 1

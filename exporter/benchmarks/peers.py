@@ -17,10 +17,8 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from seqexport.runtimes.benchmarks.setting import LeftOut, Setting, StepFailed
-
-PROJECTS = {"mamba_ssm": "MAMBA", "causal_conv1d": "CAUSAL_CONV1D"}
-"""Import names, and the prefixes of the variables that their setup.py read."""
+from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
+from seqexport.runtimes.benchmarks.sizes import PEERS
 
 GENCODE = re.compile(r"""cc_flag\.append\((["'])-gencode\1\)\s*cc_flag\.append\((["'])arch=[^"']*\2\)""")
 
@@ -45,8 +43,8 @@ def build_peers(setting: Setting) -> list[str]:
         LeftOut: there are no source distributions.
         StepFailed: one cannot be built.
     """
-    missing = [name for name in PROJECTS if not (setting.peers / name).is_dir()]
-    with ThreadPoolExecutor(len(PROJECTS)) as pool:
+    missing = [name for name in PEERS if not (setting.peers / name).is_dir()]
+    with ThreadPoolExecutor(len(PEERS)) as pool:
         list(pool.map(lambda name: _build(setting, name, _sdist(setting.sdists, name)), missing))
     return sorted(path.name for path in setting.peers.glob("*.dist-info"))
 
@@ -65,7 +63,7 @@ def _build(setting: Setting, name: str, sdist: Path) -> None:
     for folder in (source, target):
         shutil.rmtree(folder, ignore_errors=True)
     _unpack(sdist, source, setting.gpu.capability)
-    prefix = PROJECTS[name]
+    prefix = name.removesuffix("_ssm").upper()
     env = {
         f"{prefix}_FORCE_BUILD": "TRUE",
         "MAX_JOBS": str(os.cpu_count()),

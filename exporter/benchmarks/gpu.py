@@ -1,6 +1,6 @@
 """The GPU run: builds, checks and times everything that needs an NVIDIA GPU, on whatever GPU is here.
 
-    python -m seqexport.runtimes.benchmarks.gpu [--only kernels,sanitizer] [-o gpu.json]
+    python -m seqexport.exporter.benchmarks.gpu [--only kernels,sanitizer] [-o gpu.json]
 
 This interpreter needs PyTorch, transformers and pytest; TensorRT may be in another one (--tensorrt-python). What is
 missing is left out and said. Results are kept in --work, so that a run may be made in parts; the file has them all.
@@ -20,9 +20,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from seqexport.plugins.errors import UserError
-from seqexport.runtimes.benchmarks.cli import run
-from seqexport.runtimes.benchmarks.results import (
+from seqexport.exporter.benchmarks.results import (
     FORMAT_VERSION,
     Report,
     Results,
@@ -30,7 +28,9 @@ from seqexport.runtimes.benchmarks.results import (
     StepResult,
     print_table,
 )
-from seqexport.runtimes.benchmarks.setting import DTYPES, LeftOut, Setting, StepFailed, find_gpu
+from seqexport.exporter.benchmarks.setting import DTYPES, LeftOut, Setting, StepFailed, find_gpu
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.machine import this_machine
 from seqexport.runtimes.output import write_json
 from seqexport.runtimes.tables import open_console
@@ -55,7 +55,7 @@ Step = Callable[[Setting], Iterator[Row]]
 
 
 def load_step(name: str) -> Step:
-    step: Step = importlib.import_module(f"seqexport.runtimes.benchmarks.steps.{STEPS[name]}").run
+    step: Step = importlib.import_module(f"seqexport.exporter.benchmarks.steps.{STEPS[name]}").run
     return step
 
 

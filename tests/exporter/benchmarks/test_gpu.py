@@ -15,12 +15,13 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from seqexport.exporter.benchmarks import gpu
+from seqexport.exporter.benchmarks.results import Report, Results, Row, StepResult, print_table
+from seqexport.exporter.benchmarks.setting import Gpu, LeftOut, Setting, StepFailed
+from seqexport.exporter.benchmarks.steps import harness, kernel_tests
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.benchmarks import gpu, lock
+from seqexport.runtimes.benchmarks import lock
 from seqexport.runtimes.benchmarks.cli import run
-from seqexport.runtimes.benchmarks.results import Report, Results, Row, StepResult, print_table
-from seqexport.runtimes.benchmarks.setting import Gpu, LeftOut, Setting, StepFailed
-from seqexport.runtimes.benchmarks.steps import harness, kernel_tests
 
 
 @pytest.fixture

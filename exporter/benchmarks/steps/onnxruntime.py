@@ -12,11 +12,11 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from seqexport.exporter.benchmarks.bundles import RANDOM, Wanted, ensure_bundle
+from seqexport.exporter.benchmarks.results import Row
+from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
+from seqexport.exporter.benchmarks.steps.kernel_tests import run_tests
 from seqexport.plugins import library
-from seqexport.runtimes.benchmarks.bundles import RANDOM, Wanted, ensure_bundle
-from seqexport.runtimes.benchmarks.results import Row
-from seqexport.runtimes.benchmarks.setting import LeftOut, Setting, StepFailed
-from seqexport.runtimes.benchmarks.steps.kernel_tests import run_tests
 
 PROVIDER = "CUDAExecutionProvider"
 BARE_SHARE = 1 / 1.1

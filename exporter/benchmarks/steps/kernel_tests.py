@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from seqexport.exporter.benchmarks.results import Row
+from seqexport.exporter.benchmarks.setting import SOURCE, LeftOut, Setting, StepFailed
 from seqexport.plugins import library
-from seqexport.runtimes.benchmarks.results import Row
-from seqexport.runtimes.benchmarks.setting import SOURCE, LeftOut, Setting, StepFailed
 
 FOLDERS = ("tests/kernels", "tests/ops")
 TESTS_FAILED, PROCESSES = 1, 8
