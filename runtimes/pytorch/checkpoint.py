@@ -90,15 +90,6 @@ def _loaded(
     return cast("PreTrainedModel", model)
 
 
-def read_config(source: str, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration of a causal language model that transformers knows.
-
-    Raises:
-        UserError: it cannot be read, or is not one that can be loaded.
-    """
-    return _config(source, local_folder(source, trust_remote_code=trust_remote_code), trust_remote_code)
-
-
 def local_folder(source: str, *, trust_remote_code: bool = False) -> Path:
     """The checkpoint's files on this machine; a hub id is fetched into the hub's own cache.
 

@@ -1,25 +1,29 @@
-"""TensorRT before 10 computes in any type that it finds fast; this holds every layer to the types of the graph.
+"""Holds TensorRT before version 10 to the types of the graph; left alone, it computes in any type that it finds fast.
 
-It does not keep the graph's types itself: it says float32 of a tensor inside a network until it has chosen. They follow
-from what has a type of its own (inputs, weights, casts), as every op gives what it is given; so do our plugins, but for
-the outputs that are float32 whatever else they are given.
+Such a version reports float32 for every float tensor inside a parsed network, so the graph's types are worked out anew:
+inputs, weights and casts state theirs, and every other layer gives float16 if any of its inputs is float16. Our plugins
+do likewise, but for the outputs in ``OUTPUTS``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 FIXED = ("CONSTANT", "SHAPE", "CAST", "PLUGIN_V2")
-"""Layers whose types are what they are."""
+"""Layers whose types cannot be set."""
 
-Types = Mapping[str, Any]
+OUTPUTS = {"SelectiveScan": "TF", "RmsNorm": "TS"}
+"""The output types of our ops that give other types than T, as in ``Op.outputs``. They stand here again because
+plugins/ops needs torch, which a machine that builds engines may lack; tests/ops/test_descriptions.py compares them."""
+
+OURS = b"seqexport-plugin "
+"""How a serialised plugin of ours starts."""
 
 
 def pin_types(trt: Any, network: Any) -> bool:
-    """Pin layers and their outputs to the types of the graph; whether any of these is half precision.
+    """Set the precision of every layer and the type of its outputs; returns whether any tensor is float16.
 
-    A float32 network needs no pins: without half precision there is nothing to choose from.
+    If none is, nothing is set: a builder that was not allowed float16 has only float32 to choose.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     types = graph_types(trt, network, layers)
@@ -37,7 +41,7 @@ def pin_types(trt: Any, network: Any) -> bool:
 
 
 def graph_types(trt: Any, network: Any, layers: list[Any]) -> dict[str, Any]:
-    """The type of every float tensor, by name; layers come in the order of the graph."""
+    """The type that the graph gives to every float tensor, by name; ``layers`` are in the order of the graph."""
     floats = (trt.float32, trt.float16)
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     types = {tensor.name: tensor.dtype for tensor in inputs if tensor.dtype in floats}
@@ -56,29 +60,27 @@ def _output_type(trt: Any, layer: Any, given: list[Any], index: int, stated: Any
         return trt.float16 if layer.weights.dtype == "float16" else trt.float32
     if kind == "PLUGIN_V2":
         layer.__class__ = trt.IPluginV2Layer
-        wide = _is_float32(layer.plugin, index)
-        if wide is None:
+        text = bytes(layer.plugin.serialize())
+        if not text.startswith(OURS):
             return stated
-        return trt.float16 if trt.float16 in given and not wide else trt.float32
+        return trt.float32 if _is_float32(layer.plugin.plugin_type, text, index) else _of_given(trt, given)
     if kind in FIXED or not given:
         return stated
+    return _of_given(trt, given)
+
+
+def _of_given(trt: Any, given: list[Any]) -> Any:
     return trt.float16 if trt.float16 in given else trt.float32
 
 
-def _is_float32(plugin: Any, index: int) -> bool | None:
-    """Whether one of our plugins gives float32 there whatever type its other tensors have; None of a plugin of others'.
+def _is_float32(op: str, text: bytes, index: int) -> bool:
+    """Whether an output is float32 even where T is float16.
 
-    Ours serialise text (plugins/tensorrt/plugin_node.cpp), of an RmsNorm its residual stream's type last.
+    ``text`` is the serialised plugin (plugins/tensorrt/plugin_node.cpp): its last line but one is the op's last
+    attribute, which is ``wide`` where an output has type S.
     """
-    text = bytes(plugin.serialize())
-    if not text.startswith(b"seqexport-plugin "):
-        return None
-    match plugin.plugin_type, index:
-        case ("SelectiveScan", 1):
-            return True
-        case ("RmsNorm", 1):
-            return text.splitlines()[-2] == b"1"
-    return False
+    kind = OUTPUTS.get(op, "")[index : index + 1]
+    return kind == "F" or (kind == "S" and text.splitlines()[-2] == b"1")
 
 
 def _outputs(layer: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The ``tensorrt`` package, and all in which its versions 8.6 to 11 differ for us."""
+"""Loads the ``tensorrt`` package, and hides how its versions 8.6 to 11 differ in what we use of it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from seqexport.runtimes import cublas
 OLDEST = Version("8.6")
 INSTALL = "install the one that fits your CUDA: pip install 'seqexport[trt]' (JetPack brings its own)"
 PREVIEW_8 = {"PROFILE_SHARING_0806": True, "FASTER_DYNAMIC_SHAPES_0805": False}
-"""8.6's preview features for our graphs: several sessions on one profile, as later versions always have it, and fewer
-layers for Myelin, which fails in 8.6.0 where a model has real sizes (seen with 130 M parameters on an H100)."""
+"""8.6's preview features, on or off, in engines of our graphs. The first lets several sessions share a profile, as they
+always may in later versions. The second, if on, gives more layers to Myelin, TensorRT's inner compiler, which in 8.6.0
+fails on models of real size (seen with 130 M parameters on an H100)."""
 
 NUMPY_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT32": "int32", "INT64": "int64"}
 
 
 class Progress(Protocol):
-    """Is told how far a build is. Phases nest."""
+    """Told how far a build has come; a phase may have phases inside it."""
 
     def phase_start(self, name: str, parent: str | None, steps: int) -> None: ...
 
@@ -56,7 +57,7 @@ def load_tensorrt() -> Any:
 
 
 def version(trt: Any) -> str:
-    """``8.6.0``"""
+    """The first three numbers of its version, as in ``8.6.0``."""
     return ".".join(map(str, Version(trt.__version__).release[:3]))
 
 
@@ -69,7 +70,7 @@ class Log:
 
     Attributes:
         errors: its messages, one line each.
-        interrupted: a signal came while TensorRT was logging, through which no exception passes.
+        interrupted: Ctrl-C came while TensorRT was logging, which lets no exception through; the build raises it later.
     """
 
     def __init__(self) -> None:
@@ -87,14 +88,14 @@ class Log:
             self.interrupted = False
 
     def cause(self) -> str:
-        """What our plugins say, else the first error, else nothing."""
+        """The first error of our plugins, else TensorRT's first, else an empty text."""
         ours = [error.partition("seqexport: ")[2] for error in self.errors if "seqexport: " in error]
         return next(iter([*ours, *self.errors]), "")
 
 
 @functools.cache
 def logger(trt: Any) -> tuple[Any, Log]:
-    """TensorRT's logger, of which it takes one for the process, and what it collects: errors."""
+    """The logger for this process, since TensorRT takes only one, and the errors that it collects."""
     log = Log()
 
     class Logger(trt.ILogger):  # type: ignore[misc]
@@ -150,8 +151,10 @@ def _register(trt: Any, path: Path) -> Any:
 
 
 def _ask(path: Path, what: str) -> str:
-    """What the library says: ``info``, JSON of what it is, or the ``conflict``, that TensorRT has a plugin of others
-    under a name of ours. Loads it if need be.
+    """Ask the plugin library, loading it first if need be.
+
+    ``info`` gives JSON: its version and its ops. ``conflict`` gives a sentence if another library has registered a
+    plugin under the name of one of ours, else an empty text.
     """
     try:
         ask = getattr(ctypes.CDLL(str(path)), f"seqexport_tensorrt_{what}")
@@ -169,12 +172,15 @@ def _creators(trt: Any) -> set[str]:
 
 
 def strongly_typed(trt: Any) -> bool:
-    """Whether a network can be told to compute in exactly the types that the graph says; before 10 layers are."""
+    """Whether a whole network can be held to the types of the graph; before 10, each layer is (precision.py)."""
     return major(trt) >= 10
 
 
 def network_flags(trt: Any) -> int:
-    """From 11 on every network is strongly typed; before 10 one must say that batch is an axis."""
+    """Flags for a network that is strongly typed where it can be, with batch as an axis of its own.
+
+    From 11 on every network is strongly typed, and from 10 on every one has the batch axis.
+    """
     flags = trt.NetworkDefinitionCreationFlag
     if major(trt) >= 11:
         return 0
@@ -182,12 +188,13 @@ def network_flags(trt: Any) -> int:
 
 
 def default_features(trt: Any) -> dict[Any, bool]:
-    """The preview features that engines of our graphs have where nothing else is asked for."""
+    """The preview features of an engine of ours, unless the user asks for others."""
     return {getattr(trt.PreviewFeature, name): on for name, on in PREVIEW_8.items()} if major(trt) < 10 else {}
 
 
 def loses_timings(trt: Any, cause: str) -> bool:
-    """Whether a timing cache is refused for Myelin's part, which versions before 10 write and then cannot read."""
+    """Whether a timing cache was refused for a reason that is not the user's: before 10, TensorRT cannot read back what
+    Myelin put in it."""
     return major(trt) < 10 and "Myelin" in cause
 
 
@@ -245,16 +252,16 @@ def memory_pool(trt: Any, name: str) -> Any:
 
 
 def node_of(error: Any) -> str | None:
-    """The op and the node that a parser's error names, from 10 on."""
+    """The op and the node that a parser's error names; None before 10, where it names neither."""
     if not hasattr(error, "node_operator"):
         return None
     return f"{error.node_operator()} {error.node_name()}".strip() or None
 
 
 def progress_monitor(trt: Any, progress: Progress) -> Any:
-    """TensorRT's progress as it is, from 9 on; None where it reports none.
+    """What passes TensorRT's own reports on to ``progress``; None before 9, which reports nothing.
 
-    An interrupt ends the build: TensorRT then gives no engine, and ``interrupted`` is set.
+    Ctrl-C during a report ends the build: TensorRT then gives no engine, and ``interrupted`` is true.
     """
     if not hasattr(trt, "IProgressMonitor"):
         return None
@@ -289,12 +296,12 @@ def dtype_name(dtype: Any) -> str:
 
 
 def scratch_bytes(engine: Any) -> int:
-    """Device memory that an execution context needs, whatever its profile."""
+    """Bytes of device memory that an execution context needs, the same for every profile."""
     return int(engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size)
 
 
 def create_context(trt: Any, engine: Any, scratch: int, size: int) -> Any:
-    """An execution context that works in ``size`` bytes of device memory at ``scratch``; None without room for it."""
+    """An execution context that works in the ``size`` bytes of device memory at ``scratch``; None if memory ran out."""
     strategies = getattr(trt, "ExecutionContextAllocationStrategy", None)
     if strategies is None:
         context = engine.create_execution_context_without_device_memory()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM, T5Config
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.pytorch.checkpoint import load_original, read_config
+from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.quiet import quiet
 
 SIZES: dict[str, Any] = {
@@ -125,10 +125,6 @@ def test_dtype_is_asked_for_or_the_configs_or_the_files(
     edit(copy, dtype=in_config)
     edit_weights(copy, lambda w: w.update({name: tensor.to(in_files) for name, tensor in w.items()}))
     assert load_original(str(copy), dtype=asked).dtype == loaded
-
-
-def test_read_config(saved: Path) -> None:
-    assert read_config(str(saved)).hidden_size == SIZES["hidden_size"]
 
 
 def test_quiet_restores_logging() -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import MambaForCausalLM
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.pytorch.checkpoint import load_original, read_config
+from seqexport.runtimes.pytorch.checkpoint import load_original
 from tests.conftest import Saved
 
 ORIGINAL: dict[str, Any] = {
@@ -73,7 +73,7 @@ def test_old_names_of_transformers(checkpoint: Saved, mamba: Path) -> None:
 def test_the_authors_layout(checkpoint: Saved, mamba: Path) -> None:
     as_mamba_ssm(mamba)
     assert_same(mamba, checkpoint("mamba"))
-    config = read_config(str(mamba))
+    config = load_original(str(mamba)).config
     assert (config.model_type, config.vocab_size, config.time_step_rank) == ("mamba", 37, 3)
 
 
