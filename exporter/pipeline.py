@@ -268,5 +268,5 @@ def _tensor_spec(value: ir.Value) -> TensorSpec:
 
 def _record(bundle: Bundle, model: PreTrainedModel) -> None:
     original = TorchRunner(bundle, model, logits="all")
-    oracle = TorchRunner(bundle, model, logits="all", arithmetic="float64")
-    write_reference(bundle.reference, record(original, oracle, models.windows(model)))
+    float64 = TorchRunner(bundle, model, logits="all", arithmetic="float64")
+    write_reference(bundle.reference, record(original, float64, models.windows(model)))

@@ -83,8 +83,8 @@ def bf16(*shape, scale=1.0):
     return (torch.randn(*shape, device="cuda") * scale).to(BF16)
 
 
-def require_near(name: str, ours, oracle, bound: float) -> None:
-    error = ((ours.double() - oracle.double()).norm() / oracle.double().norm()).item()
+def require_near(name: str, ours, true, bound: float) -> None:
+    error = ((ours.double() - true.double()).norm() / true.double().norm()).item()
     if not error <= bound:
         raise SystemExit(f"{name}: error {error:.2e} against float64, above {bound:.0e}; not timed")
 
@@ -132,8 +132,8 @@ class Benchmark:
         )
         call()
         xx = torch.cat([past[:1].transpose(1, 2), x[:1]], 1).double()
-        oracle = sum(xx[:, j : j + length] * weight.double()[:, j] for j in range(taps)) + bias.double()
-        require_near("causal_conv1d", y[:1], torch.nn.functional.silu(oracle), 4e-3)
+        true = sum(xx[:, j : j + length] * weight.double()[:, j] for j in range(taps)) + bias.double()
+        require_near("causal_conv1d", y[:1], torch.nn.functional.silu(true), 4e-3)
         peers = {"torch copy": microseconds(lambda: y.copy_(x))}
         if importlib.util.find_spec("causal_conv1d"):
             from causal_conv1d import causal_conv1d_fn
@@ -194,8 +194,8 @@ class Benchmark:
         for t in range(x.shape[1]):
             h = torch.exp(delta[:, t, :, None] * A) * h + (delta[:, t] * x[:, t])[..., None] * B[:1, t].double()
             ys.append((h * C[:1, t].double()).sum(-1))
-        oracle = (torch.stack(ys, 1) + D * x) * torch.nn.functional.silu(z)
-        require_near("selective_scan", y, oracle, 4e-3)
+        true = (torch.stack(ys, 1) + D * x) * torch.nn.functional.silu(z)
+        require_near("selective_scan", y, true, 4e-3)
 
     def attention(self, batch, query_heads, kv_heads, length, past, dim, dtype=BF16):
         query, key, value = (

@@ -58,8 +58,8 @@ def answer(bundle: Bundle, file: Path, *, steps: int, device: str, source: str |
 
     torch.backends.cudnn.allow_tf32 = False
     rows = random_rows(bundle, steps)
-    with TorchRunner(bundle, original=source, device=device, arithmetic="float64", logits="all") as oracle:
-        truth = answers(oracle, rows, PROMPT)
+    with TorchRunner(bundle, original=source, device=device, arithmetic="float64", logits="all") as float64:
+        truth = answers(float64, rows, PROMPT)
     with TorchRunner(bundle, original=source, device=device) as native:
         own = accuracy(native, truth)
     with TorchRunner(bundle, original=source, device=device, logits="all") as native:

@@ -97,12 +97,12 @@ class Original:
     Attributes:
         native: in the bundle's dtype, as generation runs it.
         whole: the same with all tokens' logits, to read a text in one pass.
-        oracle: in float64, with all tokens' logits.
+        float64: opens it in float64 arithmetic, with the logits of all tokens.
     """
 
     native: Callable[[Bundle], Runner]
     whole: Callable[[Bundle], Runner]
-    oracle: Callable[[Bundle], Runner]
+    float64: Callable[[Bundle], Runner]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def checkpoints(steps: int) -> list[int]:
     return sorted({0, steps, *(10**n for n in range(7) if 10**n <= steps)})
 
 
-def answers(oracle: Runner, rows: Rows, prompt: int) -> Answers:
+def answers(float64: Runner, rows: Rows, prompt: int) -> Answers:
     """Read a text whole, with a runner that gives all tokens' logits.
 
     The logits come from one pass, and each checkpoint's states from a pass that ends there: in exact
@@ -146,13 +146,13 @@ def answers(oracle: Runner, rows: Rows, prompt: int) -> Answers:
     """
     fed = rows.ids[:, :-1]
     batch, length = fed.shape
-    with oracle.session(batch, length) as session:
+    with float64.session(batch, length) as session:
         shortest = max(1, prompt + 1 - PROMPTS)
         logits = np.asarray(session.prefill(fed)[:, shortest - 1 :], np.float64)
         last = session.read_states()
     states = {length - prompt: last}
     for step in checkpoints(length - prompt)[:-1]:
-        with oracle.session(batch, length) as session:
+        with float64.session(batch, length) as session:
             session.prefill(fed[:, : prompt + step])
             states[step] = session.read_states()
     count = prompt + 1 - shortest

@@ -161,8 +161,8 @@ def _bundle(
     else:
         rows = _rows(text, bundle, options.accuracy)
         progress(f"{bundle.name}: PyTorch in float64")
-        with original.oracle(bundle) as oracle:
-            truth = answers(oracle, rows, options.accuracy.prompt)
+        with original.float64(bundle) as float64:
+            truth = answers(float64, rows, options.accuracy.prompt)
         if told := not_finite(truth.logits):
             raise UserError(
                 f"{bundle.name}: the original's logits on {text.name} are not finite even in float64: {told}; "

@@ -53,7 +53,7 @@ def reference_runners(load: Callable[[Bundle], PreTrainedModel]) -> Original:
     return Original(
         native=lambda bundle: TorchRunner(bundle, load(bundle), threads=threads(bundle)),
         whole=lambda bundle: TorchRunner(bundle, load(bundle), threads=threads(bundle), logits="all"),
-        oracle=lambda bundle: TorchRunner(
+        float64=lambda bundle: TorchRunner(
             bundle, load(bundle), threads=threads(bundle), arithmetic="float64", logits="all"
         ),
     )

@@ -113,7 +113,7 @@ def _last_valid(logits: Array, seq_lens: Lengths) -> Array:
     return rows
 
 
-def record(original: Runner, oracle: Runner, windows: Sequence[int] = ()) -> Reference:
+def record(original: Runner, float64: Runner, windows: Sequence[int] = ()) -> Reference:
     """Run the original in its own dtype and in float64 over the inputs' text, whole, and over the late texts.
 
     Both runners give the logits of every token; what decode steps must answer stands in the logits of the one pass.
@@ -122,10 +122,10 @@ def record(original: Runner, oracle: Runner, windows: Sequence[int] = ()) -> Ref
         UserError: a logit or a state is not finite.
     """
     inputs = example_inputs(original.manifest.vocab_size, original.manifest.capacity)
-    whole = _recorded(inputs, original, oracle, inputs)
+    whole = _recorded(inputs, original, float64, inputs)
     length = LATE_PREFILL + LATE_STEPS
     late = [
-        _recorded(_late_inputs(inputs, start), original, oracle, whole)
+        _recorded(_late_inputs(inputs, start), original, float64, whole)
         for start in starts(original.manifest, windows, inputs.end, length)
     ]
     worst = {"logits": max(case.torch_errors["logits"] for case in (whole, *late))}  # few positions alone say little
@@ -140,8 +140,8 @@ def _late_inputs(inputs: Reference, start: int) -> Reference:
     return Reference(text[:, :LATE_PREFILL], length, text[:, LATE_PREFILL:], start=start)
 
 
-def _recorded(inputs: Reference, original: Runner, oracle: Runner, like: Reference) -> Reference:
-    true_logits, true_states = _whole(oracle, inputs, like)
+def _recorded(inputs: Reference, original: Runner, float64: Runner, like: Reference) -> Reference:
+    true_logits, true_states = _whole(float64, inputs, like)
     own_logits, own_states = _whole(original, inputs, like)
     last = inputs.seq_lens - 1
     answers = {"prefill.logits": true_logits[last]}

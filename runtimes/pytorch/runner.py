@@ -29,7 +29,7 @@ from seqexport.runtimes.bundle import MEMORY, Bundle
 from seqexport.runtimes.manifest import Logits
 from seqexport.runtimes.pytorch.cache import new_cache, read, tensor_dtype, write
 from seqexport.runtimes.pytorch.checkpoint import load_original
-from seqexport.runtimes.pytorch.oracle import float64_arithmetic
+from seqexport.runtimes.pytorch.float64 import float64_arithmetic
 
 Arithmetic = Literal["native", "float64"]
 

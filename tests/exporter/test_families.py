@@ -23,7 +23,7 @@ from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.pytorch.checkpoint import load_original
-from seqexport.runtimes.pytorch.oracle import float64_arithmetic
+from seqexport.runtimes.pytorch.float64 import float64_arithmetic
 from seqexport.runtimes.quiet import quiet
 from tests.exporter.families import EXPORTED, REFUSED, REFUSED_IN_TRACING, VOCAB, build, save
 from tests.ops.conformance import assert_as_accurate_as_torch

@@ -1,7 +1,7 @@
-import oracle
 import pytest
+import reference
 import torch
-from oracle import DTYPES, assert_near, attention_reference, poison_padding, poisoned, randn
+from reference import DTYPES, assert_near, attention_reference, poison_padding, poisoned, randn
 
 
 class Case:
@@ -19,7 +19,7 @@ class Case:
         self.past_key = randn(batch, kv_heads, capacity, key_dim, dtype=dtype)
         self.past_value = randn(batch, kv_heads, capacity, value_dim, dtype=dtype)
         for b, used in enumerate(past):
-            self.past_key[b, :, used:] = self.past_value[b, :, used:] = oracle.NAN
+            self.past_key[b, :, used:] = self.past_value[b, :, used:] = reference.NAN
 
     def run(self, kernels, in_place=False, workspace=None, **options):
         past = self.past_key.clone(), self.past_value.clone()
@@ -61,7 +61,7 @@ class Case:
         for y, present_key, present_value in results:
             assert_near(name, y, same, double)
             if self.lens is not None:
-                assert (y[~oracle.lens_mask(self.lens, y.shape[1])] == 0).all(), f"{name}: padded tokens are not 0"
+                assert (y[~reference.lens_mask(self.lens, y.shape[1])] == 0).all(), f"{name}: padded tokens are not 0"
             for cache, past, new in (
                 (present_key, self.past_key, self.key),
                 (present_value, self.past_value, self.value),

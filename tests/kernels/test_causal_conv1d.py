@@ -1,13 +1,13 @@
-import oracle
 import pytest
+import reference
 import torch
-from oracle import DTYPES, assert_near, conv_reference, poison_padding, poisoned, randn
+from reference import DTYPES, assert_near, conv_reference, poison_padding, poisoned, randn
 
 
 def run(kernels, x, weight, bias, past, lens, activation, in_place=False):
     y = poisoned(*x.shape, dtype=x.dtype)
     past = past.clone()
-    present = past if in_place else torch.full_like(past, oracle.NAN)
+    present = past if in_place else torch.full_like(past, reference.NAN)
     params = kernels.params("causal_conv1d", x, weight, bias, past, lens, y, present, activation)
     kernels.call("causal_conv1d", params, torch.cuda.current_stream().cuda_stream)
     return y, present
@@ -29,7 +29,7 @@ def check(name, result, x, weight, bias, past, lens, activation):
     assert_near(f"{name} y", result[0], single[0].to(x.dtype), double[0])
     assert torch.equal(result[1].double(), double[1]), f"{name}: present differs from the inputs it is copied from"
     if lens is not None:
-        assert (result[0][~oracle.lens_mask(lens, x.shape[1])] == 0).all(), f"{name}: padded tokens are not 0"
+        assert (result[0][~reference.lens_mask(lens, x.shape[1])] == 0).all(), f"{name}: padded tokens are not 0"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracle import DEVICE, DTYPES, NAN, poisoned, randn
+from reference import DEVICE, DTYPES, NAN, poisoned, randn
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from oracle import DTYPES, assert_near, poisoned, randn
+from reference import DTYPES, assert_near, poisoned, randn
 
 
 def run(kernels, x, weights, biases):
@@ -25,9 +25,9 @@ def make(rows, K, features, dtype, bias=True):
 
 def check(name, outputs, x, weights, biases):
     for i, (ours, weight, bias) in enumerate(zip(outputs, weights, biases, strict=True)):
-        oracle = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+        true = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
         torchs = torch.nn.functional.linear(x, weight, bias)
-        assert_near(f"{name} y{i}", ours, torchs, oracle)
+        assert_near(f"{name} y{i}", ours, torchs, true)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -82,8 +82,8 @@ def test_no_tf32(kernels):
     torch.manual_seed(4)
     x, weights, biases = make(256, 1024, (512,), torch.float32)
     (y,) = run(kernels, x, weights, biases)
-    oracle = torch.nn.functional.linear(x.double(), weights[0].double(), biases[0].double())
-    assert (y.double() - oracle).norm() / oracle.norm() < 1e-6
+    true = torch.nn.functional.linear(x.double(), weights[0].double(), biases[0].double())
+    assert (y.double() - true).norm() / true.norm() < 1e-6
 
 
 def test_a_product_first_met_in_a_capture(kernels):
@@ -97,9 +97,9 @@ def test_a_product_first_met_in_a_capture(kernels):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         kernels.call("linear", params, torch.cuda.current_stream().cuda_stream)
-    oracle = x.double() @ weight.double().T
+    true = x.double() @ weight.double().T
     for run in (graph.replay, lambda: kernels.call("linear", params, torch.cuda.current_stream().cuda_stream)):
         y.fill_(torch.nan)
         run()
         torch.cuda.synchronize()
-        assert ((y.double() - oracle).norm() / oracle.norm()).item() < 2 * 2.0**-11
+        assert ((y.double() - true).norm() / true.norm()).item() < 2 * 2.0**-11

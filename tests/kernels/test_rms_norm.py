@@ -1,6 +1,6 @@
 import pytest
 import torch
-from oracle import DTYPES, assert_near, poisoned, randn
+from reference import DTYPES, assert_near, poisoned, randn
 
 
 def run(kernels, x, weight, residual, epsilon=1e-5, wide=False, wants_sum=True, in_place=False):

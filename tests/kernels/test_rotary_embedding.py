@@ -1,6 +1,6 @@
 import pytest
 import torch
-from oracle import DEVICE, DTYPES, assert_near, poisoned, randn
+from reference import DEVICE, DTYPES, assert_near, poisoned, randn
 
 
 def run(kernels, query, key, cos, sin, in_place=False):

@@ -1,7 +1,7 @@
-import oracle
 import pytest
+import reference
 import torch
-from oracle import DTYPES, assert_near, poison_padding, poisoned, randn, scan_reference
+from reference import DTYPES, assert_near, poison_padding, poisoned, randn, scan_reference
 
 
 def make(batch, length, channels, states, groups=1, dtype=torch.float32, optional=True):
@@ -23,7 +23,7 @@ def make(batch, length, channels, states, groups=1, dtype=torch.float32, optiona
 def run(kernels, args, lens=None, softplus=True, chunks=0, in_place=False, workspace=None):
     x, past = args[0], args[8].clone()
     y = poisoned(*x.shape, dtype=x.dtype)
-    present = past if in_place else torch.full_like(past, oracle.NAN)
+    present = past if in_place else torch.full_like(past, reference.NAN)
     params = kernels.params("selective_scan", *args[:8], past, lens, y, present, softplus, chunks)
     wanted = kernels.workspace("selective_scan", params) if workspace is None else workspace
     if chunks:
@@ -43,7 +43,7 @@ def check(name, results, args, lens=None, softplus=True):
         assert_near(f"{name} y", y, single[0].to(dtype), double[0])
         assert_near(f"{name} present", present, single[1], double[1])
         if lens is not None:
-            assert (y[~oracle.lens_mask(lens, args[0].shape[1])] == 0).all(), f"{name}: padded tokens are not 0"
+            assert (y[~reference.lens_mask(lens, args[0].shape[1])] == 0).all(), f"{name}: padded tokens are not 0"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -174,7 +174,7 @@ def test_extreme_steps(kernels):
 def test_graph_capture(kernels):
     torch.manual_seed(8)
     args = make(1, 1000, 64, 16, dtype=torch.bfloat16)
-    y, present = poisoned(1, 1000, 64, dtype=torch.bfloat16), torch.full_like(args[8], oracle.NAN)
+    y, present = poisoned(1, 1000, 64, dtype=torch.bfloat16), torch.full_like(args[8], reference.NAN)
     params = kernels.params("selective_scan", *args, None, y, present, True)
     params.workspace_bytes = kernels.workspace("selective_scan", params)
     assert params.workspace_bytes > 0

@@ -1,4 +1,4 @@
-"""Runs one op in every backend and holds it to the float64 oracle."""
+"""Runs one op in every backend and holds it to the float64 reference."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run_reference(op: Op, values: Values, attributes: Mapping[str, object] = {})
     return op.reference(**values, **attributes)
 
 
-def run_oracle(op: Op, values: Values, attributes: Mapping[str, object] = {}) -> Sequence[Tensor]:
+def run_float64(op: Op, values: Values, attributes: Mapping[str, object] = {}) -> Sequence[Tensor]:
     """The reference in float64, on the very inputs that the other backends get."""
     wide = {k: v.double() if v is not None and v.is_floating_point() else v for k, v in values.items()}
     return op.reference(**wide, **attributes)
@@ -53,7 +53,7 @@ def run_cuda(op: Op, values: Values, attributes: Mapping[str, object] = {}) -> S
 
 Backend = Callable[..., Sequence[Tensor]]
 BACKENDS: list[Backend] = [run_onnxruntime]
-"""What is held to the oracle, beside the reference."""
+"""What is held to the float64 reference, beside PyTorch in the dtype itself."""
 
 NO_CUDA = "no CUDA device" if not torch.cuda.is_available() else ""
 if not NO_CUDA and library.find("kernels") is None:
@@ -109,20 +109,20 @@ def _info(name: str, dtype: int, rank: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, dtype, [f"{name}_{axis}" for axis in range(rank)])
 
 
-def relative_error(actual: Tensor, oracle: Tensor) -> float:
-    """||actual - oracle|| / ||oracle||; NaN anywhere is an infinite error."""
-    actual, oracle = actual.double(), oracle.double()
-    if actual.shape != oracle.shape or not torch.isfinite(actual).all():
+def relative_error(actual: Tensor, true: Tensor) -> float:
+    """||actual - true|| / ||true||; NaN anywhere is an infinite error."""
+    actual, true = actual.double(), true.double()
+    if actual.shape != true.shape or not torch.isfinite(actual).all():
         return float("inf")
-    norm = torch.linalg.vector_norm(oracle)
-    return float(torch.linalg.vector_norm(actual - oracle) / norm) if norm > 0 else float(actual.abs().max())
+    norm = torch.linalg.vector_norm(true)
+    return float(torch.linalg.vector_norm(actual - true) / norm) if norm > 0 else float(actual.abs().max())
 
 
 def assert_as_accurate_as_torch(
-    ours: Sequence[Tensor], torchs: Sequence[Tensor], oracle: Sequence[Tensor], dtype: torch.dtype
+    ours: Sequence[Tensor], torchs: Sequence[Tensor], true: Sequence[Tensor], dtype: torch.dtype
 ) -> None:
     """Our error is at most twice PyTorch's own in this dtype, PyTorch's taken as at least one rounding."""
-    for index, (a, b, c) in enumerate(zip(ours, torchs, oracle, strict=True)):
+    for index, (a, b, c) in enumerate(zip(ours, torchs, true, strict=True)):
         if c.numel() == 0:
             assert a.shape == c.shape
             continue
@@ -131,7 +131,7 @@ def assert_as_accurate_as_torch(
 
 
 def check_op(op: Op, values: Values, dtype: torch.dtype = torch.float32, **attributes: object) -> None:
-    """Hold every backend to the float64 oracle, beside the PyTorch reference in ``dtype``."""
-    oracle, torchs = run_oracle(op, values, attributes), run_reference(op, values, attributes)
+    """Hold every backend to the float64 reference, beside the PyTorch reference in ``dtype``."""
+    true, torchs = run_float64(op, values, attributes), run_reference(op, values, attributes)
     for run in BACKENDS:
-        assert_as_accurate_as_torch(run(op, values, attributes), torchs, oracle, dtype)
+        assert_as_accurate_as_torch(run(op, values, attributes), torchs, true, dtype)

@@ -190,7 +190,7 @@ def check(run: Run, name: str, dtype: torch.dtype, length: int) -> None:
         _compare(a.float(), b.float(), c, UNIT_ROUNDOFF[dtype], of_sums, f"{name}, output {index}")
 
 
-def _compare(ours: Tensor, theirs: Tensor, oracle: Tensor, roundoff: float, of_sums: float, what: str) -> None:
+def _compare(ours: Tensor, theirs: Tensor, true: Tensor, roundoff: float, of_sums: float, what: str) -> None:
     """Element by element, at most twice PyTorch's own error, that taken as at least four roundings of the element.
 
     An infinity may be NaN: kernels multiply it with the zeros that fill a tile.
@@ -204,8 +204,8 @@ def _compare(ours: Tensor, theirs: Tensor, oracle: Tensor, roundoff: float, of_s
     assert not wrong.any(), f"{what}: {ours[wrong][:5].tolist()} at {where}, PyTorch {theirs[wrong][:5].tolist()}"
     turned = torch.isinf(ours) & (ours != theirs)
     assert not turned.any(), f"{what}: {ours[turned][:5].tolist()}, PyTorch {theirs[turned][:5].tolist()}"
-    error, own = (ours.double() - oracle).abs()[finite], (theirs.double() - oracle).abs()[finite]
-    size = oracle.abs()[finite].clamp(min=of_sums)
+    error, own = (ours.double() - true).abs()[finite], (theirs.double() - true).abs()[finite]
+    size = true.abs()[finite].clamp(min=of_sums)
     allowed = 2 * torch.maximum(own, 4 * roundoff * size) + ABSOLUTE
     worst = (error - allowed).argmax()
     assert (error <= allowed).all(), f"{what}: {error[worst]:.3g}, allowed {allowed[worst]:.3g} at {size[worst]:.3g}"

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from seqexport.plugins.ops import OPS
-from tests.ops.conformance import BACKENDS, assert_as_accurate_as_torch, run_oracle, run_reference
+from tests.ops.conformance import BACKENDS, assert_as_accurate_as_torch, run_float64, run_reference
 
 OP = OPS["Linear"]
 
@@ -36,9 +36,9 @@ def in_sequence(values):
 
 
 def check(values, dtype=torch.float32):
-    oracle, plain = run_oracle(OP, values), in_sequence(values)
+    true, plain = run_float64(OP, values), in_sequence(values)
     for run in BACKENDS:
-        assert_as_accurate_as_torch(run(OP, values), plain, oracle, dtype)
+        assert_as_accurate_as_torch(run(OP, values), plain, true, dtype)
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 5, 63, 500])

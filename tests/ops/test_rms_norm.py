@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seqexport.plugins.ops import OPS
-from tests.ops.conformance import check_op, run_oracle, run_reference
+from tests.ops.conformance import check_op, run_float64, run_reference
 
 OP = OPS["RmsNorm"]
 
@@ -52,6 +52,6 @@ def test_it_is_transformers_norm_of_the_sum():
     values = make(dtype=torch.float64)
     norm = LlamaRMSNorm(24, eps=1e-5).double()
     norm.weight.data = values["weight"]
-    y, total = run_oracle(OP, values, {"epsilon": 1e-5})
+    y, total = run_float64(OP, values, {"epsilon": 1e-5})
     torch.testing.assert_close(total, values["x"] + values["residual"])
     torch.testing.assert_close(y, norm(total), rtol=1e-6, atol=1e-6)  # it computes in float32 whatever it is given

@@ -162,8 +162,8 @@ def recorded(name: str, **changes: Any) -> tuple[Bundle, Reference]:
     """A tiny original that holds 64 tokens, and its recorded reference."""
     model = make(name, **changes)
     bundle = bundle_of(model, logits="all", capacity=WIDE)
-    oracle = TorchRunner(bundle, model, arithmetic="float64")
-    return bundle, record(TorchRunner(bundle, model), oracle, windows(model))
+    float64 = TorchRunner(bundle, model, arithmetic="float64")
+    return bundle, record(TorchRunner(bundle, model), float64, windows(model))
 
 
 def failures(bundle: Bundle, reference: Reference, model: PreTrainedModel) -> set[str]:
@@ -298,10 +298,10 @@ class Truth:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.tokens = np.random.default_rng(0).integers(0, bundle.manifest.vocab_size, STEPS)
-        oracle = TorchRunner(bundle, self._model(), arithmetic="float64", logits="all")
+        float64 = TorchRunner(bundle, self._model(), arithmetic="float64", logits="all")
         self.states: dict[int, States] = {}
         for length in CHECKPOINTS:
-            with oracle.session() as session:
+            with float64.session() as session:
                 self.logits = session.prefill(self.tokens[None, :length])[0]
                 self.states[length] = session.read_states()
         self._own: dict[str, dict[str, float]] = {}

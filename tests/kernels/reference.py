@@ -26,18 +26,18 @@ def poison_padding(tensor, lens):
     return tensor
 
 
-def error(result, oracle):
-    result, oracle = result.double(), oracle.double()
-    scale = oracle.norm().clamp_min(1e-30)
-    return ((result - oracle).norm() / scale).item(), (
-        (result - oracle).abs().max() / oracle.abs().max().clamp_min(1e-30)
+def error(result, true):
+    result, true = result.double(), true.double()
+    scale = true.norm().clamp_min(1e-30)
+    return ((result - true).norm() / scale).item(), (
+        (result - true).abs().max() / true.abs().max().clamp_min(1e-30)
     ).item()
 
 
-def assert_near(name, ours, torch_result, oracle, factor=2.0):
-    """Our error against the float64 oracle: at most `factor` times PyTorch's own, and float32's epsilon."""
+def assert_near(name, ours, torch_result, true, factor=2.0):
+    """Our error against the float64 reference: at most `factor` times PyTorch's own, and float32's epsilon."""
     assert torch.isfinite(ours).all(), f"{name}: {(~torch.isfinite(ours)).sum().item()} of {ours.numel()} not finite"
-    for kind, mine, theirs in zip(("norm", "max"), error(ours, oracle), error(torch_result, oracle), strict=False):
+    for kind, mine, theirs in zip(("norm", "max"), error(ours, true), error(torch_result, true), strict=False):
         bound = factor * theirs + torch.finfo(torch.float32).eps
         assert mine <= bound, f"{name}: {kind} error {mine:.3e}, PyTorch's own {theirs:.3e}, bound {bound:.3e}"
 

@@ -1,4 +1,4 @@
-"""The oracle against models written by hand in float64, and against every way to a narrower dtype."""
+"""Float64 arithmetic against models written by hand in float64, and against every way to a narrower dtype."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import causal_attention, causal_conv1d, selective_scan
-from seqexport.runtimes.pytorch.oracle import float64_arithmetic
+from seqexport.runtimes.pytorch.float64 import float64_arithmetic
 from tests.runtimes.tiny import NAMES, VOCAB, make
 
 Weights = dict[str, Tensor]
