@@ -1,7 +1,8 @@
 """ONNX Runtime's CUDA provider on this machine's CPU: device memory, captured runs, and what may be refused.
 
 A run with a graph id is made twice the first time, as ONNX Runtime does, and what was bound then is what every later
-run of that id reads and writes, whatever is bound by then.
+run of that id reads and writes, whatever is bound by then. A run whose outputs stay on the device is done when its
+binding is waited for and no sooner; one that brings an output to the host, when it returns.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ class Binding(ort.IOBinding):
         self.outputs[name] = value
         super().bind_ortvalue_output(name, value)
 
+    def synchronize_outputs(self) -> None:
+        self.session.finish()
+
     def frozen(self) -> ort.IOBinding:
         """The same addresses, for good."""
         assert all(isinstance(value, DeviceValue) for value in (*self.inputs.values(), *self.outputs.values()))
@@ -96,7 +100,13 @@ class FakeOrt:
                 self.captured: dict[str, ort.IOBinding] = {}
                 self.runs: list[str | None] = []
                 self.released: list[str] = []
+                self.queue: list[tuple[Any, Any]] = []
                 fake.sessions.append(self)
+
+            def finish(self) -> None:
+                queue, self.queue = self.queue, []
+                for binding, run_options in queue:
+                    super().run_with_iobinding(binding, run_options)
 
             def get_providers(self) -> list[str]:
                 return [CPU] if fake.lost else [CUDA, CPU]
@@ -109,14 +119,16 @@ class FakeOrt:
                 assert (graph is not None) == self.graphs
                 self.runs.append(graph)
                 if graph in (None, "-1"):
-                    super().run_with_iobinding(binding, run_options)
+                    self.queue.append((binding, run_options))
+                    if None in binding.outputs.values():
+                        self.finish()
                     return
                 if graph not in self.captured:
                     if fake.refuse == "run":
                         raise RuntimeError("an op waits for the device")
                     self.captured[graph] = binding.frozen()
-                    super().run_with_iobinding(self.captured[graph])
-                super().run_with_iobinding(self.captured[graph])
+                    self.queue.append((self.captured[graph], None))
+                self.queue.append((self.captured[graph], None))
 
             def release_captured_graph(self, graph: int) -> None:
                 del self.captured[str(graph)]

@@ -1,8 +1,9 @@
 """TensorRT's and CUDA's calls on this machine's memory: an engine that ONNX Runtime computes.
 
-Addresses are real ones, of checked allocations that begin as garbage. What a stream is given runs at once, or is
-recorded while it captures. So the sessions' own work shows: which memory is bound, what is copied when, how prompts
-are split.
+Addresses are real ones, of checked allocations that begin as garbage. What a stream is given runs as late as a GPU may
+run it: when the host waits for that stream, with what its memory holds by then. An engine writes an output before it
+has read its inputs, but for the caches that its plugins update in place. So the sessions' own work shows: which memory
+is bound, what is copied when, what is waited for, how prompts are split.
 """
 
 # ruff: noqa: N802, N815 -- CUDA's own names
@@ -10,13 +11,14 @@ are split.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import pytest
 
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.manifest import TensorSpec
@@ -39,6 +41,9 @@ class Code(Enum):
 OK = Code.cudaSuccess
 
 
+Work = Callable[[], None]
+
+
 class FakeRuntime:
     """``cuda.bindings.runtime`` over host memory. ``room`` is the device's size in bytes."""
 
@@ -50,27 +55,42 @@ class FakeRuntime:
         self.room, self.refuse_capture = room, False
         self.device: dict[int, Any] = {}
         self.pinned: dict[int, Any] = {}
-        self.graphs: list[list[Callable[[], None]]] = []
+        self.streams: dict[int, list[Work]] = {}
+        self.graphs: list[list[Work]] = []
         self.launches = 0
-        self.recording: list[Callable[[], None]] | None = None
+        self.recording: list[Work] | None = None
+        self.pageable = False
 
     @property
     def used(self) -> int:
         return sum(ctypes.sizeof(buffer) for buffer in self.device.values())
 
-    def submit(self, work: Callable[[], None]) -> None:
-        if self.recording is None:
+    def submit(self, stream: int, work: Work) -> None:
+        self._check_waited()
+        (self.streams[stream] if self.recording is None else self.recording).append(work)
+
+    def finish(self, stream: int) -> None:
+        """Run what a stream was given."""
+        assert self.recording is None, "a capturing thread may not wait"
+        queue, self.streams[stream] = self.streams[stream], []
+        for work in queue:
             work()
-        else:
-            self.recording.append(work)
+
+    def _check_waited(self) -> None:
+        """A copy from or to memory that is not page-locked, which nobody keeps for it, is waited for at once."""
+        if self.pageable:
+            self.streams = {stream: [] for stream in self.streams}
+            pytest.fail("a copy of memory that is not page-locked was not waited for")
 
     def check(self, address: int, size: int) -> None:
         """A range of device memory lies inside one live allocation."""
-        inside = (start <= address and address + size <= start + ctypes.sizeof(b) for start, b in self.device.items())
-        assert any(inside), f"{size} bytes at {address:#x} are no device memory"
+        assert _inside(self.device, address, size), f"{size} bytes at {address:#x} are no device memory"
 
     def _take(self, size: int, held: dict[int, Any]) -> tuple[Code, int]:
-        buffer = (ctypes.c_uint8 * size)(*([0xFF] * min(size, 64)))
+        assert self.recording is None, "a capturing thread may not allocate"
+        self._check_waited()
+        buffer = (ctypes.c_uint8 * size)()
+        ctypes.memset(buffer, 0xFF, size)
         held[ctypes.addressof(buffer)] = buffer
         return OK, ctypes.addressof(buffer)
 
@@ -80,6 +100,10 @@ class FakeRuntime:
         return self._take(size, self.device)
 
     def cudaFree(self, address: int) -> tuple[Code]:
+        """Waits for the device, as CUDA's does."""
+        self._check_waited()
+        for stream in self.streams:
+            self.finish(stream)
         del self.device[address]
         return (OK,)
 
@@ -97,23 +121,42 @@ class FakeRuntime:
         return OK, self.room - self.used, self.room
 
     def cudaMemsetAsync(self, address: int, value: int, size: int, stream: int) -> tuple[Code]:
+        def work() -> None:
+            self.check(address, size)
+            ctypes.memset(address, value, size)
+
         self.check(address, size)
-        self.submit(lambda: ctypes.memset(address, value, size))
+        self.submit(stream, work)
         return (OK,)
 
     def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> tuple[Code]:
-        self.check(to if kind == 1 else source, size)
-        self.submit(lambda: ctypes.memmove(to, source, size))
+        device, host = (to, source) if kind == 1 else (source, to)
+        pinned = _inside(self.pinned, host, size)
+
+        def work() -> None:
+            self.check(device, size)
+            assert not pinned or _inside(self.pinned, host, size), "page-locked memory was freed before its copy ran"
+            ctypes.memmove(to, source, size)
+
+        self.check(device, size)
+        self.submit(stream, work)
+        self.pageable = not pinned
         return (OK,)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Code, int]:
-        return OK, 7
+        stream = len(self.streams) + 7
+        self.streams[stream] = []
+        return OK, stream
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[Code]:
-        assert self.recording is None
+        self.pageable = False
+        self.finish(stream)
         return (OK,)
 
     def cudaStreamDestroy(self, stream: int) -> tuple[Code]:
+        self._check_waited()
+        self.finish(stream)
+        del self.streams[stream]
         return (OK,)
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Code]:
@@ -138,11 +181,15 @@ class FakeRuntime:
     def cudaGraphLaunch(self, graph: Any, stream: int) -> tuple[Code]:
         self.launches += 1
         for work in graph:
-            work()
+            self.submit(stream, work)
         return (OK,)
 
     def cudaGetLastError(self) -> tuple[Code]:
         return (OK,)
+
+
+def _inside(held: Mapping[int, Any], address: int, size: int) -> bool:
+    return any(start <= address and address + size <= start + ctypes.sizeof(b) for start, b in held.items())
 
 
 class FakeTrt:
@@ -166,6 +213,8 @@ class FakeEngine:
         self.manifest, self.runtime = bundle.manifest, runtime
         self.specs: dict[str, TensorSpec] = {s.name: s for s in (*self.manifest.inputs, *self.manifest.outputs)}
         self.profiles = list(record.profiles.values())
+        grown = {spec.present_name: spec.past_name for spec in self.manifest.states if spec.grows}
+        self.in_place: dict[str, str] = grown if record.plugins else {}
         self.enqueued, self.fail_at = 0, -1
         self.widths: list[int] = []
 
@@ -214,23 +263,32 @@ class FakeContext:
             return False
         engine.widths.append(self.shapes["input_ids"][1])
         shapes, addresses = dict(self.shapes), dict(self.addresses)
-        engine.runtime.submit(lambda: self._compute(shapes, addresses))
+        engine.runtime.submit(stream, lambda: self._compute(shapes, addresses))
         return True
 
     def _compute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
         engine = self.engine
+        for name, array in self._outputs(shapes).items():
+            engine.runtime.check(addresses[name], array.nbytes)
+            past = engine.in_place.get(name)
+            if past is None or addresses[past] != addresses[name]:
+                ctypes.memset(addresses[name], 0xFF, array.nbytes)
         feeds = {}
         for spec in engine.manifest.inputs:
-            dtype = np.dtype("int32" if spec.dtype == "int64" else spec.dtype)
-            array = np.empty(shapes[spec.name], dtype)
+            array = np.empty(shapes[spec.name], "int32" if spec.dtype == "int64" else spec.dtype)
             engine.runtime.check(addresses[spec.name], array.nbytes)
             ctypes.memmove(array.ctypes.data, addresses[spec.name], array.nbytes)
             feeds[spec.name] = array.astype(spec.dtype)
         names = [spec.name for spec in engine.manifest.outputs]
         for name, array in zip(names, engine.ort.run(names, feeds), strict=True):
-            array = np.ascontiguousarray(array)
-            engine.runtime.check(addresses[name], array.nbytes)
-            ctypes.memmove(addresses[name], array.ctypes.data, array.nbytes)
+            ctypes.memmove(addresses[name], np.ascontiguousarray(array).ctypes.data, array.nbytes)
+
+    def _outputs(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+        batch, length = shapes["input_ids"]
+        manifest = self.engine.manifest
+        past = {spec.present_name: shapes[spec.past_name] for spec in manifest.states}
+        logits = (batch, length if manifest.logits == "all" else 1, manifest.vocab_size)
+        return {spec.name: np.empty(past.get(spec.name, logits), spec.dtype) for spec in manifest.outputs}
 
 
 def record_of(bundle: Bundle, shapes: GivenShapes, *, plugins: bool) -> EngineRecord:

@@ -249,9 +249,12 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes | None], None]:
 
     def give(plan: bytes | None) -> None:
         trt = Builds(plan)
-        here = engine._Tools(trt, trt.logger, trt.log, Cuda(FakeRuntime()), HERE)
         built = library.Built("tensorrt", Path("lib.so"), "1" * 64, "0.1.0", {"tensorrt": "8.6.0"})
-        monkeypatch.setattr(engine._Tools, "here_and_now", lambda: here)
+
+        def here_and_now() -> engine._Tools:
+            return engine._Tools(trt, trt.logger, trt.log, Cuda(FakeRuntime()), HERE)
+
+        monkeypatch.setattr(engine._Tools, "here_and_now", here_and_now)
         monkeypatch.setattr(engine._Build, "_config", lambda *args, **kwargs: SimpleNamespace())
         monkeypatch.setattr(versions, "load_plugins", lambda trt: built)
 

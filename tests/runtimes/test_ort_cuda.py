@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Lengths, Tokens
+from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.comparison.reference import read_reference
 from seqexport.runtimes.comparison.verify import verify
 from seqexport.runtimes.ort import cuda
@@ -126,6 +128,16 @@ def test_only_what_changed_is_brought_to_the_device(exported: Exported, plugins:
         for token in (1, 1, 2, 3):
             session.step(np.array([token]))
         assert DeviceValue.uploads == 2
+
+
+def test_logits_that_stay_on_the_device_are_waited_for(exported: Exported, plugins: None, fake_cuda: FakeOrt) -> None:
+    """As those of bfloat16 do, which NumPy lacks; the graph here is float32, and only its manifest says otherwise."""
+    bundle = exported("mamba", target="portable", logits="last")
+    said = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, dtype="bfloat16"))
+    runners = [OrtRunner(each, device="cuda", threads=1) for each in (said, bundle)]
+    with runners[0] as ours, runners[1] as theirs, ours.session(2) as a, theirs.session(2) as b:
+        for given in (tokens(2, 5), tokens(2, 3, seed=1)):
+            np.testing.assert_array_equal(a.prefill(given), b.prefill(given))
 
 
 @pytest.mark.parametrize("refuse", ["open", "run"])
