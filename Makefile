@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 OLD_RUNTIMES := build/onnxruntime-1.18 build/onnxruntime-1.22
 SOURCES := seqexport exporter plugins runtimes tests examples
 
-.PHONY: demo test lint types wheel clean
+.PHONY: demo test lint types docs tree wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
@@ -20,10 +20,16 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 
-types: $(INSTALLED)
-	rm -rf build/types && mkdir -p build/types/seqexport
-	ln -s $(CURDIR)/exporter $(CURDIR)/plugins $(CURDIR)/runtimes $(CURDIR)/seqexport/* build/types/seqexport/
-	MYPYPATH=build/types $(BIN)/mypy -p seqexport
+types: $(INSTALLED) tree
+	MYPYPATH=build/tree $(BIN)/mypy -p seqexport
+
+docs: $(INSTALLED) tree
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# The package as an install has it, for tools that read sources: links.
+tree:
+	rm -rf build/tree && mkdir -p build/tree/seqexport
+	ln -s $(CURDIR)/seqexport/* $(CURDIR)/exporter $(CURDIR)/plugins $(CURDIR)/runtimes build/tree/seqexport/
 
 wheel: $(INSTALLED)
 	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
+from tests.docs.pages import PAGES, blocks
+
 RUNS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
-SHOWN = {"text", "json", "yaml", "cpp"}
+SHOWN = {"text", "json", "yaml"}
 """What a page shows and nobody runs."""
-
-
-@dataclass(frozen=True)
-class Block:
-    language: str
-    code: str
-    why: str
-    """Why it is not run; empty where it is."""
-
-
-def blocks(page: Path) -> list[Block]:
-    return [
-        Block(found["language"], found["code"], found["why"] or "")
-        for found in BLOCK.finditer(page.read_text(encoding="utf-8"))
-    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

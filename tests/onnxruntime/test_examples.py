@@ -50,10 +50,10 @@ def test_python(exported: Exported, native_library: Callable[[str], Path], greed
 
 
 @MODELS
-def test_the_lines_of_the_readme(exported: Exported, native_library: Callable[[str], Path],
+def test_the_lines_of_the_docs(exported: Exported, native_library: Callable[[str], Path],
                                  greedy: Callable[..., list[int]], model: str) -> None:  # fmt: skip
     bundle = exported(model, target="portable", dtype="float32", logits="last")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "onnxruntime.md").read_text(), re.DOTALL)
     (lines,) = [block for block in blocks if "register_custom_ops_library" in block]
     lines = lines.replace("libseqexport_ort.so", str(native_library("onnxruntime")))
     names: dict[str, Any] = {}
