@@ -1,4 +1,4 @@
-"""What README.md and docs/ promise beside their code: links that lead somewhere, messages that exist, a short README."""
+"""What README.md and docs/ promise beside their code: links that lead somewhere, messages, a short README."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from enum import Enum, IntEnum
 from importlib import import_module
 from pathlib import Path
@@ -82,18 +82,35 @@ class Shapes:
 
 
 class Network:
-    """``INetworkDefinition``, which is a sequence of layers; here of none."""
+    """``INetworkDefinition``: inputs, and layers that give what they are given."""
 
-    def __init__(self, inputs: list[Any]) -> None:
+    def __init__(self, inputs: list[Any], dtype: str = "f32") -> None:
         self.num_inputs, self.get_input = len(inputs), inputs.__getitem__
+        given, gives = SimpleNamespace(name="x", dtype=dtype), SimpleNamespace(name="y", dtype="f32")
+        self.layers = [Layer("CAST", [], [given]), Layer("MATRIX_MULTIPLY", [given], [gives])]
+        self.num_layers, self.get_layer = len(self.layers), self.layers.__getitem__
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+
+class Layer:
+    precision_is_set, precision = False, ""
+
+    def __init__(self, kind: str, inputs: list[Any], outputs: list[Any]) -> None:
+        self.type = SimpleNamespace(name=kind)
+        self.num_inputs, self.get_input = len(inputs), inputs.__getitem__
+        self.num_outputs, self.get_output = len(outputs), outputs.__getitem__
+
+    def set_output_type(self, index: int, dtype: str) -> None:
+        pass
 
 
 def trt(version: str) -> Any:
     return SimpleNamespace(
         __version__=version,
+        float32="f32",
+        float16="f16",
         BuilderFlag=Flag,
         PreviewFeature=Preview,
         TacticSource=Source,
@@ -113,24 +130,31 @@ def config_of(
     options: BuildOptions,
     monkeypatch: pytest.MonkeyPatch,
     *,
-    half: bool = False,
+    dtype: str = "f32",
     version: str = "8.6.0",
 ) -> Config:
+    """What the builder is given with a network that computes in ``dtype``."""
     fake = trt(version)
     monkeypatch.setattr(import_module("polygraphy.backend.trt.config"), "trt", fake)
     inputs = [
         SimpleNamespace(name=spec.name, shape=spec.shape, dtype=spec.dtype, is_shape_tensor=False)
         for spec in bundle.manifest.inputs
     ]
+    built: list[Config] = []
+
+    def build_plan(network: Network, config: Config) -> bytes:
+        built.append(config)
+        return b"plan"
+
     build = object.__new__(engine._Build)
-    log = SimpleNamespace(cause=lambda: "")
     here = Platform("Fake GPU", "9.0", version)
-    build.tools = engine._Tools(fake, None, log, SimpleNamespace(), here)  # type: ignore[arg-type]
-    build.options, build.model = options, Path("model.onnx")
-    build.network = Network(inputs)
-    build.builder = SimpleNamespace(create_builder_config=Config, create_optimization_profile=Shapes)
-    profiles: Mapping[str, Any] = bundle_profiles(bundle.manifest, options.shapes)
-    return build._config(profiles, None, half=half)
+    build.tools = engine._Tools(fake, None, versions.Log(), SimpleNamespace(), here)  # type: ignore[arg-type]
+    build.options, build.model, build.network = options, Path("model.onnx"), Network(inputs, dtype)
+    build.builder = SimpleNamespace(
+        create_builder_config=Config, create_optimization_profile=Shapes, build_serialized_network=build_plan
+    )
+    build.plan(bundle_profiles(bundle.manifest, options.shapes), None, SimpleNamespace())  # type: ignore[arg-type]
+    return built[0]
 
 
 def test_profiles_reach_the_builder_in_their_order(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,9 +168,11 @@ def test_profiles_reach_the_builder_in_their_order(bundle: Bundle, monkeypatch: 
 def test_half_precision_is_allowed_where_the_graph_has_it_and_held_to_its_layers(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    half = config_of(bundle, BuildOptions(), monkeypatch, half=True)
+    half = config_of(bundle, BuildOptions(), monkeypatch, dtype="f16")
     assert half.flags == {Flag.FP16, Flag.OBEY_PRECISION_CONSTRAINTS}
     assert config_of(bundle, BuildOptions(), monkeypatch).flags == set(), "float32 is float32, not TF32"
+    strong = config_of(bundle, BuildOptions(), monkeypatch, dtype="f16", version="10.3.0")
+    assert strong.flags == set(), "a strongly typed network says it itself"
 
 
 def test_options_reach_the_builder(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
