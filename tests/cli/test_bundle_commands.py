@@ -181,7 +181,7 @@ def test_bad_requests_to_generate_are_one_line(run: Run, shipped_transformer: Pa
     assert refusal("--prompt", "") == "the prompt is empty: give at least one token of text"
     long = refusal("--prompt", "x" * 9000)
     assert long.startswith("capacity of 9000 tokens: the bundle was exported for at most 8192; shorten the prompt")
-    assert "top-p 2.0: expected temperature >= 0" in refusal("--prompt", "x", "--top-p", "2")
+    assert "--top-p 2.0: expected --temperature >= 0" in refusal("--prompt", "x", "--top-p", "2")
 
 
 @pytest.mark.parametrize(

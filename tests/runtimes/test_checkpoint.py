@@ -155,7 +155,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown architecture": (lambda p: edit(p, model_type="nope"), "does not know the architecture 'nope'"),
     "remote code": (
         lambda p: edit(p, model_type="nope", auto_map={"AutoModelForCausalLM": "code.Nope"}),
-        "'nope' needs the Python code that the checkpoint brings; if you trust its author, add",
+        "'nope' needs the Python code that the checkpoint brings; if you trust its author, take",
     ),
     "remote code of another task": (
         lambda p: edit(p, model_type="nope", auto_map={"AutoConfig": "code.C", "AutoModel": "code.Nope"}),
@@ -319,7 +319,7 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 
 
 def test_unknown_dtype(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "dtype 'int8': expected one of float32, float16, bfloat16" in refusal(saved, capfd, dtype="int8")
+    assert "`dtype` 'int8': expected one of float32, float16, bfloat16" in refusal(saved, capfd, dtype="int8")
 
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -332,9 +332,9 @@ def set_row(weights: dict[str, torch.Tensor], value: float, name: str = EMBEDDIN
 @pytest.mark.parametrize(
     ("dtype", "value", "limit", "advice"),
     [
-        ("float16", 7e4, "ends at 65504", "export in bf16 or fp32"),
-        ("float16", -7e4, "ends at 65504", "export in bf16 or fp32"),
-        ("bfloat16", 3.4e38, "ends at 3.38953e+38", "export in fp32"),
+        ("float16", 7e4, "ends at 65504", "bf16 or fp32"),
+        ("float16", -7e4, "ends at 65504", "bf16 or fp32"),
+        ("bfloat16", 3.4e38, "ends at 3.38953e+38", "fp32"),
     ],
 )
 def test_a_weight_beyond_the_dtype_is_named(
@@ -343,7 +343,7 @@ def test_a_weight_beyond_the_dtype_is_named(
     edit_weights(copy, lambda weights: set_row(weights, value))
     line = refusal(copy, capfd, dtype=dtype)
     what = f"{EMBEDDING} has 31 of 744 values, the largest {value:.6g} at [0, 23], beyond {dtype}, which {limit}"
-    assert f"{copy}: {what}; export with {advice}" in line
+    assert f"{copy}: {what}; export in {advice}" in line
     assert "`clamp_weights=True`" in line
     assert load_original(str(copy), dtype="float32").dtype == torch.float32
 
