@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+
+from packaging.version import Version
+
+from seqexport.runtimes.ort.runner import ATTENTION_SINCE
 
 FOLDER = Path("demo")
 REPORT = FOLDER / "report.html"
@@ -15,8 +20,10 @@ BUNDLES = {arch: FOLDER / arch for arch in ("mamba", "transformer")}
 
 
 def main() -> None:
+    # what target ort needs; the last ONNX Runtime for Python 3.10 is older
+    target = "ort" if Version(version("onnxruntime")) >= Version(ATTENTION_SINCE) else "portable"
     for arch, bundle in BUNDLES.items():
-        seqexport("onnx", "--arch", arch, "--target", "ort", "--dtype", "fp32", "-o", bundle, "--force")
+        seqexport("onnx", "--arch", arch, "--target", target, "--dtype", "fp32", "-o", bundle, "--force")
     for bundle in BUNDLES.values():
         seqexport("verify", bundle)
     for bundle in BUNDLES.values():
@@ -31,7 +38,7 @@ def seqexport(*arguments: object) -> None:
     words = [str(argument) for argument in arguments]
     shown = " ".join(f'"{word}"' if " " in word else word for word in words)
     print(f"\n$ seqexport {shown}", flush=True)
-    command = [sys.executable, "-m", "seqexport.exporter.cli", *words]
+    command = [sys.executable, "-m", "seqexport", *words]
     if code := subprocess.run(command, check=False).returncode:
         sys.exit(code)
 
