@@ -63,8 +63,8 @@ def export(
         target: ``portable`` for any ONNX Runtime, ``ort`` for the fastest in a stock one, ``tensorrt`` for engines
             with our plugins.
         dtype: of weights and activations: ``fp32``, ``fp16`` or ``bf16``; None: the checkpoint's.
-        logits: of each row's ``last`` valid token (generation), or of ``all`` (scoring).
-        max_len: the most tokens that a key/value cache can hold; None: the model's own limit.
+        logits: of each sequence's ``last`` valid token (generation), or of ``all`` (scoring).
+        max_len: the capacity, the most tokens that a key/value cache can hold; None: the model's own limit.
         opset: ONNX opset, 18 to 23.
         passes: onnx-ir passes of your own, run on the finished graph.
         tokenizer: a folder with the tokenizer's files; default: where the model came from.

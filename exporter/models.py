@@ -145,7 +145,7 @@ def eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
 
 
 def default_capacity(model: PreTrainedModel) -> int:
-    """Tokens that a cache holds unless told otherwise: as many as the model was made for and can be given."""
+    """The capacity unless told otherwise: as many tokens as the model was made for and can be given."""
     wanted, limit = stated_capacity(model) or CAPACITY_WITHOUT_LIMIT, position_limit(model)
     return wanted if limit is None else min(wanted, limit[0])
 
@@ -158,7 +158,7 @@ def stated_capacity(model: PreTrainedModel) -> int | None:
 
 
 def position_limit(model: PreTrainedModel) -> tuple[int, str] | None:
-    """The most tokens of a row that can be told their position, and why; None without a limit."""
+    """The most tokens of a sequence that can be told their position, and why; None without a limit."""
     limits = [(switch_length(m), "changes its rotary frequencies after") for m in switching(model)]
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in POSITION_TABLES:

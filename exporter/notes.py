@@ -26,7 +26,7 @@ def before_tracing(original: Original, target: Target, capacity: int | None) -> 
     if dtype_name(model.dtype) == "bfloat16":
         yield f"bfloat16: {BFLOAT16[target]}; else export in fp16 or fp32"
     if capacity is not None:
-        yield f"a row holds up to {capacity:,} tokens{_why(model, capacity)}"
+        yield f"capacity: {capacity:,} tokens a sequence{_why(model, capacity)}"
 
 
 def _why(model: PreTrainedModel, capacity: int) -> str:

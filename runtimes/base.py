@@ -36,12 +36,12 @@ class Closing(ABC):
 
 
 class Session(Closing):
-    """The states of a batch of rows, from empty. Rows may differ in length.
+    """The states of a batch of sequences, from empty; they may differ in length.
 
     Attributes:
-        batch: rows.
-        capacity: tokens that a row may hold.
-        lengths: int32[batch], tokens that each row holds now.
+        batch: how many sequences.
+        capacity: the most tokens that a sequence may have.
+        lengths: int32[batch], tokens that each sequence has now.
     """
 
     def __init__(self, manifest: Manifest, batch: int, capacity: int) -> None:
@@ -56,10 +56,10 @@ class Session(Closing):
         self.lengths: Lengths = np.zeros(batch, np.int32)
 
     def prefill(self, tokens: Tokens, seq_lens: Lengths | None = None) -> Floats:
-        """Feed tokens [batch, L], of which row b's first ``seq_lens[b]`` are valid; L may be 1, and calls may follow.
+        """Feed tokens [batch, L], of which the first ``seq_lens[b]`` of sequence b are valid; any L, again and again.
 
         Returns:
-            float32 logits: [batch, 1, vocab] at each row's last valid token, or [batch, L, vocab] where the bundle
+            float32 logits: [batch, 1, vocab] at each sequence's last valid token, or [batch, L, vocab] where the bundle
             was exported with ``logits="all"``.
 
         Raises:
@@ -72,7 +72,7 @@ class Session(Closing):
         return logits
 
     def step(self, tokens: Tokens) -> Floats:
-        """Feed one token a row, int64 [batch]; gives float32 logits [batch, vocab]."""
+        """Feed one token a sequence, int64 [batch]; gives float32 logits [batch, vocab]."""
         return self.prefill(np.asarray(tokens, np.int64).reshape(self.batch, 1))[:, -1]
 
     def _check(self, tokens: Tokens, seq_lens: Lengths | None) -> Lengths:
@@ -99,7 +99,7 @@ class Session(Closing):
             full = self.capacity >= self.manifest.capacity
             more = self.manifest.or_hold_more if full else ", or give the session a larger capacity"
             raise UserError(
-                f"{longest} tokens in a row: this session's cache holds {self.capacity}; shorten the prompt{more}"
+                f"a sequence of {longest} tokens: this session's capacity is {self.capacity}; shorten the prompt{more}"
             )
 
     def _check_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> Lengths:
@@ -113,7 +113,7 @@ class Session(Closing):
         for spec in self.manifest.states:
             held = states[spec.past_name].shape[2] if spec.grows else 0
             if held > self.capacity:
-                raise UserError(f"{spec.past_name}: {held} tokens, the session holds {self.capacity}")
+                raise UserError(f"{spec.past_name}: {held} tokens, the session's capacity is {self.capacity}")
         return lengths
 
     @abstractmethod
@@ -122,11 +122,11 @@ class Session(Closing):
 
     @abstractmethod
     def read_states(self) -> States:
-        """Every state by its ``past_key_values.<layer>.<kind>`` name; caches cut to the longest row's length."""
+        """Every state by its ``past_key_values.<layer>.<kind>`` name; caches cut to the longest sequence's length."""
 
     @abstractmethod
     def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        """Take over states as ``read_states`` gives them, and the rows' lengths."""
+        """Take over states as ``read_states`` gives them, and the sequences' lengths."""
 
 
 class Runner(Closing):

@@ -12,7 +12,7 @@ from seqexport.runtimes.base import Floats, Lengths, Tokens
 
 @dataclass(frozen=True)
 class Chunk:
-    """Columns of a batch: tokens [batch, at most the longest piece], and how many of each row's are valid."""
+    """Columns of a batch: tokens [batch, at most the longest piece], and how many of each sequence's are valid."""
 
     tokens: Tokens
     seq_lens: Lengths
@@ -33,7 +33,7 @@ def split(tokens: Tokens, seq_lens: Lengths, longest: int, *, whole: bool) -> li
 
 
 def merge(chunks: Sequence[Chunk], logits: Sequence[Floats], *, whole: bool) -> Floats:
-    """The logits of all chunks: those of every column, or each row's from the chunk that holds its last valid token.
+    """All chunks' logits: those of every column, or each sequence's from the chunk that has its last valid token.
 
     Returns:
         [batch, L, vocab] with ``whole``, else [batch, 1, vocab].

@@ -21,7 +21,7 @@ class Sampling:
         temperature: 0 takes the likeliest token.
         top_k: choose among the k likeliest; 0: all.
         top_p: choose among the likeliest that together reach this probability.
-        seed: each row draws from a generator of its own with this seed, so that a batch gives what each row alone does.
+        seed: of a generator that each sequence has for itself, so that a batch gives what each alone does.
     """
 
     temperature: float = 0.0
@@ -74,7 +74,7 @@ def generate(
 def new_tokens(
     runner: Runner, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling
 ) -> Iterator[tuple[int, int]]:
-    """What ``generate`` gives, as it is chosen: each token with the row of its prompt."""
+    """What ``generate`` gives, as it is chosen: each token with the index of its prompt."""
     if max_new_tokens < 1:
         raise UserError(f"`max_new_tokens` {max_new_tokens}: expected at least 1")
     tokens, lengths = pad(prompts)

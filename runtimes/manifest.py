@@ -95,7 +95,7 @@ class Manifest(Record, frozen=True, omit_defaults=True):
         dtype: of weights and activations.
         vocab_size: token ids are below it.
         eos_token_ids: any of them ends a generated text.
-        logits: of each row's last valid token, or of every token.
+        logits: of each sequence's last valid token, or of every token.
         capacity: the most tokens that a row may ever hold; None where no state grows.
         caches_in_place: a cache's past and present may be one memory.
         ops: how many nodes of each of our ops the graph has.

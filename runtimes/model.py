@@ -36,10 +36,10 @@ class Model(Closing):
         return self._tokenizer
 
     def session(self, batch: int = 1, capacity: int | None = None) -> Session:
-        """Empty states for ``batch`` rows of tokens. Sessions share the model's weights.
+        """Empty states for ``batch`` sequences. Sessions share the model's weights.
 
         Args:
-            capacity: tokens that a row may hold; default: all that the bundle allows.
+            capacity: the most tokens that a sequence may have; default: the bundle's capacity.
         """
         return self._runner.session(batch, capacity)
 
@@ -119,7 +119,7 @@ class Model(Closing):
         return (piece for _, piece in self._pieces([ids], max_new_tokens, sampling))
 
     def _pieces(self, ids: list[list[int]], max_new_tokens: int, sampling: Sampling) -> Iterator[tuple[int, str]]:
-        """New text as it comes, with the row of its prompt."""
+        """New text as it comes, with the index of its prompt."""
         tokens = new_tokens(self._runner, ids, max_new_tokens=max_new_tokens, sampling=sampling)
         return _texts([self.tokenizer.stream(after=each) for each in ids], tokens)
 

@@ -24,7 +24,7 @@ from seqexport.runtimes.tables import open_console
 @bundle_argument
 @backend_option
 @click.option("--lengths", default="128,1024", show_default=True, help="Tokens of the prompts, separated by commas.")
-@click.option("--batches", default="1", show_default=True, help="Rows, separated by commas.")
+@click.option("--batches", default="1", show_default=True, help="Sequences at a time, separated by commas.")
 @click.option("--steps", type=click.IntRange(1), default=64, show_default=True, help="Decode steps after each prompt.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Prefills of each size.")
 @click.option("--budget", type=click.FloatRange(0.1), default=120.0, show_default=True, help="Seconds for all sizes.")

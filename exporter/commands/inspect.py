@@ -59,7 +59,7 @@ def _facts(bundle: Bundle) -> FittedTable:
         ("from", f"{c.source.model}, exported {c.source.date} by seqexport {c.source.seqexport}"),
         (
             "graph",
-            f"target {c.target}, opset {c.opset}, logits of {'each row' if c.logits == 'last' else 'every token'}",
+            f"target {c.target}, opset {c.opset}, logits of {'each sequence' if c.logits == 'last' else 'every token'}",
         ),
         ("our ops", ops),
         ("capacity", capacity),
@@ -102,7 +102,7 @@ def _states(manifest: Manifest) -> FittedTable:
         table.add_row(kind, where, dtype, f"\\[{', '.join(map(str, shape))}]", "with tokens" if grows else "no")
     lengths = [n for n in (1, 1024, 8192, 65536) if manifest.capacity is None or n <= manifest.capacity]
     sizes = ", ".join(f"{manifest.state_bytes(1, n) / 1e6:,.2f} MB at {n:,} tokens" for n in lengths)
-    table.caption = f"one row's states: {sizes}"
+    table.caption = f"one sequence's states: {sizes}"
     return table
 
 

@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     type=click.Choice(["last", "all"]),
     default="last",
     show_default=True,
-    help="Of each row's last valid token (generation), or of every token (scoring).",
+    help="Of each sequence's last valid token (generation), or of every token (scoring).",
 )
-@click.option("--max-len", type=click.IntRange(1), help="Most tokens in a cache [default: the model's own limit].")
+@click.option(
+    "--max-len", type=click.IntRange(1), help="Capacity: the most tokens in a cache [default: the model's own limit]."
+)
 @click.option(
     "--target",
     type=click.Choice(["portable", "ort", "tensorrt"]),

@@ -1,4 +1,4 @@
-"""Target ``tensorrt``: rows of a table by token become one Embedding, and the last valid token of each row a LastToken.
+"""Target ``tensorrt``: rows of a table by token become one Embedding, each sequence's last valid token a LastToken.
 
 1. Gather of a weight [V, D] by ids [batch, seq], which are made int32.
 2. GatherElements of [batch, seq, D] at clip(seq_lens - 1, 0), as ``exporter/patches/last_logits.py`` is traced.

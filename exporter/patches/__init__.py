@@ -13,7 +13,7 @@ from seqexport.exporter.states import GraphStates
 
 @contextmanager
 def hooked(model: PreTrainedModel, states: GraphStates, *, last_only: bool) -> Iterator[None]:
-    """Run ``model`` on our ops and ``states``; with ``last_only``, logits of each row's last valid token alone."""
+    """Run ``model`` on our ops and ``states``; with ``last_only``, logits of each sequence's last valid token alone."""
     with ExitStack() as stack:
         for hook in (attention.hook, causal_conv1d.hook, selective_scan.hook, rotary.hook):
             stack.enter_context(hook(model, states))

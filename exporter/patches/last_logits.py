@@ -1,4 +1,4 @@
-"""Keeps the hidden state of each row's last valid token alone, just before the output projection."""
+"""Keeps the hidden state of each sequence's last valid token alone, just before the output projection."""
 
 from __future__ import annotations
 

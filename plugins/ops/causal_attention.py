@@ -12,8 +12,8 @@ Ainslie et al. 2023, GQA), Dh and Dv head sizes, S capacity of the cache.
     key, value  T[B,L,Hkv,Dh], T[B,L,Hkv,Dv]
     past_key    T[B,Hkv,S,Dh]
     past_value  T[B,Hkv,S,Dv]
-    past_lens   int32[B]    tokens already in each row's cache; past_lens + seq_lens <= S is the caller's duty
-    seq_lens    int32[B], optional: valid tokens of each row; later ones give 0 and are not written
+    past_lens   int32[B]    tokens already in each sequence's cache; past_lens + seq_lens <= S is the caller's duty
+    seq_lens    int32[B], optional: valid tokens of each sequence; later ones give 0 and are not written
     y           T[B,L,Hq,Dv]
     present_key, present_value: as past_key, past_value, and may be the same memory
 
@@ -270,8 +270,8 @@ def causal_attention(
         query: T[B,L,Hq,Dh], float32, float16 or bfloat16; query head h reads key head ``h * Hkv / Hq``.
         key, value: T[B,L,Hkv,Dh] and T[B,L,Hkv,Dv].
         past_key, past_value: T[B,Hkv,S,Dh] and T[B,Hkv,S,Dv], caches of capacity S.
-        past_lens: int32[B], tokens already in each row's cache; the new ones must fit behind them.
-        seq_lens: int32[B], valid tokens of each row; later ones give 0 and are not written. None: all L.
+        past_lens: int32[B], tokens already in each sequence's cache; the new ones must fit behind them.
+        seq_lens: int32[B], valid tokens of each sequence; later ones give 0 and are not written. None: all L.
         scale: of the scores; None: ``1 / sqrt(Dh)``.
         window: a query sees that many keys, its own among them; 0: all.
         softcap: scores are squashed to ``softcap * tanh(score / softcap)`` (Gemma 2, section 2); 0: they are not.

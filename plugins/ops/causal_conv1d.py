@@ -8,7 +8,7 @@ Symbols: B batch, L tokens in this call, D channels, K kernel width.
     weight   T[D,K]
     bias     T[D], optional
     past     T[B,D,K-1]     the K-1 inputs before this call, oldest first
-    seq_lens int32[B], optional: valid tokens of each row; later ones give 0 and leave the state as it is
+    seq_lens int32[B], optional: valid tokens of each sequence; later ones give 0 and leave the state as it is
     y        T[B,L,D]
     present  T[B,D,K-1]
 
@@ -140,7 +140,7 @@ def causal_conv1d(
         weight: T[D,K].
         bias: T[D].
         past: T[B,D,K-1], the inputs before this call, oldest first; None: zeros.
-        seq_lens: int32[B], valid tokens of each row; later ones give 0 and leave the state as it is. None: all L.
+        seq_lens: int32[B], valid tokens of each sequence; later ones give 0 and leave the state as it is. None: all L.
         activation: ``none`` or ``silu``.
 
     Returns:

@@ -1,11 +1,11 @@
-"""LastToken: of each row of a ragged batch, the last valid token.
+"""LastToken: of each sequence of a ragged batch, the last valid token.
 
     y[b,0] = x[b, clamp(seq_lens[b], 1, L) - 1]
 
 Symbols: B batch, L tokens in this call, D features.
 
     x        T[B,L,D]
-    seq_lens int32[B]     valid tokens of each row
+    seq_lens int32[B]     valid tokens of each sequence
     y        T[B,1,D]
 
 T is float32, float16 or bfloat16.
@@ -44,7 +44,7 @@ def body(call: Call) -> list[str]:
 
 
 def last_token(x: Tensor, seq_lens: Tensor) -> Tensor:
-    """T[B,1,D]: of each row of ``x`` T[B,L,D] the last of its ``seq_lens`` int32[B] valid tokens."""
+    """T[B,1,D]: of each sequence of ``x`` T[B,L,D] the last of its ``seq_lens`` int32[B] valid tokens."""
     (y,) = torch.ops.seqexport.last_token(x, seq_lens)
     return y
 

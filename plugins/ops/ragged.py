@@ -1,4 +1,4 @@
-"""Ragged batches: rows are right-padded, and ``seq_lens`` says how many tokens of each are valid."""
+"""Ragged batches: sequences are right-padded, and ``seq_lens`` says how many tokens of each are valid."""
 
 from __future__ import annotations
 

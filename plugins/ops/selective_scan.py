@@ -14,7 +14,7 @@ Symbols: B batch, L tokens in this call, D channels, N states of a channel, G gr
     z        T[B,L,D], optional
     dt_bias  F[D], optional
     past     F[B,D,N]
-    seq_lens int32[B], optional: valid tokens of each row; later ones give 0 and leave the state as it is
+    seq_lens int32[B], optional: valid tokens of each sequence; later ones give 0 and leave the state as it is
     y        T[B,L,D]
     present  F[B,D,N]
 
@@ -180,7 +180,7 @@ def selective_scan(
         z: T[B,L,D], gates y by ``silu(z)``.
         dt_bias: float32[D], added to dt.
         past: float32[B,D,N], the state before this call; None: zeros.
-        seq_lens: int32[B], valid tokens of each row; later ones give 0 and leave the state as it is. None: all L.
+        seq_lens: int32[B], valid tokens of each sequence; later ones give 0 and leave the state as it is. None: all L.
         dt_softplus: pass ``dt + dt_bias`` through softplus.
 
     Returns:

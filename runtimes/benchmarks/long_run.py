@@ -45,7 +45,9 @@ def random_rows(bundle: Bundle, steps: int, seed: int = 0) -> Rows:
     if capacity is not None:
         fed = min(fed, capacity)
     if fed <= PROMPT:
-        raise UserError(f"{bundle.path} holds {capacity} tokens; expected more than {PROMPT}: export it with --max-len")
+        raise UserError(
+            f"{bundle.path}: capacity of {capacity} tokens, expected more than {PROMPT}; export it with --max-len"
+        )
     ids = np.random.default_rng(seed).integers(0, bundle.manifest.vocab_size, (1, fed + 1))
     return Rows(ids, fed + 1 - PROMPT)
 

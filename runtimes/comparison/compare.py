@@ -49,7 +49,7 @@ FULL = CompareOptions()
 
 
 class StateSize(Record, frozen=True):
-    """Bytes of all states of one row that holds ``tokens`` tokens."""
+    """Bytes of all states of one sequence of ``tokens`` tokens."""
 
     tokens: int
     bytes: int
@@ -202,7 +202,7 @@ def _own_accuracy(bundle: Bundle, original: Original, truth: Answers, progress: 
 
 
 def _rows(text: Path, bundle: Bundle, options: AccuracyOptions) -> Rows:
-    """The text's rows, cut to what the bundle's cache holds."""
+    """The text's sequences, cut to the bundle's capacity."""
     fed = options.prompt + options.steps
     if bundle.manifest.capacity is not None:
         fed = min(fed, bundle.manifest.capacity)

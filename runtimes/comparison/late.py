@@ -54,7 +54,7 @@ def starts(manifest: Manifest, windows: Sequence[int], read: int, length: int) -
 
 
 def made_up(manifest: Manifest, like: Mapping[str, Array], tokens: int) -> States:
-    """States of one row that holds so many tokens, exact in their dtypes.
+    """States of one sequence of so many tokens, exact in their dtypes.
 
     Args:
         manifest: of the bundle.

@@ -25,7 +25,7 @@ class SpeedOptions(Record, frozen=True):
 
     Attributes:
         lengths: tokens of the prompt, ascending.
-        batches: rows.
+        batches: numbers of sequences.
         steps: decode steps timed after each prompt, at most.
         repeats: timed prefills of each size, at most; one untimed run comes first.
         budget_seconds: for all sizes of one runner; what would not fit is skipped, and its record says so.
@@ -42,7 +42,7 @@ class Point(Record, frozen=True):
     """One size.
 
     Attributes:
-        batch, length: rows, and tokens of each row's prompt.
+        batch, length: sequences, and tokens of each one's prompt.
         prefill_seconds: from the prompts to the logits of the next tokens; median of ``repeats``.
         decode_seconds: one step of the batch after the prompt; median of ``steps``.
         state_bytes: of the states that the session gave back after the prompt, in the manifest's dtypes.
@@ -115,7 +115,7 @@ class _Measurement:
     def _reason_to_skip(self, batch: int, length: int) -> str | None:
         capacity = self.runner.manifest.capacity
         if capacity is not None and length >= capacity:
-            return f"the bundle holds at most {capacity} tokens"
+            return f"the bundle's capacity is {capacity} tokens"
         expected = self.seconds_per_token * length
         left = max(0.0, self.options.budget_seconds - (perf_counter() - self.start))
         if expected > left:

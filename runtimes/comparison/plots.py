@@ -79,7 +79,7 @@ def prefill(comparison: Comparison) -> str:
 
 
 def decode(comparison: Comparison) -> str:
-    """Time of one more token by what the row already holds."""
+    """Time of one more token by the tokens of its sequence so far."""
 
     def draw(axes: Axes) -> None:
         _log_tokens(axes, "tokens before it")
@@ -92,7 +92,7 @@ def decode(comparison: Comparison) -> str:
 
 
 def states(comparison: Comparison) -> str:
-    """Bytes of all states of one row: a line from the manifest, a dot where they were held."""
+    """Bytes of all states of one sequence: a line from the manifest, a dot where they were held."""
 
     def draw(axes: Axes) -> None:
         _log_tokens(axes, "tokens held")

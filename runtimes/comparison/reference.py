@@ -40,7 +40,7 @@ class Reference:
         tokens: int64 [B, L], the prefill.
         seq_lens: int32 [B], its valid tokens.
         next_tokens: int64 [B, STEPS], fed one by one after it.
-        answers: by name, float64: ``prefill.logits`` [B, V], ``step<i>.logits`` [B, V], and the first row's states
+        answers: by name, float64: ``prefill.logits`` [B, V], ``step<i>.logits`` [B, V], and the first sequence's states
             after all of it, ``end.<state>`` [1, ...]; of caches the tokens from ``start`` on.
         torch_errors: PyTorch's relative error in the bundle's dtype: ``logits``, worst over positions, and each state.
         start: tokens that made-up caches hold before it.
@@ -59,14 +59,14 @@ class Reference:
 
     @property
     def end(self) -> int:
-        """Tokens that the longest row holds after all of it."""
+        """Tokens of the longest sequence after all of it."""
         return self.start + int(self.seq_lens.max()) + self.next_tokens.shape[1]
 
 
 def example_inputs(vocab_size: int, capacity: int | None, seed: int = 0) -> Reference:
-    """A ragged batch that fits the capacity: one text of random tokens, of which each row has read another part.
+    """A ragged batch that fits the capacity: one text of random tokens, of which each sequence is another part.
 
-    So one pass over the text answers for every row; it is most of the cost of recording a large model.
+    So one pass over the text answers for every sequence; it is most of the cost of recording a large model.
     """
     room = 10**9 if capacity is None else max(capacity - STEPS, 1)
     seq_lens = np.array([min(n, room) for n in PREFILL_LENGTHS], np.int32)
@@ -102,7 +102,7 @@ def open_session(runner: Runner, inputs: Reference, like: Reference) -> Session:
 
 
 def _new(manifest: Manifest, states: States, start: int) -> States:
-    """The first row's states [1, ...]; of caches the tokens from ``start`` on."""
+    """The first sequence's states [1, ...]; of caches the tokens from ``start`` on."""
     return {s.past_name: states[s.past_name][:1, :, start if s.grows else 0 :] for s in manifest.states}
 
 
@@ -134,7 +134,7 @@ def record(original: Runner, float64: Runner, windows: Sequence[int] = ()) -> Re
 
 
 def _late_inputs(inputs: Reference, start: int) -> Reference:
-    """The first tokens of the first row, after made-up caches of ``start`` tokens."""
+    """The first tokens of the first sequence, after made-up caches of ``start`` tokens."""
     text = np.concatenate([inputs.tokens[:1], inputs.next_tokens[:1]], axis=1)[:, : LATE_PREFILL + LATE_STEPS]
     length = np.array([LATE_PREFILL], np.int32)
     return Reference(text[:, :LATE_PREFILL], length, text[:, LATE_PREFILL:], start=start)
@@ -153,7 +153,7 @@ def _recorded(inputs: Reference, original: Runner, float64: Runner, like: Refere
 
 
 def _whole(runner: Runner, inputs: Reference, like: Reference) -> tuple[Array, States]:
-    """Logits [n, V] of the first row's text, and its states at the end."""
+    """Logits [n, V] of the first sequence, and its states at the end."""
     row = replace(inputs, seq_lens=inputs.seq_lens[:1])
     with open_session(runner, row, like) as session:
         logits = session.prefill(np.concatenate([inputs.tokens[:1], inputs.next_tokens[:1]], axis=1))[0]

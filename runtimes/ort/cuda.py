@@ -93,13 +93,13 @@ def run_options(graph: int | str) -> Any:
 
 
 def logits_tensor(manifest: Manifest, batch: int, length: int, device: str) -> Tensor:
-    """Memory for the logits of a call of ``length`` tokens a row."""
+    """Memory for the logits of a call of ``length`` tokens a sequence."""
     spec = next(spec for spec in manifest.outputs if spec.role == "logits")
     return Tensor.empty((batch, length if manifest.logits == "all" else 1, manifest.vocab_size), spec.dtype, device)
 
 
 class Decoder:
-    """Steps of one token a row through CUDA graphs, one for each place that a session's states take.
+    """Steps of one token a sequence through CUDA graphs, one for each place that a session's states take.
 
     A graph holds addresses, so everything is bound to memory of the device that stays, and each graph has an id that no
     other in the ``InferenceSession`` has. ONNX Runtime makes several runs of the first one of an id: without capture,

@@ -47,7 +47,7 @@ class OrtSession(Session):
         return Tensor.of(stored, spec.dtype, self.runner.device)
 
     def _make_room(self, length: int) -> None:
-        """GroupQueryAttention wants a row's tokens and the whole padded call to fit into its cache."""
+        """GroupQueryAttention wants a sequence's tokens and the whole padded call to fit into its cache."""
         needed = int(self.lengths.max()) + length
         if not self.manifest.caches_in_place or needed <= self._room:
             return

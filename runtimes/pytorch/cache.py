@@ -45,7 +45,7 @@ def read(cache: DynamicCache, spec: StateSpec) -> Tensor | None:
 
 
 def write(cache: DynamicCache, specs: Sequence[StateSpec], states: Mapping[str, Tensor], length: int) -> None:
-    """Fill an empty cache with states of rows that all hold ``length`` tokens, by their ``past_name``."""
+    """Fill an empty cache with states of sequences that all have ``length`` tokens, by their ``past_name``."""
     given = {(spec.layer, spec.kind): states[spec.past_name] for spec in specs}
     for (index, kind), state in given.items():
         if kind == "key":

@@ -2,8 +2,8 @@
 
 Two things that transformers does not do are made up for by how it is called:
 
-1. Ragged rows. Its families treat right padding differently, so rows of one length run as one batch, and as
-   soon as a call is ragged each row gets a cache of its own and runs alone.
+1. Ragged batches. Its families treat right padding differently, so sequences of one length run as one batch, and
+   as soon as a call is ragged each sequence gets a cache of its own and runs alone.
 2. Chunks. A Mamba layer that is fed more than one token starts its scan from zeros whatever state it has, so
    models with recurrent states take the first prefill whole and later chunks token by token.
 """
@@ -144,7 +144,7 @@ def load_original_of(bundle: Bundle, source: str | None = None, *, trust_remote_
 
 
 class TorchSession(Session):
-    """One cache for the whole batch while its rows are equally long, else one a row."""
+    """One cache for the whole batch while its sequences are equally long, else one each."""
 
     def __init__(self, runner: TorchRunner, batch: int, capacity: int) -> None:
         super().__init__(runner.manifest, batch, capacity)
@@ -171,7 +171,7 @@ class TorchSession(Session):
         return logits[-1] if self.manifest.logits == "last" else torch.cat(logits, dim=1)
 
     def _rows(self) -> list[slice]:
-        """The rows that each cache holds."""
+        """The sequences that each cache holds."""
         each = self.batch // len(self._caches)
         return [slice(start, start + each) for start in range(0, self.batch, each)]
 
@@ -206,7 +206,7 @@ class TorchSession(Session):
         }
 
     def _take(self, states: dict[str, Tensor], lengths: Lengths, *, shared: bool) -> None:
-        """Put states into new caches: one for all rows, or one a row."""
+        """Put states into new caches: one for all sequences, or one each."""
         self._caches = [new_cache(self._runner.model) for _ in range(1 if shared else self.batch)]
         for cache, rows in zip(self._caches, self._rows(), strict=True):
             if length := int(lengths[rows][0]):

@@ -64,7 +64,7 @@ def bundle_profiles(manifest: Manifest, given: GivenShapes = GivenShapes()) -> d
     for axis in ("seq", "max_len"):
         if capacity is not None and ranges[axis][2] > capacity:
             raise UserError(
-                f"--maxShapes: {axis} of {ranges[axis][2]}, and the bundle holds {capacity} tokens; give less"
+                f"--maxShapes: {axis} of {ranges[axis][2]}, and the bundle's capacity is {capacity} tokens; give less"
                 f"{manifest.or_hold_more}"
             )
     return {"prefill": _profile(manifest, ranges), "decode": _profile(manifest, {**ranges, "seq": (1, 1, 1)})}

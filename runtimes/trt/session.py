@@ -38,8 +38,8 @@ class TrtSession(Session):
     """States live on the device.
 
     A state of fixed size has two places and swaps them at each call. A key/value cache has one, which the plugins
-    read and write, or two where function bodies were built. One token a row runs as a CUDA graph, of which there are
-    two, captured after a first step without.
+    read and write, or two where function bodies were built. One token a sequence runs as a CUDA graph, of which
+    there are two, captured after a first step without.
     """
 
     def __init__(self, runner: TrtRunner, batch: int, capacity: int) -> None:
@@ -64,7 +64,7 @@ class TrtSession(Session):
         rebuild = f"build another with: seqexport build {self.runner.bundle.path}"
         if not low <= self.batch <= high:
             raise UserError(
-                f"batch of {self.batch}: the engine takes {low} to {high} rows; {rebuild} {option} "
+                f"batch of {self.batch}: the engine takes {low} to {high} sequences; {rebuild} {option} "
                 f"input_ids:{self.batch}x{self.runner.widths[option == '--maxShapes']}"
             )
         if self.capacity > rooms[1] and rooms[1]:

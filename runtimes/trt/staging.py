@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 
 class Staging:
-    """Page-locked host memory and device memory for one call of up to ``width`` tokens a row.
+    """Page-locked host memory and device memory for one call of up to ``width`` tokens a sequence.
 
     Raises:
         UserError: there is no room for it.

@@ -146,7 +146,7 @@ def test_bench_prints_a_table_and_writes_json(run: Run, shipped: Path, tmp_path:
 def test_bench_exits_1_when_no_size_could_run(run: Run, shipped_transformer: Path) -> None:
     result = run("bench", shipped_transformer, "--lengths", "9000")
     assert result.code == 1
-    assert "the bundle holds at most 8192 tokens" in result.out
+    assert "the bundle's capacity is 8192 tokens" in result.out
 
 
 @pytest.mark.parametrize(

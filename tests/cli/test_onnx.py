@@ -267,7 +267,7 @@ def test_what_needs_a_newer_onnx_runtime_is_not_what_comes_next(
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("llama", [], "a row holds up to 64 tokens; --max-len sets another number"),
+        ("llama", [], "capacity: 64 tokens a sequence; --max-len sets another number"),
         ("gpt2", [], "up to 64 tokens, and no more are possible: GPT2LMHeadModel has learned positions for 64"),
         (
             "phi3_longrope",
@@ -278,7 +278,7 @@ def test_what_needs_a_newer_onnx_runtime_is_not_what_comes_next(
         (
             "phi3_longrope",
             ["--max-len", "40"],
-            "a row holds up to 40 tokens; --max-len sets another number, to 48 at most",
+            "capacity: 40 tokens a sequence; --max-len sets another number, to 48 at most",
         ),
     ],
 )
@@ -291,7 +291,7 @@ def test_the_most_tokens_of_a_row_are_said_at_export(
 
 
 def test_states_of_fixed_size_have_no_most_tokens(run: Run, checkpoint: Saved, work: Path, traced_once: None) -> None:
-    assert "a row holds" not in run("onnx", "--model", checkpoint("mamba"), "-o", "out", "--no-verify").out
+    assert "capacity:" not in run("onnx", "--model", checkpoint("mamba"), "-o", "out", "--no-verify").out
 
 
 @pytest.mark.parametrize("name", ["gemma3", "mistral3", "llava", "qwen2_audio"])

@@ -205,7 +205,7 @@ def test_a_row_too_long_is_told_what_works(
         assert str(error.value).endswith(f"at most {capacity}; {advice}")
         with runner.session() as session, pytest.raises(UserError) as error:
             session.prefill(np.ones((1, capacity + 1), np.int64))
-        assert str(error.value).endswith(f"this session's cache holds {capacity}; {advice}")
+        assert str(error.value).endswith(f"this session's capacity is {capacity}; {advice}")
         with runner.session(capacity=5) as session, pytest.raises(UserError) as error:
             session.prefill(np.ones((1, 6), np.int64))
         assert str(error.value).endswith("shorten the prompt, or give the session a larger capacity")

@@ -102,7 +102,7 @@ def test_caches_are_updated_in_place(exported: Exported, plugins: Path) -> None:
         for spec in runner.manifest.states:
             assert session._past[spec.past_name] is session._present[spec.present_name]
         session.prefill(np.arange(16)[None])
-        with pytest.raises(UserError, match="this session's cache holds 16"):
+        with pytest.raises(UserError, match="this session's capacity is 16"):
             session.step(np.array([1]))
 
 

@@ -32,7 +32,7 @@ def test_every_size_is_there_with_numbers_or_a_reason(result: Bench) -> None:
         assert point.skipped is None
         assert point.prefill_seconds and point.decode_seconds and point.state_bytes
         assert (point.repeats, point.steps) == (2, 3)
-    assert result.points[2].skipped == "the bundle holds at most 64 tokens"
+    assert result.points[2].skipped == "the bundle's capacity is 64 tokens"
 
 
 def test_the_json_is_the_result(result: Bench, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_the_table_names_bundle_backend_and_what_was_skipped(result: Bench) -> N
     print_table(result, Console(file=text, width=200))
     shown = text.getvalue()
     assert "float32: ONNX Runtime" in shown
-    assert "batch 2, 200 tokens: the bundle holds at most 64 tokens" in shown
+    assert "batch 2, 200 tokens: the bundle's capacity is 64 tokens" in shown
 
 
 def test_an_engine_tells_its_device_memory_and_its_graphs(exported: Exported) -> None:

@@ -201,7 +201,7 @@ def test_says_what_it_skips() -> None:
         first, second = measure(runner, options)
         hurried = measure(runner, msgspec.structs.replace(options, lengths=(4, 8), budget_seconds=0.0))
     assert first.skipped is None
-    assert second.skipped == "the bundle holds at most 64 tokens"
+    assert second.skipped == "the bundle's capacity is 64 tokens"
     assert hurried[0].prefill_seconds
     assert hurried[1].skipped is not None
     assert "time budget" in hurried[1].skipped

@@ -52,7 +52,7 @@ def test_given_shapes_set_their_axes_everywhere(bundle: Bundle) -> None:
         (GivenShapes(opt={"past_key_values.0.key": (1, 3, 8, 8)}), "the input's shape is batchx1xmax_lenx8"),
         (GivenShapes(max={"input_ids": (2, 8), "seq_lens": (3,)}), "another shape of --maxShapes has a batch of 2"),
         (GivenShapes(min={"input_ids": (4, 8)}, max={"input_ids": (2, 8)}), "batch: 4 of --minShapes"),
-        (GivenShapes(max={"input_ids": (1, 65)}), "seq of 65, and the bundle holds 64 tokens"),
+        (GivenShapes(max={"input_ids": (1, 65)}), "seq of 65, and the bundle's capacity is 64 tokens"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(given: GivenShapes, message: str, bundle: Bundle) -> None:

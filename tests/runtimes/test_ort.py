@@ -62,7 +62,7 @@ def assert_row(states: States, row: int, expected: States) -> None:
 
 
 def last(logits: NDArray[np.float32], seq_lens: Lengths) -> NDArray[np.float32]:
-    """Logits [batch, vocab] at each row's last valid token."""
+    """Logits [batch, vocab] at each sequence's last valid token."""
     return logits[:, 0] if logits.shape[1] == 1 else logits[np.arange(len(logits)), np.maximum(seq_lens - 1, 0)]
 
 
@@ -137,7 +137,7 @@ def test_overrun_is_refused_before_anything_changes(exported: Exported) -> None:
             with runner.session(2, 8) as session:
                 session.prefill(tokens(2, 6), lens(6, 3))
                 before = session.read_states()
-                with pytest.raises(UserError, match=r"^9 tokens in a row: this session's cache holds 8; shorten"):
+                with pytest.raises(UserError, match=r"^a sequence of 9 tokens: this session's capacity is 8; shorten"):
                     session.prefill(tokens(2, 3), lens(3, 1))
                 assert session.lengths.tolist() == [6, 3]
                 for name, state in session.read_states().items():

@@ -1,4 +1,4 @@
-"""The PyTorch side: rows, chunks and states are what transformers computes on each row alone."""
+"""The PyTorch side: sequences, chunks and states are what transformers computes on each sequence alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tokens(*shape: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def whole(model: PreTrainedModel, row: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Logits [L, vocab] of one row with no cache at all."""
+    """Logits [L, vocab] of one sequence with no cache at all."""
     with torch.inference_mode():
         return np.asarray(model(input_ids=torch.from_numpy(row[None]), use_cache=False).logits[0].numpy())
 
@@ -160,9 +160,9 @@ def test_refuses_more_than_the_capacity() -> None:
     with TorchRunner(bundle_of(model, capacity=8), model) as runner, runner.session() as session:
         session.prefill(tokens(1, 6))
         states = session.read_states()
-        with pytest.raises(UserError, match="9 tokens in a row"):
+        with pytest.raises(UserError, match="a sequence of 9 tokens"):
             session.prefill(tokens(1, 3))
         assert_states_equal(session.read_states(), states)
-        with pytest.raises(UserError, match="9 tokens in a row"):
+        with pytest.raises(UserError, match="a sequence of 9 tokens"):
             session.write_states(states, np.array([9], np.int32))
         np.testing.assert_array_equal(session.lengths, [6])

@@ -243,7 +243,7 @@ def test_prompts_shorter_than_the_profile_are_padded(exported: Exported) -> None
 
 def test_shapes_outside_the_profiles_name_the_option(jamba: Any, exported: Exported) -> None:
     runner, engine, _ = jamba
-    with pytest.raises(UserError, match=r"batch of 5: the engine takes 1 to 4 rows.*--maxShapes input_ids:5x5"):
+    with pytest.raises(UserError, match=r"batch of 5: the engine takes 1 to 4 sequences.*--maxShapes input_ids:5x5"):
         runner.session(5, 8)
     with pytest.raises(UserError, match="the bundle was exported for at most"):
         runner.session(1, 10**6)
@@ -255,7 +255,7 @@ def test_a_capacity_overrun_is_refused_before_anything_runs(jamba: Any) -> None:
     with runner.session(2, 10) as session:
         session.prefill(tokens(2, 9), lens(9, 2))
         before, ran = session.read_states(), engine.enqueued
-        with pytest.raises(UserError, match="11 tokens in a row: this session's cache holds 10"):
+        with pytest.raises(UserError, match="a sequence of 11 tokens: this session's capacity is 10"):
             session.prefill(tokens(2, 2))
         assert engine.enqueued == ran
         for name, state in session.read_states().items():
