@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from seqexport.exporter.cli import main
-from tests.conftest import Exported
+from tests.conftest import Exported, Saved
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,21 @@ def shipped(exported: Exported) -> Path:
 @pytest.fixture(scope="session")
 def shipped_transformer(exported: Exported) -> Path:
     return exported("preset:transformer", target="ort", dtype="float32", logits="all").path
+
+
+@pytest.fixture
+def llama(checkpoint: Saved, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint("llama"), tmp_path / "in" / "llama"))
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to write to."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() if f.is_file() else b"" for f in folder.rglob("*")}
