@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from seqexport.exporter.flags import flags
 from tests.docs.pages import PAGES, ROOT
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)(?:#([^)\s]+))?\)")
@@ -41,13 +42,14 @@ def test_the_readme_is_short() -> None:
 
 
 def test_messages_of_the_troubleshooting_page_are_still_given() -> None:
-    """A heading quotes a message; what differs from case to case is an ellipsis."""
+    """A heading quotes a message as the command line says it; what differs from case to case is an ellipsis."""
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     quoted = re.findall(r"^#{2,3} `(.+)`$", page, re.MULTILINE)
     assert len(quoted) >= 20
     folders = ("exporter", "plugins", "runtimes")
     files = [file for folder in folders for kind in ("py", "cpp", "h") for file in (ROOT / folder).rglob(f"*.{kind}")]
     sources = "\n".join(_joined(file.read_text(encoding="utf-8")) for file in files)
+    sources += flags(sources)
     for message in quoted:
         for part in (part.strip() for part in message.split("…")):
             assert part in sources, f"no source says: {part}"
