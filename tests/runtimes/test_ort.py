@@ -199,7 +199,7 @@ def test_states_beyond_the_capacity_are_refused_before_anything_changes(in_place
         short.prefill(tokens(1, 2))
         before = short.read_states()
         for lengths in (long.lengths, lens(3)):
-            with pytest.raises(UserError, match=r"9 tokens.*holds 8"):
+            with pytest.raises(UserError, match=r"9 tokens.*capacity is 8"):
                 short.write_states(long.read_states(), lengths)
         for name, state in short.read_states().items():
             np.testing.assert_array_equal(state, before[name])
