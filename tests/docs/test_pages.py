@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from seqexport.exporter.flags import flags
-from tests.docs.pages import PAGES, ROOT
+from tests.docs.pages import PAGES, ROOT, blocks
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)(?:#([^)\s]+))?\)")
+PATH = re.compile(r"`((?:exporter|plugins|runtimes|tests|examples)/[\w./-]+)`")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -29,6 +30,15 @@ def test_relative_links_lead_to_a_file(page: Path) -> None:
 
 def _anchor(heading: str) -> str:
     return re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading.lower())).strip("-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    made = {block.title for block in blocks(page)}
+    named = set(PATH.findall(page.read_text(encoding="utf-8"))) - made
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+    programs = re.findall(r"python -m seqexport\.([\w.]+)", page.read_text(encoding="utf-8"))
+    assert [each for each in programs if not (ROOT / each.replace(".", "/")).with_suffix(".py").is_file()] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:
