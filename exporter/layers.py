@@ -2,19 +2,22 @@
 
 Two layers are of one kind when they have the same class, parameters of the same names, shapes and dtypes, the same
 scalar settings throughout, and the same entry in the config's ``layer_types``. Tracing then takes as long for 48
-layers as for one.
+layers as for one. Where anything speaks against it, the model is traced whole: that costs time and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 from transformers import PreTrainedModel
+
+from seqexport.exporter.attributes import attribute
 
 INDEX_NAMES = {"layer_idx", "layer_id", "layer_index"}
 BEGIN, END = 0, 1
@@ -29,6 +32,10 @@ def mark(x: Tensor, layer: int, edge: int) -> Tensor:
 @mark.register_fake
 def _(x: Tensor, layer: int, edge: int) -> Tensor:
     return torch.empty_like(x)
+
+
+class CannotRepeat(Exception):
+    """The layers cannot be strung together from copies; the model has to be traced whole."""
 
 
 @dataclass(frozen=True)
@@ -79,42 +86,85 @@ def _scalars(module: nn.Module) -> list[tuple[str, Any]]:
 
 @contextmanager
 def representatives_only(stack: LayerStack) -> Iterator[None]:
-    """Mark the edges of one layer of each kind, and let the others hand on what they are given."""
-    tuples: dict[int, bool] = {}
+    """Mark the edges of every layer, and let all but one of each kind hand on what they are given.
+
+    Raises:
+        CannotRepeat: a layer gives more than a hidden state, is given something else than its kind's first one, or was
+            not called.
+    """
+    calls: dict[int, LayerCall] = {}
     with ExitStack() as undo:
-        for index, layer in enumerate(stack.layers):
-            if index == stack.kinds[index]:
-                for handle in _mark_edges(layer, index, tuples):
+        for index, (layer, kind) in enumerate(zip(stack.layers, stack.kinds, strict=True)):
+            if index == kind:
+                for handle in _mark_edges(layer, index, calls):
                     undo.callback(handle.remove)
             else:
-                layer.forward = _hand_on(stack.kinds[index], tuples)
-                undo.callback(delattr, layer, "forward")
+                undo.enter_context(attribute(layer, "forward", _hand_on(index, kind, calls)))
         yield
+        if missing := set(range(len(stack.layers))) - calls.keys():
+            raise CannotRepeat(f"layer {min(missing)} is not called")
 
 
-def _mark_edges(layer: nn.Module, index: int, tuples: dict[int, bool]) -> list[torch.utils.hooks.RemovableHandle]:
-    """Mark what enters and leaves a layer, and note in ``tuples`` whether it returns a tuple."""
+@dataclass
+class LayerCall:
+    """What a layer was given: the hidden state at ``place``, and the ``rest``. What it gave: so many Nones after it."""
 
+    place: int | str
+    rest: tuple[Any, ...]
+    tuple_of: int | None = None
+    """Members of the tuple that it returned; None where it returned the hidden state alone."""
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerCall:
+        """The hidden state is the first floating-point tensor."""
+        given = {**dict(enumerate(args)), **kwargs}
+        for place, value in given.items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                rest = tree_flatten({key: value for key, value in given.items() if key != place})
+                return cls(place, rest)
+        raise CannotRepeat("a layer is given no hidden state")
+
+    def has_rest_of(self, other: LayerCall) -> bool:
+        """Whether all but the hidden state is the same: the same tensors, and equal values of other kinds."""
+        (ours, form), (theirs, expected) = self.rest, other.rest
+        return (self.place, form) == (other.place, expected) and all(map(_is_same, ours, theirs))
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and bool(a == b))
+
+
+def _mark_edges(layer: nn.Module, index: int, calls: dict[int, LayerCall]) -> list[torch.utils.hooks.RemovableHandle]:
     def before(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (mark(args[0], index, BEGIN), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": mark(kwargs["hidden_states"], index, BEGIN)}
+        call = calls[index] = LayerCall.of(args, kwargs)
+        if isinstance(call.place, str):
+            return args, {**kwargs, call.place: mark(kwargs[call.place], index, BEGIN)}
+        marked = mark(args[call.place], index, BEGIN)
+        return (*args[: call.place], marked, *args[call.place + 1 :]), kwargs
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        tuples[index] = isinstance(output, tuple)
-        if tuples[index]:
-            return (mark(output[0], index, END), *output[1:])
-        return mark(output, index, END)
+        if isinstance(output, Tensor):
+            return mark(output, index, END)
+        if type(output) is not tuple or not isinstance(output[0], Tensor) or any(x is not None for x in output[1:]):
+            raise CannotRepeat(f"layer {index} gives more than a hidden state")
+        calls[index].tuple_of = len(output)
+        return (mark(output[0], index, END), *output[1:])
 
     return [layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)]
 
 
-def _hand_on(kind: int, tuples: dict[int, bool]) -> Any:
+def _hand_on(index: int, kind: int, calls: dict[int, LayerCall]) -> Callable[..., Any]:
     """A layer's forward that gives what it is given, in the form of the layer ``kind``, which has run before."""
 
-    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (hidden_states,) if tuples[kind] else hidden_states
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        call = calls[index] = LayerCall.of(args, kwargs)
+        if kind not in calls or not call.has_rest_of(calls[kind]):
+            raise CannotRepeat(f"layer {index} is not given what layer {kind} is")
+        hidden = kwargs[call.place] if isinstance(call.place, str) else args[call.place]
+        handed = mark(mark(hidden, index, BEGIN), index, END)
+        members = calls[kind].tuple_of
+        return handed if members is None else (handed, *[None] * (members - 1))
 
     return forward

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from seqexport.exporter.layers import LayerStack, layer_stack, representatives_only
 from seqexport.exporter.passes.cancel_transposes import cancel_transposes
 from seqexport.exporter.passes.fold_parameters import fold_parameters
-from seqexport.exporter.passes.repeat_layers import CannotRepeat, repeat_layers
+from seqexport.exporter.passes.repeat_layers import repeat_layers
 from seqexport.exporter.passes.simplify import simplify
 from seqexport.exporter.patches import hooked
 from seqexport.exporter.states import GraphStates
@@ -27,6 +27,8 @@ from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN, OPS, VERSION, Op
 from seqexport.plugins.ops.op import TYPES
 from seqexport.runtimes.manifest import StateSpec
+
+logger = logging.getLogger(__name__)
 
 BATCH, SEQ, MAX_LEN = 2, 3, 7
 """Sizes of the example inputs: all different and above 1, or torch.export takes them for constants."""
@@ -76,10 +78,7 @@ def discover_states(model: PreTrainedModel) -> list[StateSpec]:
 
 def trace(model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, last_only: bool) -> ir.Model:
     """The model as ONNX: our ops as nodes of the domain ``seqexport``, weights still shared with the module."""
-    stack, graph = layer_stack(model), None
-    if stack is not None:
-        with contextlib.suppress(CannotRepeat):
-            graph = _trace_representatives(model, specs, stack, opset=opset, last_only=last_only)
+    graph = _trace_representatives(model, specs, opset=opset, last_only=last_only)
     if graph is None:
         graph = _trace(model, specs, opset=opset, last_only=last_only)
         _tidy(graph)
@@ -89,6 +88,18 @@ def trace(model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, las
 
 
 def _trace_representatives(
+    model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, last_only: bool
+) -> ir.Model | None:
+    """The graph out of one traced layer of each kind; None where that cannot be, whatever the reason."""
+    try:
+        stack = layer_stack(model)
+        return None if stack is None else _repeated(model, specs, stack, opset=opset, last_only=last_only)
+    except Exception as error:
+        logger.debug("%s is traced whole, not a layer of each kind: %s", type(model).__name__, error, exc_info=True)
+        return None
+
+
+def _repeated(
     model: PreTrainedModel, specs: Sequence[StateSpec], stack: LayerStack, *, opset: int, last_only: bool
 ) -> ir.Model:
     traced = [spec for spec in specs if spec.layer in stack.representatives]

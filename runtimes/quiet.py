@@ -12,11 +12,15 @@ from seqexport.plugins.errors import UserError
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No log line, warning or progress bar of torch, transformers or the hub's client reaches the user."""
+    """No log line, warning or progress bar of torch, transformers or the hub's client reaches the user.
+
+    Unless they asked for the debug log of ``seqexport``: then every log line does.
+    """
     before = logging.root.manager.disable
     with warnings.catch_warnings(), _no_progress_bars():
         warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
+        if not logging.getLogger("seqexport").isEnabledFor(logging.DEBUG):
+            logging.disable(logging.CRITICAL)
         try:
             yield
         finally:

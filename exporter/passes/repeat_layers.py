@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import TopologicalSortPass
 
-from seqexport.exporter.layers import BEGIN, END, LayerStack
+from seqexport.exporter.layers import BEGIN, END, CannotRepeat, LayerStack
+from seqexport.exporter.passes.matching import only_user
 from seqexport.plugins.ops import DOMAIN
 from seqexport.runtimes.manifest import StateSpec
 
@@ -31,19 +32,14 @@ class Region:
     own: dict[str, ir.Value]
 
 
-class CannotRepeat(Exception):
-    """The layers cannot be strung together from copies; the model has to be traced whole."""
-
-
 def repeat_layers(model: ir.Model, stack: LayerStack, specs: Sequence[StateSpec], parameter: Parameters) -> None:
     """``specs``: the states of every layer; ``parameter``: a parameter of the graph by its name, as a tensor.
 
     Raises:
-        CannotRepeat: the model computes something between its layers, or a layer has control flow.
+        CannotRepeat: the layers are no plain chain, something else reads what they compute, or one has control flow.
     """
     graph = model.graph
-    marks = {(n.attributes["layer"].as_int(), n.attributes["edge"].as_int()): n for n in graph if _is_mark(n)}
-    _check_adjacent(stack, marks)
+    marks = _marks(graph, stack)
     regions = {r: _region(graph, stack.name, r, marks, specs) for r in stack.representatives}
     hidden = _value(marks[0, BEGIN].inputs[0])
     strung = {}
@@ -53,12 +49,31 @@ def repeat_layers(model: ir.Model, stack: LayerStack, specs: Sequence[StateSpec]
             hidden = regions[kind].exit
         else:
             hidden = _copy(graph, regions[kind], stack.name, kind, layer, hidden, parameter)
-    strung[marks[stack.representatives[-1], END].outputs[0]] = hidden
+    strung[marks[len(stack.kinds) - 1, END].outputs[0]] = hidden
     for marked, value in strung.items():  # 3
         ir.convenience.replace_all_uses_with(marked, value)
     graph.remove([n for n in graph if _is_mark(n)], safe=False)
     _order_interface(graph, specs)
     TopologicalSortPass()(model)
+
+
+def _marks(graph: ir.Graph, stack: LayerStack) -> dict[tuple[int, int], ir.Node]:
+    """The mark of each layer's edge, where the layers are a plain chain: what leaves one enters the next, and it alone.
+
+    Raises:
+        CannotRepeat: they are not.
+    """
+    found: dict[tuple[int, int], ir.Node] = {}
+    for node in filter(_is_mark, graph):
+        edge = node.attributes["layer"].as_int(), node.attributes["edge"].as_int()
+        if edge in found:
+            raise CannotRepeat(f"layer {edge[0]} is called twice")
+        found[edge] = node
+    for layer in range(len(stack.layers) - 1):
+        left, entered = found.get((layer, END)), found.get((layer + 1, BEGIN))
+        if left is None or entered is None or only_user(left.outputs[0]) is not entered:
+            raise CannotRepeat(f"layer {layer + 1} does not take what layer {layer} gives, or others take it as well")
+    return found
 
 
 def _is_mark(node: ir.Node) -> bool:
@@ -68,12 +83,6 @@ def _is_mark(node: ir.Node) -> bool:
 def _value(value: ir.Value | None) -> ir.Value:
     assert value is not None
     return value
-
-
-def _check_adjacent(stack: LayerStack, marks: dict[tuple[int, int], ir.Node]) -> None:
-    for before, after in zip(stack.representatives, stack.representatives[1:], strict=False):
-        if marks[after, BEGIN].inputs[0] is not marks[before, END].outputs[0]:
-            raise CannotRepeat(f"something is computed between layers {before} and {after}")
 
 
 def _region(
@@ -95,7 +104,14 @@ def _region(
         if node in ancestors and any(value in dependent for value in node.inputs if value is not None):
             nodes.append(node)
             dependent.update(node.outputs)
+    _check_closed(layer, nodes, marks[layer, END])
     return Region(entry, exit_, nodes, owned)
+
+
+def _check_closed(layer: int, nodes: list[ir.Node], end: ir.Node) -> None:
+    inside = {*nodes, end}
+    if any(use.node not in inside for node in nodes for value in node.outputs for use in value.uses()):
+        raise CannotRepeat(f"what layer {layer} computes is read elsewhere")
 
 
 def _layer_name(stack: str, layer: int) -> str:
