@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from onnx.defs import OpSchema
+from onnxscript import values as onnxscript_values
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 from transformers import PreTrainedModel
 
 from seqexport.exporter.attributes import attribute
+from seqexport.plugins.ops.op import DOMAIN, TYPES, VERSION
 
 INDEX_NAMES = {"layer_idx", "layer_id", "layer_index"}
 BEGIN, END = 0, 1
@@ -32,6 +35,24 @@ def mark(x: Tensor, layer: int, edge: int) -> Tensor:
 @mark.register_fake
 def _(x: Tensor, layer: int, edge: int) -> Tensor:
     return torch.empty_like(x)
+
+
+MARK = torch.ops.seqexport.mark.default
+
+
+def translate_mark(x: Any, layer: int, edge: int) -> Any:
+    """The ONNX node for a call of ``mark``."""
+    identity = OpSchema(
+        "Mark",
+        DOMAIN,
+        VERSION,
+        inputs=[OpSchema.FormalParameter("x", "T")],
+        outputs=[OpSchema.FormalParameter("y", "T")],
+        type_constraints=[("T", TYPES["T"], "")],
+        attributes=[OpSchema.Attribute(n, OpSchema.AttrType.INT, required=True) for n in ("layer", "edge")],
+    )
+    node = onnxscript_values.Op(onnxscript_values.Opset(DOMAIN, VERSION), "Mark", identity)
+    return node(x, layer=layer, edge=edge)
 
 
 class CannotRepeat(Exception):
@@ -117,7 +138,8 @@ class LayerCall:
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerCall:
         """The hidden state is the first floating-point tensor."""
-        given = {**dict(enumerate(args)), **kwargs}
+        given: dict[int | str, Any] = dict(enumerate(args))
+        given.update(kwargs.items())
         for place, value in given.items():
             if isinstance(value, Tensor) and value.is_floating_point():
                 rest = tree_flatten({key: value for key, value in given.items() if key != place})

@@ -12,25 +12,13 @@ from types import FunctionType
 from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
+from seqexport.exporter.patches import missing_ops
 from seqexport.exporter.patches.rotary import switch_length, switching
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import Family, StateSpec
 
 CAPACITY_WITHOUT_LIMIT = 4096
 """Default size of a cache whose model states no limit."""
-
-MISSING_OPS = {
-    "mamba2_chunk_scan": "SsdScan (Mamba-2)",
-    "mamba_chunk_scan_combined": "SsdScan (Mamba-2)",
-    "mamba2_split_conv1d_scan_combined": "SsdScan (Mamba-2)",
-    "torch_chunk_gated_delta_rule": "GatedDeltaRule",
-    "chunk_gated_delta_rule": "GatedDeltaRule",
-    "chunk_kimi_delta_attention": "KimiDeltaAttention",
-    "rwkv_linear_attention": "RwkvLinearAttention",
-    "_rnn_scan": "RgLru (Griffin's recurrence)",
-    "mlstm_backend": "MLstm (xLSTM)",
-}
-"""Kernels that a model's layers call by these names, and the op that would do their work."""
 
 POSITION_TABLES = {"wpe", "embed_positions", "position_embeddings", "position_embedding"}
 
@@ -71,9 +59,9 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "_is_expert_parallel") or type(module).__name__.endswith("Experts"):
             raise UserError(f"{name} has a mixture of experts ({type(module).__name__}); this is not supported")
-        missing = _called_names(type(module)) & MISSING_OPS.keys()
+        missing = _called_names(type(module)) & missing_ops().keys()
         if missing:
-            raise UserError(f"{name} needs the op {MISSING_OPS[min(missing)]}, which this version does not have")
+            raise UserError(f"{name} needs the op {missing_ops()[min(missing)]}, which this version does not have")
         if _is_own_attention(module):
             raise UserError(
                 f"{name} computes attention itself in {type(module).__name__}, not through transformers' "
@@ -95,8 +83,8 @@ def _is_own_attention(module: nn.Module) -> bool:
 
 
 @contextmanager
-def explained(model: PreTrainedModel) -> Iterator[None]:
-    """Errors from deep inside tracing become one line that names the architecture.
+def explained(model: nn.Module) -> Iterator[None]:
+    """Errors from deep inside tracing become one line that names the model's class.
 
     Raises:
         UserError: in place of any other exception, which is its cause.
@@ -105,7 +93,7 @@ def explained(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = next((cause for cause in _causes(error) if isinstance(cause, UserError)), None)
+        told = next((cause for cause in causes(error) if isinstance(cause, UserError)), None)
         if told is None:
             raise UserError(
                 f"{name} cannot be exported: {_place(error)} does what the exporter does not know"
@@ -117,7 +105,8 @@ def explained(model: PreTrainedModel) -> Iterator[None]:
         raise UserError(str(told)) from error
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what caused it, what caused that."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -126,7 +115,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _place(error: BaseException) -> str:
     """The model's own line that could not be traced, as far as the errors say."""
-    frames = [frame for cause in _causes(error) for frame in traceback.extract_tb(cause.__traceback__)]
+    frames = [frame for cause in causes(error) for frame in traceback.extract_tb(cause.__traceback__)]
     modeling = [frame for frame in frames if Path(frame.filename).name.startswith("modeling_")]
     if not modeling:
         return "one of its layers"

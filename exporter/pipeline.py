@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import msgspec
 import onnx_ir as ir
@@ -20,6 +19,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from seqexport.exporter import models, notes
+from seqexport.exporter.causal_lm import discover_states, trace
+from seqexport.exporter.interface import axes_of
 from seqexport.exporter.original import Original, load
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.divide_by_roots import divide_by_roots
@@ -35,7 +36,6 @@ from seqexport.exporter.passes.reduce_angles import reduce_angles
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
 from seqexport.exporter.passes.unflatten_products import unflatten_products
 from seqexport.exporter.tokenizer import TOKENIZER, Made, make_tokenizer
-from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import sha256, whole_folder
 from seqexport.plugins.ops import DOMAIN
@@ -49,7 +49,7 @@ from seqexport.runtimes.bundle import (
 from seqexport.runtimes.comparison.reference import record, write_reference
 from seqexport.runtimes.manifest import (
     FORMAT_VERSION,
-    Axis,
+    LanguageModel,
     Logits,
     Manifest,
     Role,
@@ -214,9 +214,11 @@ def _manifest(
         architecture=model.config.model_type,
         family=family,
         dtype=dtype_name(model.dtype),
-        vocab_size=model.get_output_embeddings().weight.shape[0],
-        eos_token_ids=models.eos_token_ids(model),
-        logits=options.logits,
+        language_model=LanguageModel(
+            vocab_size=model.get_output_embeddings().weight.shape[0],
+            eos_token_ids=models.eos_token_ids(model),
+            logits=options.logits,
+        ),
         target=options.target,
         opset=graph.graph.opset_imports[""],
         capacity=None if family == "mamba" else capacity,
@@ -258,11 +260,10 @@ ROLES: dict[str, Role] = {
 
 
 def _tensor_spec(value: ir.Value) -> TensorSpec:
-    assert value.name and value.shape is not None and value.dtype is not None
-    shape = tuple(axis if isinstance(axis, int) else cast(Axis, axis.value) for axis in value.shape)
+    assert value.name and value.dtype is not None
     state_role: Role = "past" if value.name.startswith("past") else "present"
     return TensorSpec(
-        name=value.name, dtype=str(value.dtype.numpy()), shape=shape, role=ROLES.get(value.name, state_role)
+        name=value.name, dtype=str(value.dtype.numpy()), shape=axes_of(value), role=ROLES.get(value.name, state_role)
     )
 
 

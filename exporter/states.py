@@ -1,11 +1,13 @@
-"""Explicit states behind the interface of transformers' ``Cache``.
+"""The states of a traced call: what its kernels read is an input of the graph, what they write is an output.
 
-The mixers and attention layers of a model believe they talk to a cache; what they reach is the graph's state inputs,
-and what they store becomes the graph's state outputs.
+A kernel's patch (``exporter/patches``) asks ``GraphStates`` for the state before the call and gives it the state after:
+``past`` and ``store``. A transformers model is handed the same object as its cache, because that is where its mixers
+and attention layers say which layer they are in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,40 +15,67 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.manifest import StateAxis, StateKind, StateSpec, dtype_name
+from seqexport.runtimes.manifest import Axis, StateKind, StateSpec, dtype_name
 
 Key = tuple[int, StateKind]
 
 
 class GraphStates(Cache):
-    """The states of one traced call.
+    """The states of one call.
 
-    ``begin`` hands it the inputs of the call; hooks fetch ``past`` tensors and store ``present`` ones. While
-    ``specs`` is still being discovered, a past that nobody gave is made up of zeros and its layout recorded.
+    Args:
+        specs: the states that there are; None: they are found in the first call, whose states before it are zeros.
+
+    Attributes:
+        specs: by layer and kind, in the order of the graph's inputs.
+        layer: the layer whose mixer runs now; -1 before any has said so.
+        seq_lens: int32[B], valid tokens of each row in this call; None: all of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, specs: Iterable[StateSpec] | None = None) -> None:
         super().__init__(layers=[])
-        self.specs: dict[Key, StateSpec] = {}
-        self._discovering = True
+        self._discovering = specs is None
+        self.specs: dict[Key, StateSpec] = {(spec.layer, spec.kind): spec for spec in specs or ()}
         self._past: dict[Key, Tensor] = {}
         self._present: dict[Key, Tensor] = {}
         self._kept: set[Key] = set()
         self._new_keys: int | None = None
         self.layer = -1
-        self.seq_lens: Tensor
-        self.past_lens: Tensor
+        self.seq_lens: Tensor | None = None
+        self._past_lens: Tensor | None = None
 
-    def begin(self, seq_lens: Tensor, past_lens: Tensor, past: dict[Key, Tensor] | None = None) -> None:
-        """Start a call: int32[B] lengths, and every state that ``specs`` lists (None: discover them)."""
-        self.seq_lens, self.past_lens = seq_lens, past_lens
-        self._discovering = past is None
-        self._past, self._present, self._kept, self._new_keys = past or {}, {}, set(), None
+    def begin(self, past: Iterable[Tensor] = ()) -> None:
+        """Start a call with the states before it, in the order of ``specs``."""
+        self._past = {} if self._discovering else dict(zip(self.specs, past, strict=True))
+        self._present, self._kept, self._new_keys = {}, set(), None
 
-    def past(
-        self, layer: int, kind: StateKind, shape: tuple[StateAxis, ...], like: Tensor, dtype: torch.dtype
-    ) -> Tensor:
-        """A state's value before this call; ``shape`` has the axes ``batch`` and ``max_len`` by name."""
+    def set_lengths(self, seq_lens: Tensor, past_lens: Tensor) -> None:
+        """Say how many tokens of each row are valid in this call, and how many came before it: int32[B] each."""
+        self.seq_lens, self._past_lens = seq_lens, past_lens
+
+    @property
+    def past_lens(self) -> Tensor:
+        """int32[B], tokens of each row before this call.
+
+        Raises:
+            UserError: nobody has said.
+        """
+        if self._past_lens is None:
+            raise UserError("it attends to a cache, and nothing says how many tokens the cache holds")
+        return self._past_lens
+
+    def past(self, layer: int, kind: StateKind, shape: tuple[Axis, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
+        """A state before this call.
+
+        Args:
+            layer, kind: which one.
+            shape: its axes; ``batch`` and ``max_len`` (the capacity of a cache) by name.
+            like: [B,L,...], of the same device and batch.
+            dtype: of the state.
+
+        Raises:
+            UserError: it is read for the second time in a call.
+        """
         if self._discovering:
             if (layer, kind) in self.specs:
                 raise UserError(f"layer {layer} reads its {kind} twice in one call; this is not supported")
@@ -57,26 +86,34 @@ class GraphStates(Cache):
         return self._past[layer, kind]
 
     def store(self, layer: int, kind: StateKind, value: Tensor) -> None:
-        """A state's value after this call."""
+        """A state after this call.
+
+        Raises:
+            UserError: it is stored for the second time in a call.
+        """
         if (layer, kind) in self._present:
             raise UserError(f"layer {layer} updates its {kind} twice in one call; this is not supported")
         self._present[layer, kind] = value
 
     @property
     def present(self) -> list[Tensor]:
-        """The states after the call, in the order of ``specs``."""
+        """The states after the call, in the order of ``specs``.
+
+        Raises:
+            UserError: one was read and not stored.
+        """
         missing = [spec.past_name for key, spec in self.specs.items() if key not in self._present]
         if missing:
             raise UserError(f"it reads the state {missing[0]} and never updates it; this is not supported")
         return [self._present[key] for key in self.specs]
 
     def take_new_keys(self) -> int | None:
-        """The layer that has just given its keys and values to the cache; each gift is taken once."""
+        """The layer whose keys and values were handed to the cache (``update``) since this was last asked, if any."""
         layer, self._new_keys = self._new_keys, None
         return layer
 
     def check_discovered(self) -> None:
-        """Refuse a model that keeps in its cache what none of our ops computes, or in another shape.
+        """Refuse a model that keeps in its cache what none of our ops computes, or gives it another shape in a call.
 
         Raises:
             UserError: naming the layer and what it keeps.
@@ -86,10 +123,8 @@ class GraphStates(Cache):
         for (layer, kind), past in self._past.items():
             if self._present[layer, kind].shape != past.shape:
                 raise UserError(f"layer {layer} gives its {kind} in another shape; this is not supported")
-        if not self.specs:
-            raise UserError("it keeps no states in its cache that the exporter knows")
 
-    # transformers' Cache interface, as the models call it
+    # What transformers' models call of their cache. It says that it is empty: our ops see the past by themselves.
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any

@@ -1,193 +1,250 @@
-"""Traces a transformers model into an ONNX graph of our ops, with its states as inputs and outputs."""
+"""Traces any module into an ONNX graph: our ops as nodes, dynamic axes by name, states as inputs and outputs.
+
+Nothing here knows what a language model is; ``exporter/causal_lm.py`` feeds it one.
+"""
 
 from __future__ import annotations
 
-import inspect
-import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnx.defs import OpSchema
 from onnxscript import values as onnxscript_values
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import PreTrainedModel
 
-from seqexport.exporter.layers import LayerStack, layer_stack, representatives_only
+from seqexport.exporter.interface import DynamicAxes, Inputs, explicit_state, named_axes, named_outputs
+from seqexport.exporter.models import explained
 from seqexport.exporter.passes.cancel_transposes import cancel_transposes
 from seqexport.exporter.passes.fold_parameters import fold_parameters
-from seqexport.exporter.passes.repeat_layers import repeat_layers
+from seqexport.exporter.passes.share_sizes import share_sizes
 from seqexport.exporter.passes.simplify import simplify
-from seqexport.exporter.patches import hooked
+from seqexport.exporter.patches import patched
 from seqexport.exporter.states import GraphStates
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN, OPS, VERSION, Op
-from seqexport.plugins.ops.op import TYPES
 from seqexport.runtimes.manifest import StateSpec
 
-logger = logging.getLogger(__name__)
+DEFAULT_OPSET = 20
+CAPACITY = 7
+"""The example size of ``max_len``."""
 
-BATCH, SEQ, MAX_LEN = 2, 3, 7
-"""Sizes of the example inputs: all different and above 1, or torch.export takes them for constants."""
-
-
-class Step(nn.Module):
-    """One call of the model with every state explicit: prefill, a chunk of it, or decode."""
-
-    def __init__(self, model: PreTrainedModel, states: GraphStates) -> None:
-        super().__init__()
-        self.model, self.states = model, states
-        parameters = inspect.signature(model.forward).parameters
-        self.cache_argument = "cache_params" if "cache_params" in parameters else "past_key_values"
-        self.takes_positions = "position_ids" in parameters
-
-    def forward(self, input_ids: Tensor, seq_lens: Tensor, past_lens: Tensor, past: list[Tensor]) -> list[Tensor]:
-        keys = self.states.specs
-        self.states.begin(seq_lens, past_lens, dict(zip(keys, past, strict=True)) if past else None)
-        arguments: dict[str, Any] = {self.cache_argument: self.states, "use_cache": True}
-        if self.takes_positions:
-            arguments["position_ids"] = positions(input_ids, seq_lens, past_lens)
-        logits = self.model(input_ids=input_ids, return_dict=True, **arguments).logits
-        return [logits.float(), *self.states.present]
+Translations = Mapping[Any, Callable[..., Any]]
 
 
-def positions(input_ids: Tensor, seq_lens: Tensor, past_lens: Tensor) -> Tensor:
-    """int64[B,L]: each token's index in its row; padded tokens repeat the last valid one's, to stay in range."""
-    first = past_lens.long()[:, None]
-    last = (first + seq_lens.long()[:, None] - 1).clamp(min=0)
-    return torch.minimum(first + torch.arange(input_ids.shape[1]), last)
+@dataclass(frozen=True)
+class Traced:
+    """A module as a graph.
+
+    Attributes:
+        graph: its inputs and outputs have the module's names, and the states' come last. Weights are still shared with
+            the module, under its names for them.
+        states: what the graph carries from call to call.
+    """
+
+    graph: ir.Model
+    states: tuple[StateSpec, ...]
 
 
-def discover_states(model: PreTrainedModel) -> list[StateSpec]:
-    """Which states the model keeps, found by running it on fake tensors with nothing in its cache."""
+def trace_module(
+    module: nn.Module,
+    inputs: Inputs,
+    dynamic_axes: DynamicAxes | None = None,
+    states: Mapping[str, str] | None = None,
+    *,
+    opset: int = DEFAULT_OPSET,
+    translations: Translations | None = None,
+) -> Traced:
+    """Trace a module, in evaluation mode; afterwards it is as it was.
+
+    Kernels that the module calls by a name that ``exporter/patches`` knows are replaced by our ops, and the states that
+    those keep become inputs ``past_key_values.<layer>.<kind>`` and outputs ``present.<layer>.<kind>``. Calls of
+    ``torch.ops.seqexport.<op>`` become nodes as they are.
+
+    Args:
+        module: any module that ``torch.export`` can follow.
+        inputs: an example of each tensor that ``module.forward`` is given, by keyword. Values do not matter; sizes of
+            dynamic axes are to be 2 or more, or PyTorch takes them for constants.
+        dynamic_axes: for each input that has some, the index of an axis (negative: from the end) and its name. Axes of
+            one name are of one size in every call, and in the examples. All other axes are as the examples have them.
+            Kernels that keep states by themselves need an axis ``batch``.
+        states: explicit states: the input that holds a state before a call, and the output that holds it after. Both
+            have one dtype and shape.
+        opset: ONNX opset of the graph.
+        translations: for torch ops of your own, what makes ONNX nodes of a call (``torch.onnx.export``'s
+            ``custom_translation_table``).
+
+    Returns:
+        The graph and its states. Outputs are named as the module names them: by the keys of a dictionary, the fields of
+        a dataclass or named tuple, ``output_0``, ``output_1``, ... in a tuple, ``output`` for a single tensor; members
+        of members have their names joined by a dot, and None is left out. An input that nothing reads is left out.
+
+    Raises:
+        UserError: inputs, axes or states do not fit the module or each other, or it cannot be traced.
+    """
+    axes = named_axes(module, inputs, dynamic_axes or {})
+    with explained(module):
+        found = discover_states(module, inputs)
+        graph = capture(module, inputs, axes, GraphStates(found), opset=opset, translations=translations)
+        _check_axes(graph.graph, axes)
+        finish(graph)
+    explicit = [explicit_state(graph.graph, past, present) for past, present in (states or {}).items()]
+    return Traced(graph, (*explicit, *found))
+
+
+def discover_states(module: nn.Module, inputs: Inputs) -> list[StateSpec]:
+    """The states that a module's kernels keep by themselves, found by a run on tensors without values.
+
+    Raises:
+        UserError: it keeps what none of our ops computes.
+    """
     states = GraphStates()
-    with hooked(model, states, last_only=False), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        ids = torch.zeros(BATCH, SEQ, dtype=torch.int64)
-        lens = torch.full((BATCH,), SEQ, dtype=torch.int32)
-        step = Step(model, states)
-        step(ids, lens, torch.zeros_like(lens), [])
+    run_on_fakes(module, inputs, states)
     states.check_discovered()
-    specs = list(states.specs.values())
-    if any(spec.grows for spec in specs) and not step.takes_positions:
-        raise UserError(f"{type(model).__name__} attends and takes no position_ids; this is not supported")
-    return specs
+    return list(states.specs.values())
 
 
-def trace(model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, last_only: bool) -> ir.Model:
-    """The model as ONNX: our ops as nodes of the domain ``seqexport``, weights still shared with the module."""
-    graph = _trace_representatives(model, specs, opset=opset, last_only=last_only)
-    if graph is None:
-        graph = _trace(model, specs, opset=opset, last_only=last_only)
-        _tidy(graph)
-    fold_parameters(graph)
-    _drop_unused_inputs(graph.graph)
-    return graph
+def run_on_fakes(module: nn.Module, inputs: Inputs, states: GraphStates, past: Sequence[Tensor] = ()) -> None:
+    """Run a module on tensors that have shapes and no values, which takes next to no time."""
+    with _evaluating(module), patched(module, states), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        tensors = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (*inputs.values(), *past)]
+        _Call(module, inputs, states, lambda names: None)(*tensors)
 
 
-def _trace_representatives(
-    model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, last_only: bool
-) -> ir.Model | None:
-    """The graph out of one traced layer of each kind; None where that cannot be, whatever the reason."""
-    try:
-        stack = layer_stack(model)
-        return None if stack is None else _repeated(model, specs, stack, opset=opset, last_only=last_only)
-    except Exception as error:
-        logger.debug("%s is traced whole, not a layer of each kind: %s", type(model).__name__, error, exc_info=True)
-        return None
-
-
-def _repeated(
-    model: PreTrainedModel, specs: Sequence[StateSpec], stack: LayerStack, *, opset: int, last_only: bool
+def capture(
+    module: nn.Module,
+    inputs: Inputs,
+    axes: DynamicAxes,
+    states: GraphStates,
+    *,
+    opset: int,
+    translations: Translations | None = None,
 ) -> ir.Model:
-    traced = [spec for spec in specs if spec.layer in stack.representatives]
-    with representatives_only(stack):
-        graph = _trace(model, traced, opset=opset, last_only=last_only)
-    _tidy(graph)
-    tensors = {f"model.{name}": tensor for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    """The graph of a module, tidied, with every parameter as the module has it; ``finish`` does the rest.
 
-    def parameter(name: str) -> ir.TensorProtocol:
-        return ir.tensor_adapters.TorchTensor(tensors[name].detach(), name=name)
-
-    repeat_layers(graph, stack, specs, parameter)
-    return graph
-
-
-def _drop_unused_inputs(graph: ir.Graph) -> None:
-    used = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
-    graph.inputs.clear()
-    graph.inputs.extend(used)
-
-
-def _tidy(graph: ir.Model) -> None:
-    simplify(graph)
-    cancel_transposes(graph)
-
-
-def _trace(model: PreTrainedModel, specs: Sequence[StateSpec], *, opset: int, last_only: bool) -> ir.Model:
-    states = GraphStates()
-    states.specs = {(spec.layer, spec.kind): spec for spec in specs}
-    sizes = {"batch": BATCH, "max_len": MAX_LEN}
+    The arguments are those of ``trace_module``, no axis counted from the end; ``states`` is what its kernels keep.
+    """
+    specs, told = list(states.specs.values()), list[list[str]]()
+    sizes = {"max_len": CAPACITY} | {axis: inputs[name].shape[i] for name in axes for i, axis in axes[name].items()}
     past = [_example(spec, sizes) for spec in specs]
-    lens = torch.full((BATCH,), SEQ, dtype=torch.int32)
-    inputs = (torch.zeros(BATCH, SEQ, dtype=torch.int64), lens, torch.zeros_like(lens), past)
-    with hooked(model, states, last_only=last_only), torch.no_grad(), warnings.catch_warnings():
+    names = [*inputs, *(spec.past_name for spec in specs)]
+    with _evaluating(module), patched(module, states), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            Step(model, states).eval(),
-            inputs,
+            _Call(module, inputs, states, told.append),
+            (*inputs.values(), *past),
             dynamo=True,
             verbose=False,
             optimize=False,
             opset_version=opset,
-            input_names=["input_ids", "seq_lens", "past_lens", *(spec.past_name for spec in specs)],
-            output_names=["logits", *(spec.present_name for spec in specs)],
-            dynamic_shapes=_dynamic_shapes(specs),
+            input_names=names,
+            dynamic_shapes=_dynamic_shapes(inputs, axes, specs),
             custom_translation_table={
-                **{_torch_op(op): _translation(op) for op in OPS.values()},
-                MARK: _translate_mark,
+                **{getattr(torch.ops.seqexport, op.stem).default: _translation(op) for op in OPS.values()},
+                **(translations or {}),
             },
         )
     assert program is not None
-    return program.model
+    graph: ir.Model = program.model
+    _name_outputs(graph.graph, told[-1])
+    share_sizes(graph)
+    simplify(graph)
+    cancel_transposes(graph)
+    for value, name in zip(graph.graph.inputs, names, strict=True):
+        value.name = name
+    _name_outputs(graph.graph, told[-1])
+    _name_parameters(graph.graph)
+    return graph
 
 
-def _example(spec: StateSpec, sizes: dict[str, int]) -> Tensor:
+def finish(graph: ir.Model) -> None:
+    """Fold what is computed from parameters alone, and drop inputs that nothing reads."""
+    fold_parameters(graph)
+    used = [value for value in graph.graph.inputs if value.uses() or value.is_graph_output()]
+    graph.graph.inputs.clear()
+    graph.graph.inputs.extend(used)
+
+
+PARAMETER_PREFIX = "module."
+"""What ``_Call`` puts before the module's own names of its parameters."""
+
+
+class _Call(nn.Module):
+    """A module that is given its ``inputs`` and then its states in order; ``told`` is told the names of its outputs."""
+
+    def __init__(
+        self, module: nn.Module, inputs: Iterable[str], states: GraphStates, told: Callable[[list[str]], object]
+    ) -> None:
+        super().__init__()
+        self.module, self.inputs, self.states, self.told = module, tuple(inputs), states, told
+        self.training = module.training
+
+    def forward(self, *tensors: Tensor) -> list[Tensor]:
+        self.states.begin(tensors[len(self.inputs) :])
+        outputs = dict(named_outputs(self.module(**dict(zip(self.inputs, tensors, strict=False)))))
+        self.told([*outputs, *(spec.present_name for spec in self.states.specs.values())])
+        return [*outputs.values(), *self.states.present]
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, was in training:
+            each.training = was
+
+
+def _example(spec: StateSpec, sizes: Mapping[str, int]) -> Tensor:
+    unknown = [axis for axis in spec.shape if isinstance(axis, str) and axis not in sizes]
+    if unknown:
+        raise UserError(f"it keeps states along an axis {unknown[0]}, and no dynamic axis of the inputs has this name")
     shape = [sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape]
     return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
 
 
-def _dynamic_shapes(specs: Sequence[StateSpec]) -> tuple[Any, ...]:
-    named = {name: torch.export.Dim(name) for name in ("batch", "seq", "max_len")}
-    lens = {0: named["batch"]}
-    past = [{i: named[axis] for i, axis in enumerate(spec.shape) if isinstance(axis, str)} for spec in specs]
-    return ({0: named["batch"], 1: named["seq"]}, lens, lens, past)
+def _dynamic_shapes(inputs: Inputs, axes: DynamicAxes, states: Sequence[StateSpec]) -> tuple[Any, ...]:
+    dims: dict[str, Any] = {}
+
+    def dim(axis: str) -> Any:
+        return dims.setdefault(axis, torch.export.Dim(axis))
+
+    given = [{index: dim(axis) for index, axis in axes.get(name, {}).items()} for name in inputs]
+    past = [{index: dim(axis) for index, axis in enumerate(spec.shape) if isinstance(axis, str)} for spec in states]
+    return ((*given, *past),)
 
 
-MARK = torch.ops.seqexport.mark.default
+def _name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+    taken = {str(value.name) for value in graph.inputs} & set(names)
+    if taken:
+        raise UserError(f"its output {min(taken)} has the name of an input")
+    for value, name in zip(graph.outputs, names, strict=True):
+        if not value.is_graph_input():  # until ``simplify`` has put a node between
+            value.name = name
 
 
-def _translate_mark(x: Any, layer: int, edge: int) -> Any:
-    identity = OpSchema(
-        "Mark",
-        DOMAIN,
-        VERSION,
-        inputs=[OpSchema.FormalParameter("x", "T")],
-        outputs=[OpSchema.FormalParameter("y", "T")],
-        type_constraints=[("T", TYPES["T"], "")],
-        attributes=[OpSchema.Attribute(n, OpSchema.AttrType.INT, required=True) for n in ("layer", "edge")],
-    )
-    node = onnxscript_values.Op(onnxscript_values.Opset(DOMAIN, VERSION), "Mark", identity)
-    return node(x, layer=layer, edge=edge)
+def _name_parameters(graph: ir.Graph) -> None:
+    for value in list(graph.initializers.values()):
+        name = value.name or ""
+        if name.startswith(PARAMETER_PREFIX):
+            value.name = name.removeprefix(PARAMETER_PREFIX)
 
 
-def _torch_op(op: Op) -> Any:
-    return getattr(torch.ops.seqexport, op.stem).default
+def _check_axes(graph: ir.Graph, axes: DynamicAxes) -> None:
+    """PyTorch makes a constant of an axis that the module computes with as one, and says nothing."""
+    for value in graph.inputs:
+        for index, axis in axes.get(value.name or "", {}).items():
+            if value.shape is None or isinstance(value.shape[index], int):
+                raise UserError(f"axis {index} ({axis}) of {value.name} has one size only: leave it out of the axes")
 
 
-def _translation(op: Op) -> Any:
+def _translation(op: Op) -> Callable[..., Any]:
     """The ONNX node for a call of ``torch.ops.seqexport.<stem>``: tensors as inputs, the rest as attributes."""
     node = onnxscript_values.Op(onnxscript_values.Opset(DOMAIN, VERSION), op.name, op.onnx_schema)
     n = len(op.inputs)

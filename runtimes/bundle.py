@@ -20,7 +20,7 @@ from seqexport.plugins.files import sha256
 from seqexport.runtimes import external_data
 from seqexport.runtimes.encoding import readable
 from seqexport.runtimes.links import is_inside
-from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest
+from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest, format_version, parse_manifest
 from seqexport.runtimes.output import as_json
 
 MANIFEST = "seqexport.json"
@@ -29,6 +29,7 @@ MEMORY = "memory:"
 
 MODEL = "model.onnx"
 REFERENCE = "reference.safetensors"
+READ_VERSIONS = range(1, FORMAT_VERSION + 1)
 
 
 class BundleError(UserError):
@@ -89,20 +90,16 @@ def _read_manifest(folder: Path) -> Manifest:
             "make one with: seqexport onnx --model CHECKPOINT -o FOLDER"
         ) from error
     try:
-        version = msgspec.json.decode(data, type=_Version).format_version
-        if version != FORMAT_VERSION:
+        version = format_version(data)
+        if version not in READ_VERSIONS:
             raise BundleError(
-                f"{file}: format version {version}, this seqexport reads {FORMAT_VERSION}; "
+                f"{file}: format version {version}, this seqexport reads {READ_VERSIONS.start} to {FORMAT_VERSION}; "
                 + ("upgrade seqexport" if version > FORMAT_VERSION else "export the model again")
             )
-        return msgspec.json.decode(data, type=Manifest)
+        return parse_manifest(data)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise BundleError(f"{file} is damaged: {reason}; export the model again") from error
-
-
-class _Version(msgspec.Struct):
-    format_version: int
 
 
 def _check_file(folder: Path, name: str, expected: str) -> None:

@@ -7,19 +7,20 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-FORMAT_VERSION = 1
+from seqexport.plugins.errors import UserError
+
+FORMAT_VERSION = 2
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
-Axis = Count | Literal["batch", "seq", "max_len"]
-"""A size, or the name of one that a call chooses."""
-
-StateAxis = Count | Literal["batch", "max_len"]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Axis = Count | Name
+"""A size, or the name of one that a call chooses. In the graphs of language models: batch, seq and max_len."""
 
 DType = Literal["float32", "float16", "bfloat16"]
 Family = Literal["mamba", "transformer", "hybrid"]
-StateKind = Literal["key", "value", "conv_state", "recurrent_state"]
+StateKind = Literal["key", "value", "conv_state", "recurrent_state", "state"]
 Logits = Literal["last", "all"]
-Role = Literal["tokens", "lengths", "past", "logits", "present"]
+Role = Literal["tokens", "lengths", "input", "past", "logits", "output", "present"]
 Target = Literal["portable", "ort", "tensorrt"]
 
 
@@ -27,28 +28,33 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of ``seqexport.json``."""
 
 
-class StateSpec(Record, frozen=True):
-    """One state of one layer.
+class StateSpec(Record, frozen=True, omit_defaults=True):
+    """One state: what a call reads as one input and leaves as one output of the same shape.
 
     Attributes:
-        layer: the layer's index in the model.
-        kind: ``key``, ``value``, ``conv_state`` or ``recurrent_state``.
+        layer: the layer's index in the model; 0 where it belongs to none.
+        kind: ``key``, ``value``, ``conv_state`` or ``recurrent_state``; ``state`` for any other.
         shape: its axes; ``max_len`` is the capacity of a key/value cache.
         dtype: of its elements.
+        past, present: the graph's input and output, where they are not named after layer and kind.
     """
 
     layer: Count
-    kind: StateKind = msgspec.field(name="leaf")
-    shape: tuple[StateAxis, ...]
+    kind: StateKind
+    shape: tuple[Axis, ...]
     dtype: DType
+    past: Name | None = None
+    present: Name | None = None
 
     @property
     def past_name(self) -> str:
-        return f"past_key_values.{self.layer}.{self.kind}"
+        """The graph's input that holds it before a call."""
+        return self.past or f"past_key_values.{self.layer}.{self.kind}"
 
     @property
     def present_name(self) -> str:
-        return f"present.{self.layer}.{self.kind}"
+        """The graph's output that holds it after a call."""
+        return self.present or f"present.{self.layer}.{self.kind}"
 
     @property
     def grows(self) -> bool:
@@ -56,8 +62,15 @@ class StateSpec(Record, frozen=True):
         return "max_len" in self.shape
 
     def sizes(self, batch: int, capacity: int) -> tuple[int, ...]:
-        """The shape for a batch and a capacity of the cache."""
+        """The shape for a batch and a capacity of the cache.
+
+        Raises:
+            UserError: it has another axis whose size a call chooses.
+        """
         named = {"batch": batch, "max_len": capacity}
+        unknown = [axis for axis in self.shape if isinstance(axis, str) and axis not in named]
+        if unknown:
+            raise UserError(f"state {self.past_name}: nothing says how large its axis {unknown[0]} is")
         return tuple(named[axis] if isinstance(axis, str) else axis for axis in self.shape)
 
 
@@ -86,33 +99,40 @@ class Source(Record, frozen=True, omit_defaults=True):
     clamped: tuple[str, ...] = ()
 
 
+class LanguageModel(Record, frozen=True):
+    """What makes the graph of a bundle a language model: tokens in, logits out.
+
+    Attributes:
+        vocab_size: token ids are below it.
+        eos_token_ids: any of them ends a generated text.
+        logits: of each sequence's last valid token, or of every token.
+    """
+
+    vocab_size: Count
+    eos_token_ids: tuple[Count, ...]
+    logits: Logits
+
+
 class Manifest(Record, frozen=True, omit_defaults=True):
     """``seqexport.json``.
 
     Attributes:
-        architecture: transformers' ``model_type``.
-        family: what its layers keep: states (mamba), caches (transformer), both (hybrid).
+        architecture: transformers' ``model_type``, or the class of another module.
         dtype: of weights and activations.
-        vocab_size: token ids are below it.
-        eos_token_ids: any of them ends a generated text.
-        logits: of each sequence's last valid token, or of every token.
-        capacity: the most tokens that a row may ever hold; None where no state grows.
         caches_in_place: a cache's past and present may be one memory.
         ops: how many nodes of each of our ops the graph has.
         files: sha256 of every other file of the bundle, by name.
+        family: what its layers keep: states (mamba), caches (transformer), both (hybrid); None for other modules.
+        language_model: None where the graph takes no tokens.
+        capacity: the most tokens that a row may ever hold; None where no state grows.
         capacity_limit: the largest capacity that the model could be exported with; None where it has no limit.
     """
 
     format_version: int
     architecture: str
-    family: Family
     dtype: DType
-    vocab_size: Count
-    eos_token_ids: tuple[Count, ...]
-    logits: Logits
     target: Target
     opset: int
-    capacity: Count | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     states: tuple[StateSpec, ...]
@@ -120,7 +140,36 @@ class Manifest(Record, frozen=True, omit_defaults=True):
     ops: dict[str, Count]
     source: Source
     files: dict[str, str]
+    family: Family | None = None
+    language_model: LanguageModel | None = None
+    capacity: Count | None = None
     capacity_limit: Count | None = None
+
+    @property
+    def text(self) -> LanguageModel:
+        """What it says of tokens and logits.
+
+        Raises:
+            UserError: it is no language model's.
+        """
+        if self.language_model is None:
+            raise UserError(f"the bundle of {self.architecture} has no vocabulary: it is not a language model's")
+        return self.language_model
+
+    @property
+    def vocab_size(self) -> int:
+        """Of a language model; others raise a UserError."""
+        return self.text.vocab_size
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Of a language model; others raise a UserError."""
+        return self.text.eos_token_ids
+
+    @property
+    def logits(self) -> Logits:
+        """Of a language model; others raise a UserError."""
+        return self.text.logits
 
     @property
     def or_hold_more(self) -> str:
@@ -137,6 +186,44 @@ class Manifest(Record, frozen=True, omit_defaults=True):
     def state_bytes(self, batch: int, capacity: int) -> int:
         """Bytes of all states for a batch, its caches sized for ``capacity`` tokens."""
         return sum(math.prod(s.sizes(batch, capacity)) * ITEM_BYTES[s.dtype] for s in self.states)
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """The manifest in a file of this format version or of one before it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if format_version(data) == FORMAT_VERSION:
+        return msgspec.json.decode(data, type=Manifest)
+    return msgspec.convert(_from_version_1(msgspec.json.decode(data, type=dict[str, Any])), type=Manifest)
+
+
+def format_version(data: bytes) -> int:
+    """The version that a manifest says it is of.
+
+    Raises:
+        ValueError: it says none.
+    """
+    return msgspec.json.decode(data, type=_Version).format_version
+
+
+class _Version(msgspec.Struct):
+    format_version: int
+
+
+def _from_version_1(old: dict[str, Any]) -> dict[str, Any]:
+    """Every graph was a language model's, and a state's kind was its ``leaf``."""
+    model = {name: old.pop(name) for name in LanguageModel.__struct_fields__ if name in old}
+    states = old.get("states")
+    if isinstance(states, list):
+        old["states"] = [
+            {"kind" if name == "leaf" else name: value for name, value in each.items()}
+            if isinstance(each, dict)
+            else each
+            for each in states
+        ]
+    return {**old, "format_version": FORMAT_VERSION, "language_model": model}
 
 
 ITEM_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}

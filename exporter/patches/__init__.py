@@ -1,22 +1,38 @@
-"""Where a model calls a kernel, our op is put instead. Each hook is a context manager that restores the model."""
+"""What a model calls while it is traced, and what is put in its place: a file for each, found because it is here.
 
-from __future__ import annotations
+A file registers what it knows of a kernel. Where we have its op, a function that the model's modules look up by name is
+replaced, and its states become inputs and outputs of the graph::
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+    @replaces("mamba_selective_scan")
+    def mamba_selective_scan(states, hidden_states, dt, ...):
+        past = states.past(states.layer, "recurrent_state", ("batch", channels, N), hidden_states, torch.float32)
+        ...
 
-from transformers import PreTrainedModel
+Where we have none, ``missing("mamba2_chunk_scan", op="SsdScan (Mamba-2)")`` refuses the model by that name. What is no
+such function (transformers' attention interface) has a context manager: ``register(name, patch)``.
 
-from seqexport.exporter.patches import attention, causal_conv1d, last_logits, rotary, selective_scan
-from seqexport.exporter.states import GraphStates
+A patch of your own, in your own package, is made by the same calls before the export::
 
+    from seqexport.exporter.patches import replaces, unregister
 
-@contextmanager
-def hooked(model: PreTrainedModel, states: GraphStates, *, last_only: bool) -> Iterator[None]:
-    """Run ``model`` on our ops and ``states``; with ``last_only``, logits of each sequence's last valid token alone."""
-    with ExitStack() as stack:
-        for hook in (attention.hook, causal_conv1d.hook, selective_scan.hook, rotary.hook):
-            stack.enter_context(hook(model, states))
-        if last_only:
-            stack.enter_context(last_logits.hook(model, states))
-        yield
+    @replaces("my_scan")
+    def my_scan(states, x, decay): ...
+"""
+
+import importlib
+import pkgutil
+
+from seqexport.exporter.patches.registry import (
+    Patch,
+    missing,
+    missing_ops,
+    patched,
+    register,
+    replaces,
+    unregister,
+)
+
+__all__ = ["Patch", "missing", "missing_ops", "patched", "register", "replaces", "unregister"]
+
+for _found in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_found.name}")

@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
+from seqexport.exporter.patches.registry import register
 from seqexport.exporter.states import GraphStates
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.manifest import StateAxis
+from seqexport.runtimes.manifest import Axis
 
 NAME = "seqexport"
 HARMLESS = {"position_ids", "position_embeddings", "past_key_values", "cache_position", "target_dtype"}
@@ -41,20 +42,22 @@ class CausalMask:
 
 
 @contextmanager
-def hook(model: PreTrainedModel, states: GraphStates) -> Iterator[None]:
-    before = model.config._attn_implementation
+def causal_attention(model: nn.Module, states: GraphStates) -> Iterator[None]:
+    configs = {id(each.config): each.config for each in model.modules() if isinstance(each, PreTrainedModel)}
+    before = [(config, config._attn_implementation) for config in configs.values()]
     AttentionInterface.register(NAME, _attention(states))
     AttentionMaskInterface.register(NAME, _mask)
     try:
-        _use(model, NAME)
+        for config, _ in before:
+            config._attn_implementation = NAME
         yield
     finally:
-        _use(model, before)
+        for config, implementation in before:
+            config._attn_implementation = implementation
         del AttentionInterface._global_mapping[NAME], AttentionMaskInterface._global_mapping[NAME]
 
 
-def _use(model: PreTrainedModel, implementation: str) -> None:
-    model.config._attn_implementation = implementation
+register("attention", causal_attention)
 
 
 def _mask(*args: Any, mask_function: Callable[..., Any], local_size: int | None = None, **kwargs: Any) -> CausalMask:
@@ -91,7 +94,7 @@ def _attention(states: GraphStates) -> Callable[..., tuple[Tensor, None]]:
         layer = _check(module, states, attention_mask, kwargs)
         window = attention_mask.window if attention_mask else 0
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-        shape: tuple[StateAxis, ...] = ("batch", key.shape[1], "max_len")
+        shape: tuple[Axis, ...] = ("batch", key.shape[1], "max_len")
         y, present_key, present_value = torch.ops.seqexport.causal_attention(
             q,
             k,

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest.mock import patch
 
 from torch import nn
 
+from seqexport.exporter.attributes import attribute
+from seqexport.exporter.patches.registry import register
 from seqexport.exporter.states import GraphStates
 
 
 @contextmanager
-def hook(model: nn.Module, states: GraphStates) -> Iterator[None]:
+def short_frequencies(model: nn.Module, states: GraphStates) -> Iterator[None]:
     with ExitStack() as stack:
         for module in switching(model):
             for name, original in list(module.named_buffers(recurse=False)):
@@ -25,8 +26,11 @@ def hook(model: nn.Module, states: GraphStates) -> Iterator[None]:
                     used = name.replace("original_inv_freq", "inv_freq")
                     stack.callback(setattr, module, used, getattr(module, used))
                     setattr(module, used, original)
-            stack.enter_context(patch.object(module, "rope_type", _fixed(module.rope_type)))
+            stack.enter_context(attribute(module, "rope_type", _fixed(module.rope_type)))
         yield
+
+
+register("rotary", short_frequencies)
 
 
 def switching(model: nn.Module) -> list[Any]:

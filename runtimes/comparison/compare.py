@@ -176,7 +176,7 @@ def _bundle(
     return BundleResult(
         name=bundle.name,
         architecture=manifest.architecture,
-        family=manifest.family,
+        family=str(manifest.family),
         dtype=manifest.dtype,
         target=manifest.target,
         parameters=manifest.source.parameters,

@@ -12,13 +12,13 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kFormatVersion = 1;
+constexpr int kOldestVersion = 1, kFormatVersion = 2;
 constexpr char kManifest[] = "seqexport.json";
 
 Axis axis_from(const json& value) {
   if (!value.is_string()) return {value.get<int64_t>(), ""};
   const std::string name = value.get<std::string>();
-  if (name != "batch" && name != "seq" && name != "max_len") throw std::invalid_argument("unknown axis " + name);
+  if (name.empty()) throw std::invalid_argument("an axis without size and name");
   return {-1, name};
 }
 
@@ -27,7 +27,8 @@ Bundle bundle_from(const json& manifest, const std::filesystem::path& folder) {
   bundle.folder = folder;
   bundle.dtype = manifest.at("dtype").get<std::string>();
   bundle.target = manifest.at("target").get<std::string>();
-  if (!manifest.at("capacity").is_null()) bundle.capacity = manifest.at("capacity").get<int64_t>();
+  const auto capacity = manifest.find("capacity");
+  if (capacity != manifest.end() && !capacity->is_null()) bundle.capacity = capacity->get<int64_t>();
   for (const json& input : manifest.at("inputs")) {
     bundle.inputs.push_back({input.at("name").get<std::string>(), {}});
     for (const json& axis : input.at("shape")) bundle.inputs.back().shape.push_back(axis_from(axis));
@@ -51,9 +52,9 @@ void check_file(const std::filesystem::path& folder, const std::string& name, co
 
 void check_version(const json& manifest, const std::string& file) {
   const int version = manifest.at("format_version").get<int>();
-  if (version == kFormatVersion) return;
+  if (version >= kOldestVersion && version <= kFormatVersion) return;
   throw UserError(file + ": format version " + std::to_string(version) + ", this seqexport-build reads " +
-                  std::to_string(kFormatVersion) + "; " +
+                  std::to_string(kOldestVersion) + " to " + std::to_string(kFormatVersion) + "; " +
                   (version > kFormatVersion ? "upgrade seqexport" : "export the model again"));
 }
 

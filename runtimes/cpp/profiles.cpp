@@ -118,6 +118,12 @@ std::vector<Profile> bundle_profiles(const Bundle& bundle, const GivenShapes& gi
                    {"seq", {1, std::min(prompt, kOptPrompt), prompt}},
                    {"max_len", {1, capacity, capacity}}};
   const GivenSizes sizes(bundle.inputs, given);
+  for (const Input& input : bundle.inputs)
+    for (const Axis& axis : input.shape)
+      if (!axis.fixed() && ranges.count(axis.name) == 0)
+        throw UserError("input " + input.name + " has an axis " + axis.name +
+                        ": engines of bundles are built for batch, seq and max_len; give model.onnx itself, with "
+                        "--minShapes, --optShapes and --maxShapes");
   for (auto& [axis, range] : ranges) range = overridden(range, sizes, axis);
   if (bundle.capacity) check_capacity(ranges, *bundle.capacity);
 

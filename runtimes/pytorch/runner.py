@@ -62,7 +62,8 @@ class TorchRunner(Runner):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(bundle)
-        self.manifest = msgspec.structs.replace(self.manifest, logits=logits or self.manifest.logits)
+        text = msgspec.structs.replace(self.manifest.text, logits=logits or self.manifest.logits)
+        self.manifest = msgspec.structs.replace(self.manifest, language_model=text)
         self.arithmetic, self.device = arithmetic, torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise UserError(f"PyTorch {torch.__version__} finds no CUDA device here; use `device='cpu'`")

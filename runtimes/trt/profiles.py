@@ -59,6 +59,12 @@ def bundle_profiles(manifest: Manifest, given: GivenShapes = GivenShapes()) -> d
         "seq": (1, min(prompt, BEST_CHUNK), prompt),
         "max_len": (1, capacity or 1, capacity or 1),
     }
+    for spec in manifest.inputs:
+        for axis in spec.shape:
+            if isinstance(axis, str) and axis not in usual:
+                raise UserError(
+                    f"input {spec.name} has an axis {axis}: engines of bundles are built for {', '.join(usual)}"
+                )
     sizes = {kind: _axes(manifest, f"--{kind}Shapes", getattr(given, kind)) for kind in KINDS}
     ranges = {axis: _overridden(axis, usual[axis], sizes) for axis in usual}
     for axis in ("seq", "max_len"):

@@ -65,7 +65,10 @@ def perturb(folder: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "newer": (lambda f: edit_manifest(f, format_version=99), f"{MANIFEST}: format version 99, this seqexport reads 1"),
+    "newer": (
+        lambda f: edit_manifest(f, format_version=99),
+        f"{MANIFEST}: format version 99, this seqexport reads 1 to",
+    ),
     "hash": (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json: sha256"),
     "missing": (lambda f: (f / f"{MODEL}.data").unlink(), f"{MODEL}.data: cannot be read (No such file or directory)"),
     "no manifest": (lambda f: (f / MANIFEST).unlink(), f"is not a bundle: cannot read {MANIFEST}"),

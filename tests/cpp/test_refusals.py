@@ -139,10 +139,12 @@ def test_what_is_no_bundle(build: Build, bundle: Path, tmp_path: Path) -> None:
     assert "is not a bundle: it has no seqexport.json" in build(tmp_path).refusal
     manifest = bundle / MANIFEST
     whole = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(whole | {"format_version": 2}))
-    assert "format version 2, this seqexport-build reads 1" in build(bundle).refusal
+    manifest.write_text(json.dumps(whole | {"format_version": 3}))
+    assert "format version 3, this seqexport-build reads 1 to 2; upgrade" in build(bundle).refusal
+    manifest.write_text(json.dumps(whole | {"inputs": [{"name": "x", "shape": [""]}]}))
+    assert "is damaged: an axis without size and name" in build(bundle).refusal
     manifest.write_text(json.dumps(whole | {"inputs": [{"name": "x", "shape": ["width"]}]}))
-    assert "is damaged: unknown axis width" in build(bundle).refusal
+    assert "input x has an axis width: engines of bundles are built for batch, seq and max_len" in build(bundle).refusal
     manifest.write_text(manifest.read_text()[:-20])
     assert f"{manifest} is damaged" in build(bundle).refusal
     manifest.unlink()

@@ -1,4 +1,4 @@
-"""Each family, from a checkpoint to stock ONNX Runtime, against the unhooked original with its own cache."""
+"""Each family, from a checkpoint to stock ONNX Runtime, against the unpatched original with its own cache."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from seqexport.exporter.causal_lm import discover_states, trace
 from seqexport.exporter.models import explained, refuse_unsupported
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.patches import rotary
 from seqexport.exporter.pipeline import FUSIONS
 from seqexport.exporter.states import GraphStates
-from seqexport.exporter.trace import discover_states, trace
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.pytorch.checkpoint import load_original
@@ -129,7 +129,7 @@ def original(model: PreTrainedModel, prompt: Tensor) -> tuple[Tensor, Tensor, Te
             return_dict_in_generate=True,
         )
         prefill = model(ids).logits[0, :-1]
-        with rotary.hook(model, GraphStates()), float64_arithmetic():  # longrope writes a float32 buffer
+        with rotary.short_frequencies(model, GraphStates()), float64_arithmetic():  # longrope writes a float32 buffer
             exact = model(out.sequences[:, :-1], use_cache=False).logits[0]
     return out.sequences[0, len(prompt) :], torch.cat([prefill, *out.logits]), exact
 

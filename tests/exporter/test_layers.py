@@ -19,10 +19,10 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
-from seqexport.exporter import trace
+from seqexport.exporter import causal_lm
+from seqexport.exporter.causal_lm import discover_states
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.pipeline import ExportOptions, export
-from seqexport.exporter.trace import discover_states
 from seqexport.runtimes.backends import open_runner
 from seqexport.runtimes.comparison.reference import read_reference
 from seqexport.runtimes.comparison.verify import verify
@@ -30,7 +30,7 @@ from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.quiet import quiet
 from tests.conftest import Saved
 from tests.exporter.families import SIZES, build, of
-from tests.exporter.test_hooks import global_state
+from tests.exporter.test_patches import global_state
 
 LAYER = LlamaDecoderLayer.forward
 Layer = Callable[..., Any]
@@ -175,7 +175,7 @@ def test_layers_are_repeated_where_that_changes_nothing(
     monkeypatch.setattr(LlamaModel, "forward", model_forward(loop))
     specs = discover_states(llama)
     with caplog.at_level(logging.DEBUG, logger="seqexport"), quiet():
-        graph = trace.trace(llama, specs, opset=20, last_only=False)
+        graph = causal_lm.trace(llama, specs, opset=20, last_only=False)
     told = said(caplog)
     assert len(told) == (reason is not None)
     assert all(line.startswith("LlamaForCausalLM is traced whole, not a layer of each kind: ") for line in told)
@@ -222,9 +222,9 @@ def test_whatever_fails_the_model_is_traced_whole_and_left_as_it_was(
         called.append(args)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(trace, fails, fail)
+    monkeypatch.setattr(causal_lm, fails, fail)
     with quiet():
-        graph = trace.trace(llama, specs, opset=20, last_only=True)
+        graph = causal_lm.trace(llama, specs, opset=20, last_only=True)
     assert called
     assert sum(node.op_type == "CausalAttention" for node in graph.graph) == 2
     assert global_state(llama) == before
@@ -237,7 +237,7 @@ def test_a_forward_of_a_layers_own_is_there_again_after_the_layers_were_repeated
         layer.forward = layer.forward
     own = [vars(layer)["forward"] for layer in layers]
     with quiet():
-        trace.trace(llama, discover_states(llama), opset=20, last_only=True)
+        causal_lm.trace(llama, discover_states(llama), opset=20, last_only=True)
     assert [vars(layer)["forward"] for layer in layers] == own
 
 
@@ -252,6 +252,6 @@ def test_an_error_of_the_model_itself_comes_from_tracing_it_whole(
 
     monkeypatch.setattr(LlamaDecoderLayer, "forward", fail)
     with quiet(), pytest.raises(Exception, match="in every layer"):
-        trace.trace(llama, specs, opset=20, last_only=True)
+        causal_lm.trace(llama, specs, opset=20, last_only=True)
     assert marked[0]
     assert not marked[-1]

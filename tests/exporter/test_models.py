@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import LlamaConfig
 
+from seqexport.exporter.causal_lm import discover_states
 from seqexport.exporter.models import (
     check_arch,
     check_capacity,
@@ -15,7 +16,6 @@ from seqexport.exporter.models import (
     refuse_unsupported,
 )
 from seqexport.exporter.presets import PRESETS, resolve_source
-from seqexport.exporter.trace import discover_states
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import Family
 from tests.exporter.families import EXPORTED, JAMBA, SIZES, build, of

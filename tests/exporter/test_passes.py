@@ -17,7 +17,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from seqexport.exporter import pipeline, trace
+from seqexport.exporter import causal_lm, pipeline
+from seqexport.exporter.causal_lm import discover_states
 from seqexport.exporter.layers import layer_stack
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.divide_by_roots import divide_by_roots
@@ -26,7 +27,6 @@ from seqexport.exporter.passes.name_inputs import name_inputs
 from seqexport.exporter.passes.opset_17 import to_opset_17
 from seqexport.exporter.passes.reduce_angles import reduce_angles
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
-from seqexport.exporter.trace import discover_states
 from seqexport.plugins.ops import DOMAIN
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.pytorch.checkpoint import load_original
@@ -76,9 +76,9 @@ def test_repeated_layers_answer_as_a_whole_trace(
     stack, specs, repeated = layer_stack(model), discover_states(model), traced(name)
     assert stack is not None
     assert len(stack.representatives) < len(stack.layers)
-    monkeypatch.setattr(trace, "layer_stack", lambda model: None)
+    monkeypatch.setattr(causal_lm, "layer_stack", lambda model: None)
     with quiet():
-        whole = trace.trace(model, specs, opset=20, last_only=name not in SCORING)
+        whole = causal_lm.trace(model, specs, opset=20, last_only=name not in SCORING)
     for graph in (repeated, whole):
         add_bodies(graph)
     ours, expected = answers(repeated, specs), answers(whole, specs)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import sha256
 from seqexport.runtimes.bundle import (
     MANIFEST,
@@ -19,7 +20,7 @@ from seqexport.runtimes.bundle import (
     open_bundle,
     write_manifest,
 )
-from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest, Source, StateSpec, TensorSpec
+from seqexport.runtimes.manifest import FORMAT_VERSION, LanguageModel, Manifest, Source, StateSpec, TensorSpec
 from tests.hub import in_hub_cache
 from tests.runtimes.test_external_data import save_weights_in
 
@@ -30,9 +31,7 @@ def manifest(**changes):
         architecture="llama",
         family="transformer",
         dtype="float16",
-        vocab_size=9,
-        eos_token_ids=(2,),
-        logits="last",
+        language_model=LanguageModel(vocab_size=9, eos_token_ids=(2,), logits="last"),
         target="portable",
         opset=20,
         capacity=16,
@@ -72,7 +71,7 @@ def test_not_a_bundle(tmp_path):
 
 
 def test_newer_format(folder):
-    text = (folder / MANIFEST).read_text().replace('"format_version": 1', '"format_version": 99')
+    text = (folder / MANIFEST).read_text().replace('"format_version": 2', '"format_version": 99')
     (folder / MANIFEST).write_text(text.replace('"architecture"', '"a_field_of_the_future": 1, "architecture"'))
     with pytest.raises(BundleError, match=r"format version 99.*upgrade seqexport"):
         open_bundle(folder)
@@ -211,3 +210,92 @@ def test_destination(folder, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BundleError, match="is not a bundle"):
         check_destination(tmp_path / "file", force=True)
+
+
+VERSION_1 = Path(__file__).parent / "manifest_version_1.json"
+"""As the first version wrote it, of the shipped Transformer."""
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A bundle of version 1; its other files do not matter here."""
+    (tmp_path / MANIFEST).write_bytes(VERSION_1.read_bytes())
+    return tmp_path
+
+
+def test_a_bundle_of_version_1_opens(old):
+    told, manifest = json.loads(VERSION_1.read_text()), open_bundle(old, check_files=False).manifest
+    assert told["format_version"] == 1
+    assert manifest.format_version == FORMAT_VERSION
+    assert manifest.vocab_size == told["vocab_size"] == 256
+    assert (list(manifest.eos_token_ids), manifest.logits) == (told["eos_token_ids"], told["logits"])
+    assert [state.kind for state in manifest.states] == [state["leaf"] for state in told["states"]]
+    assert [state.past_name for state in manifest.states] == [x["name"] for x in told["inputs"] if x["role"] == "past"]
+    same = ("architecture", "family", "dtype", "target", "opset", "capacity", "files", "ops", "inputs", "outputs")
+    now = json.loads(msgspec.json.encode(manifest))
+    assert {name: now[name] for name in same} == {name: told[name] for name in same}
+
+
+def test_a_bundle_of_version_1_is_written_again_as_version_2(old):
+    manifest = open_bundle(old, check_files=False).manifest
+    write_manifest(old, manifest)
+    assert json.loads((old / MANIFEST).read_text())["language_model"]["vocab_size"] == 256
+    assert open_bundle(old, check_files=False).manifest == manifest
+
+
+@pytest.mark.parametrize("lost", ["vocab_size", "eos_token_ids", "logits", "states", "inputs"])
+def test_a_damaged_bundle_of_version_1_is_told_apart(old, lost):
+    told = json.loads(VERSION_1.read_text())
+    del told[lost]
+    (old / MANIFEST).write_text(json.dumps(told))
+    with pytest.raises(BundleError, match=f"is damaged: .*{lost}.*; export the model again"):
+        open_bundle(old, check_files=False)
+
+
+def test_the_kind_of_a_state_has_one_name_in_a_version(old, folder):
+    told = json.loads((folder / MANIFEST).read_text())
+    told["states"][0]["leaf"] = told["states"][0].pop("kind")
+    (folder / MANIFEST).write_text(json.dumps(told))
+    with pytest.raises(BundleError, match="is damaged"):
+        open_bundle(folder)
+
+
+def any_module():
+    """Of a graph without tokens, whose state has names of its own."""
+    named = ("batch", 4)
+    return manifest(
+        architecture="Filter",
+        family=None,
+        language_model=None,
+        capacity=None,
+        inputs=(
+            TensorSpec(name="x", dtype="float32", shape=("batch", "frames", 4), role="input"),
+            TensorSpec(name="h", dtype="float32", shape=named, role="past"),
+        ),
+        outputs=(
+            TensorSpec(name="y", dtype="float32", shape=("batch", "frames", 4), role="output"),
+            TensorSpec(name="h_next", dtype="float32", shape=named, role="present"),
+        ),
+        states=(StateSpec(layer=0, kind="state", shape=named, dtype="float32", past="h", present="h_next"),),
+    )
+
+
+def test_a_graph_without_tokens_has_a_bundle(folder):
+    write_manifest(folder, any_module())
+    read = open_bundle(folder).manifest
+    assert read == any_module()
+    assert "language_model" not in json.loads((folder / MANIFEST).read_text())
+    assert (read.states[0].past_name, read.states[0].present_name) == ("h", "h_next")
+    assert read.states[0].sizes(2, 0) == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "eos_token_ids", "logits", "text"])
+def test_what_needs_a_vocabulary_refuses_a_bundle_without_one(name):
+    with pytest.raises(UserError, match=r"^the bundle of Filter has no vocabulary: it is not a language model's$"):
+        getattr(any_module(), name)
+
+
+def test_an_axis_that_nobody_gives_a_size_is_named():
+    state = StateSpec(layer=0, kind="state", shape=("frames", 4), dtype="float32", past="h", present="h_next")
+    with pytest.raises(UserError, match=r"^state h: nothing says how large its axis frames is$"):
+        state.sizes(1, 1)

@@ -113,7 +113,8 @@ def test_bad_sampling_is_refused(bad: dict[str, Any]) -> None:
 def test_stops_at_the_end_of_a_text_and_goes_on_with_the_others(llama: OrtRunner) -> None:
     free = generate(llama, PROMPTS, max_new_tokens=10)
     end = free[0][3]
-    with changed(llama, eos_token_ids=(VOCAB - 2, end)) as runner:
+    text = msgspec.structs.replace(llama.manifest.text, eos_token_ids=(VOCAB - 2, end))
+    with changed(llama, language_model=text) as runner:
         made = generate(runner, PROMPTS, max_new_tokens=10)
     assert made == [new[: new.index(end)] if end in new else new for new in free]
 

@@ -190,7 +190,8 @@ def test_a_text_to_compare_on_is_not_truncated(tmp_path: Path) -> None:
     save(tokenizer, tmp_path)
     (tmp_path / "text").write_text("hello " * 40)
     manifest = bundle_of(make("mamba")).manifest
-    manifest = msgspec.structs.replace(manifest, files={"tokenizer.json": ""}, vocab_size=300)
+    text = msgspec.structs.replace(manifest.text, vocab_size=300)
+    manifest = msgspec.structs.replace(manifest, files={"tokenizer.json": ""}, language_model=text)
     rows = read_rows(tmp_path / "text", Bundle(tmp_path, manifest), rows=2, prompt=8, tokens=64)
     assert rows.ids.shape == (2, 64)
 

@@ -19,9 +19,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from seqexport.exporter.trace import discover_states
+from seqexport.exporter.causal_lm import discover_states
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.manifest import FORMAT_VERSION, Family, Logits, Manifest, Source
+from seqexport.runtimes.manifest import FORMAT_VERSION, Family, LanguageModel, Logits, Manifest, Source
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 VOCAB = 61
@@ -64,9 +64,7 @@ def bundle_of(model: PreTrainedModel, *, logits: Logits = "last", capacity: int 
         architecture=model.config.model_type,
         family=family,
         dtype=msgspec.convert(str(model.dtype).removeprefix("torch."), str),  # type: ignore[arg-type]
-        vocab_size=model.config.vocab_size,
-        eos_token_ids=(0,),
-        logits=logits,
+        language_model=LanguageModel(vocab_size=model.config.vocab_size, eos_token_ids=(0,), logits=logits),
         target="portable",
         opset=20,
         capacity=capacity if growing else None,

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -14,9 +17,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
+from seqexport.exporter import patches
+from seqexport.exporter.causal_lm import discover_states, trace
 from seqexport.exporter.models import explained
+from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.patches import attention
-from seqexport.exporter.trace import discover_states, trace
+from seqexport.exporter.states import GraphStates
+from seqexport.exporter.trace import Traced, trace_module
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.quiet import quiet
 from tests.exporter.families import EXPORTED, VOCAB, build
@@ -25,7 +32,7 @@ NAMES = ["jamba", "gemma2", "phi3_longrope"]
 
 
 def global_state(model: PreTrainedModel) -> dict[str, Any]:
-    """What hooks touch: transformers' registries, its modules' functions, and the model's own."""
+    """What patches touch: transformers' registries, its modules' functions, and the model's own."""
     homes = {type(module).__module__ for module in model.modules()}
     functions = {(home, n): f for home in homes for n, f in vars(sys.modules[home]).items() if callable(f)}
     plain = (bool, int, float, str, tuple, dict, type(None))
@@ -119,3 +126,70 @@ def test_a_mask_is_not_to_be_computed_with(use: Callable[[Any], object]) -> None
     with pytest.raises(UserError, match="its layers compute with the attention mask"):
         use(mask)
     assert copy.deepcopy(mask) == mask
+
+
+def decayed_sum(x: torch.Tensor, decay: torch.Tensor) -> torch.Tensor:
+    """A kernel of somebody else's: h <- decay * h + x[t], with no state between calls."""
+    raise NotImplementedError("runs on their GPU alone")
+
+
+class Smoother(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.decay = nn.Parameter(torch.tensor([-0.5, -1.5, -2.0]))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": decayed_sum(x, self.decay)}
+
+
+def test_a_patch_from_outside_puts_our_op_and_its_state_in_a_module_and_goes_again() -> None:
+    @patches.replaces("decayed_sum")
+    def with_our_op(states: GraphStates, x: torch.Tensor, decay: torch.Tensor) -> torch.Tensor:
+        past = states.past(0, "recurrent_state", ("batch", decay.shape[0], 1), x, torch.float32)
+        ones = torch.ones_like(x[..., :1]).unsqueeze(2)
+        y, present = torch.ops.seqexport.selective_scan(
+            x, torch.ones_like(x), decay[:, None], ones, ones, None, None, None, past, None, 0
+        )
+        states.store(0, "recurrent_state", present)
+        return y
+
+    module, inputs, axes = Smoother(), {"x": torch.zeros(2, 4, 3)}, {"x": {0: "batch", 1: "time"}}
+    original = decayed_sum
+    try:
+        with pytest.raises(ValueError, match="there is a patch of decayed_sum already"):
+            patches.replaces("decayed_sum")(with_our_op)
+        with quiet():
+            traced = trace_module(module, inputs, axes)
+    finally:
+        patches.unregister("decayed_sum")
+    assert decayed_sum is original
+    (state,) = traced.states
+    assert [value.name for value in traced.graph.graph.inputs] == ["x", state.past_name]
+    assert [value.name for value in traced.graph.graph.outputs] == ["y", state.present_name]
+    x = torch.randn(3, 6, 3)
+    h, expected = torch.zeros(3, 3), []
+    for t in range(6):
+        h = torch.exp(module.decay.detach()) * h + x[:, t]
+        expected.append(h)
+    first, states = run_graph(traced, x[:, :4], np.zeros((3, 3, 1), np.float32))
+    rest, states = run_graph(traced, x[:, 4:], states)
+    torch.testing.assert_close(torch.from_numpy(np.concatenate([first, rest], 1)), torch.stack(expected, 1))
+    with quiet(), pytest.raises(UserError, match="Smoother cannot be exported"):
+        trace_module(module, inputs, axes)
+
+
+def run_graph(traced: Traced, x: torch.Tensor, past: Any) -> Any:
+    graph = traced.graph.clone()
+    add_bodies(graph)
+    session = ort.InferenceSession(ir.to_proto(graph).SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x.numpy(), traced.states[0].past_name: past})
+
+
+def test_a_patch_lifts_the_refusal_of_what_has_no_op() -> None:
+    assert patches.missing_ops()["mamba2_chunk_scan"] == "SsdScan (Mamba-2)"
+    patches.replaces("mamba2_chunk_scan")(lambda states, *args: args)
+    try:
+        assert "mamba2_chunk_scan" not in patches.missing_ops()
+    finally:
+        patches.unregister("mamba2_chunk_scan")
+    assert "mamba2_chunk_scan" in patches.missing_ops()
