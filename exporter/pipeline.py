@@ -22,19 +22,8 @@ from seqexport.exporter import models, notes
 from seqexport.exporter.causal_lm import discover_states, trace
 from seqexport.exporter.interface import axes_of
 from seqexport.exporter.original import Original, load
-from seqexport.exporter.passes.add_bodies import add_bodies
-from seqexport.exporter.passes.divide_by_roots import divide_by_roots
 from seqexport.exporter.passes.functions import is_in
-from seqexport.exporter.passes.fuse_embedding import fuse_embedding
-from seqexport.exporter.passes.fuse_linear import fuse_linear
-from seqexport.exporter.passes.fuse_rms_norm import fuse_rms_norm
-from seqexport.exporter.passes.fuse_rotary_embedding import fuse_rotary_embedding
-from seqexport.exporter.passes.name_inputs import name_inputs
-from seqexport.exporter.passes.opset_17 import to_opset_17
-from seqexport.exporter.passes.ort import lower_for_ort
-from seqexport.exporter.passes.reduce_angles import reduce_angles
-from seqexport.exporter.passes.spell_out_shape import spell_out_shape
-from seqexport.exporter.passes.unflatten_products import unflatten_products
+from seqexport.exporter.targets import finish_for
 from seqexport.exporter.tokenizer import TOKENIZER, Made, make_tokenizer
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import sha256, whole_folder
@@ -69,18 +58,6 @@ TOKENIZER_FILES = (
 )
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
-FUSIONS = (fuse_embedding, fuse_rms_norm, unflatten_products, fuse_linear, fuse_rotary_embedding)
-PASSES: dict[Target, Sequence[Callable[[ir.Model], None]]] = {
-    "portable": (divide_by_roots, add_bodies),
-    "ort": (divide_by_roots, lower_for_ort, add_bodies),
-    "tensorrt": (
-        *FUSIONS,
-        name_inputs,
-        spell_out_shape,
-        reduce_angles,
-        to_opset_17,
-    ),
-}
 
 Stage = Callable[[str], AbstractContextManager[object]]
 """Called with the name of each step; the step runs inside what it gives."""
@@ -112,7 +89,8 @@ def export(
 ) -> Bundle:
     """Write the bundle ``output``; nothing of that name appears before it is whole.
 
-    ``note`` is told, before the long work, what is left out and where the bundle will not run.
+    ``note`` is told, before the long work, what is left out and where the bundle will not run. ``passes`` run after the
+    target's own, on the graph as it would be written; ``finish_for`` says what they must leave as it is.
 
     Raises:
         UserError: the model cannot be loaded or exported, or the output cannot be written; nothing is left behind.
@@ -144,10 +122,7 @@ def export(
         graph = trace(model, specs, opset=options.opset, last_only=options.logits == "last")
     with stage(f"finish for target {options.target}"):
         ops = _our_ops(graph)
-        for each in PASSES[options.target]:
-            each(graph)
-        for own in passes:
-            graph = own(graph).model
+        graph = finish_for(options.target, graph, passes)
         ops |= _our_ops(graph)
     manifest = _manifest(options, original, graph, specs, ops, capacity)
     try:

@@ -1,1 +1,1 @@
-"""One graph pass a file. A pass changes the model it is given and returns nothing."""
+"""One graph pass a file: a function that changes the model it is given, in place. ``targets.py`` runs them."""

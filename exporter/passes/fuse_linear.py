@@ -29,7 +29,7 @@ from seqexport.exporter.passes.parameters import derived, initializer
 from seqexport.plugins.ops import DOMAIN
 
 MOST = 3
-"""Projections of a node."""
+"""Projections that a node can have."""
 
 
 @dataclass
@@ -48,14 +48,15 @@ class Projection:
         return x
 
 
-def fuse_linear(model: ir.Model) -> None:
+def fuse_linear(model: ir.Model, most: int = MOST) -> None:
+    """``most``: projections that share a node, at most."""
     by_input: dict[ir.Value, list[Projection]] = {}
     for node in list(model.graph):
         projection = _match(model.graph, node) if node.op_type == "MatMul" and node.domain == "" else None
         if projection is not None:
             by_input.setdefault(projection.x, []).extend(_parts(model.graph, projection))
     for projections in by_input.values():
-        for together in _grouped(projections):  # 3
+        for together in _grouped(projections, most):  # 3
             _replace(model.graph, together)
     RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
@@ -125,9 +126,9 @@ def _rows(graph: ir.Graph, value: ir.Value, first: int, last: int) -> ir.Value:
     return derived(graph, f"{value.name}.{first}:{last}", tensor.dtype, shape, lambda: tensor.numpy()[first:last])
 
 
-def _grouped(projections: Sequence[Projection]) -> Iterator[list[Projection]]:
-    for first in range(0, len(projections), MOST):
-        yield list(projections[first : first + MOST])
+def _grouped(projections: Sequence[Projection], most: int) -> Iterator[list[Projection]]:
+    for first in range(0, len(projections), most):
+        yield list(projections[first : first + most])
 
 
 def _replace(graph: ir.Graph, together: Sequence[Projection]) -> None:

@@ -18,8 +18,8 @@ from seqexport.exporter.causal_lm import discover_states, trace
 from seqexport.exporter.models import explained, refuse_unsupported
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.patches import rotary
-from seqexport.exporter.pipeline import FUSIONS
 from seqexport.exporter.states import GraphStates
+from seqexport.exporter.targets import FUSIONS
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.pytorch.checkpoint import load_original

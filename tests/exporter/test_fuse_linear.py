@@ -9,7 +9,7 @@ import pytest
 from seqexport.exporter.passes.fold_parameters import fold_parameters
 from seqexport.exporter.passes.fuse_linear import fuse_linear
 from seqexport.exporter.passes.unflatten_products import unflatten_products
-from seqexport.exporter.pipeline import FUSIONS
+from seqexport.exporter.targets import FUSIONS
 from tests.exporter.handmade import Array, X, Y, fused, model, names, node_of, values
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from seqexport.exporter import pipeline
 from seqexport.exporter.causal_lm import discover_states
-from seqexport.exporter.pipeline import FUSIONS
+from seqexport.exporter.targets import FUSIONS
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.quiet import quiet
 from tests.conftest import Saved

@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from safetensors.torch import load_file, save_file
 
-from seqexport.exporter import pipeline
+from seqexport.exporter import targets
 from seqexport.exporter.pipeline import ExportOptions, export
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN
@@ -218,4 +218,4 @@ def test_a_larger_max_len_is_what_was_advised(exported: Exported) -> None:
 
 
 def test_every_target_has_its_passes() -> None:
-    assert set(pipeline.PASSES) == set(TARGETS)
+    assert set(targets.PASSES) == set(TARGETS)
