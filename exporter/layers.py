@@ -128,12 +128,17 @@ def representatives_only(stack: LayerStack) -> Iterator[None]:
 
 @dataclass
 class LayerCall:
-    """What a layer was given: the hidden state at ``place``, and the ``rest``. What it gave: so many Nones after it."""
+    """How a model calls a layer.
+
+    Attributes:
+        place: where the hidden state stands among the arguments: its position or its keyword.
+        rest: the other arguments, flattened, and their form.
+        tuple_of: members of the tuple that it returned, all None but the first; None where it was no tuple.
+    """
 
     place: int | str
     rest: tuple[Any, ...]
     tuple_of: int | None = None
-    """Members of the tuple that it returned; None where it returned the hidden state alone."""
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerCall:

@@ -25,6 +25,7 @@ from seqexport.exporter.original import Original, load
 from seqexport.exporter.passes.functions import is_in
 from seqexport.exporter.targets import finish_for
 from seqexport.exporter.tokenizer import TOKENIZER, Made, make_tokenizer
+from seqexport.exporter.trace import DEFAULT_OPSET
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import sha256, whole_folder
 from seqexport.plugins.ops import DOMAIN
@@ -56,7 +57,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
 
 Stage = Callable[[str], AbstractContextManager[object]]

@@ -1,7 +1,7 @@
 """Target ``tensorrt``: rows of a table by token become one Embedding, each sequence's last valid token a LastToken.
 
 1. Gather of a weight [V, D] by ids [batch, seq], which are made int32.
-2. GatherElements of [batch, seq, D] at clip(seq_lens - 1, 0), as ``exporter/patches/last_logits.py`` is traced.
+2. GatherElements of [batch, seq, D] at clip(seq_lens - 1, 0), as ``exporter/causal_lm.py`` has it traced.
 
 TensorRT 8.6 gives a Gather to its compiler of fused layers, which takes a minute for each table of a real size, and
 whose timings it cannot read back from a cache.

@@ -1,9 +1,11 @@
-"""Target ``tensorrt``: products with weights, their biases, and what shares their input become Linear.
+"""Target ``tensorrt``: products with weights become Linear, with their biases, and up to three of one input in a node.
 
-1. MatMul of [batch, seq, K] with a weight of the graph is a projection; so is the sum with a bias that only it is in.
-   The weight lies as in PyTorch, [N, K], also where it was transposed for the MatMul: a tied table is stored once.
-2. A Split of a projection into two or three parts makes as many projections, of the rows of its weight.
-3. Projections of the same input share a node, up to three.
+1. A projection is a MatMul of x [batch, seq, K] with a weight that the graph stores; if the product is only added to a
+   bias, the bias belongs to it. Linear wants the weight as PyTorch stores it, [N, K], so a Transpose before the MatMul
+   is undone. That also keeps a tied embedding table from being stored twice.
+2. Where a projection is split into two or three parts, each part becomes a projection of its own, of its rows of the
+   weight; the Split goes.
+3. Projections of the same input are put into one node, three at most.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""Target ``tensorrt``: a root mean square norm, and the residual sum that it is of, become one RmsNorm.
+"""Target ``tensorrt``: a root mean square norm becomes one RmsNorm, together with the residual sum before it.
 
-1. s * (1 / sqrt(mean(s^2) + epsilon)) * weight over the last axis of [batch, seq, D], in float32 whatever T is.
-2. Where s is x + residual, of which x is of type T, the sum is taken over, and who else reads it reads the node's.
-   Of two tensors of type T, x is the one that nothing else reads.
-3. Where others read x in float32 (Mamba's residual stream begins so), that is the node's sum as well.
+1. The norm is s * (1 / sqrt(mean(s^2) + epsilon)) * weight, over the last axis of s [batch, seq, D], and computed in
+   float32 even where the model's type T is float16 or bfloat16.
+2. Where s = x + residual, the node takes x and residual instead of s, and gives the sum as its second output, which
+   replaces s for all its other readers. x is the addend of type T; if both are, it is the one that only this sum reads.
+3. Where there is no sum, and others read s in float32 although x is of type T (as Mamba's residual stream begins), the
+   second output is that float32 copy of x.
 
-A norm whose weight is computed (Gemma's 1 + weight), that takes a mean away first (Cohere's), or whose intermediate
-values others read stays as it is.
+Norms of other kinds stay as they are: with a weight that is computed (Gemma's 1 + weight), with a mean taken away first
+(Cohere's), and those of whose steps another node reads the result.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the fusing passes ask of a graph."""
+"""Questions that the fusing passes ask about a graph: who makes a value, who reads it, and is it a constant.
+
+Most give None where the answer is no, so that a pattern can be followed from node to node.
+"""
 
 from __future__ import annotations
 

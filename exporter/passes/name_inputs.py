@@ -1,8 +1,8 @@
-"""Target ``tensorrt``: what a plugin is not told otherwise becomes attributes of the nodes of our ops.
+"""Target ``tensorrt``: two facts that a plugin cannot see for itself are written into the attributes of its node.
 
-1. Absent inputs leave, and ``inputs`` names those that stay, in order: TensorRT's parsers do not all take an input
-   without a name, and a plugin is told how many inputs it has, not which.
-2. ``T`` is the type T of the op's schema: before 10 TensorRT says float32 of every tensor inside a network.
+1. Which inputs it has. Optional inputs that are absent are taken out, because not every TensorRT parser accepts one
+   without a name; and a plugin is told only how many inputs there are. ``inputs`` lists the names of those left.
+2. Its type. TensorRT before 10 calls every tensor inside a network float32; ``T`` is the type T of the op's schema.
 """
 
 from __future__ import annotations

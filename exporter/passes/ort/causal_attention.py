@@ -1,7 +1,10 @@
-"""CausalAttention as com.microsoft's GroupQueryAttention, which updates a cache in place where past is present.
+"""CausalAttention as GroupQueryAttention of com.microsoft, which ONNX Runtime has fast kernels for.
 
-``seqlens_k`` counts a row's tokens after the call, less one; ``query_seqlens`` are the valid new ones. A row that
-has no tokens at all is told to it as an idle row of one, which it leaves as it is.
+It writes new keys and values into the cache in place, where past and present are bound to one memory.
+
+Its lengths differ from ours: ``seqlens_k`` is how many tokens a row has after the call, minus one, and
+``query_seqlens`` (the last input) how many of the new ones are valid. A row without any token would give -1, which it
+does not take; it is told 0, and because none of its new tokens is valid, its cache stays as it is.
 """
 
 from __future__ import annotations
