@@ -15,7 +15,7 @@ from seqexport.runtimes.tables import FittedTable, open_console
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle
-    from seqexport.runtimes.manifest import Manifest, Target, TensorSpec
+    from seqexport.runtimes.manifest import LanguageModel, Manifest, Target, TensorSpec
 
 NO_ENGINES: dict[Target, str] = {
     "portable": "none; TensorRT 10 and newer build one with: seqexport build",
@@ -55,23 +55,30 @@ def _facts(bundle: Bundle) -> FittedTable:
     ops = ", ".join(f"{count} {name}" for name, count in c.ops.items())
     capacity = "no limit: its states do not grow" if c.capacity is None else f"{c.capacity:,} tokens"
     for name, value in (
-        ("model", f"{c.architecture} ({c.family}), {c.source.parameters / 1e6:,.1f} M parameters, {c.dtype}"),
-        ("from", f"{c.source.model}, exported {c.source.date} by seqexport {c.source.seqexport}"),
         (
-            "graph",
-            f"target {c.target}, opset {c.opset}, logits of {'each sequence' if c.logits == 'last' else 'every token'}",
+            "model",
+            f"{c.architecture} ({c.family or 'any module'}), {c.source.parameters / 1e6:,.1f} M parameters, {c.dtype}",
         ),
+        ("from", f"{c.source.model}, exported {c.source.date} by seqexport {c.source.seqexport}"),
+        ("graph", f"target {c.target}, opset {c.opset}{_logits(c.language_model)}"),
         ("our ops", ops),
         ("capacity", capacity),
-        (
-            "vocabulary",
-            f"{c.vocab_size:,} tokens, end of text: {', '.join(map(str, c.eos_token_ids)) or 'none'}",
-        ),
+        ("vocabulary", _vocabulary(c.language_model)),
         *([("clamped", f"set to the limit of {c.dtype} where beyond it: {', '.join(clamped)}")] if clamped else []),
         ("engines", engines or NO_ENGINES[c.target]),
     ):
         table.add_row(f"[dim]{name}[/]", escape(value))
     return table
+
+
+def _logits(model: LanguageModel | None) -> str:
+    return "" if model is None else f", logits of {'each sequence' if model.logits == 'last' else 'every token'}"
+
+
+def _vocabulary(model: LanguageModel | None) -> str:
+    if model is None:
+        return "none: its graph takes no tokens"
+    return f"{model.vocab_size:,} tokens, end of text: {', '.join(map(str, model.eos_token_ids)) or 'none'}"
 
 
 def _interface(manifest: Manifest) -> FittedTable:

@@ -99,6 +99,32 @@ def test_a_graph_that_cannot_be_run_is_one_line(name: str, command: str, run: Ru
     assert message.format(folder=copy) in run(command, copy, *COMMANDS[command]).refusal
 
 
+@pytest.mark.parametrize("command", ["verify", "generate"])
+def test_what_needs_a_vocabulary_refuses_a_bundle_without_one(command: str, run: Run, copy: Path) -> None:
+    manifest = open_bundle(copy).manifest
+    write_manifest(copy, msgspec.structs.replace(manifest, language_model=None))
+    line = "the bundle of mamba has no vocabulary: it is not a language model's"
+    assert line in run(command, copy, *COMMANDS[command]).refusal
+
+
+@pytest.mark.parametrize("command", ["compare", "bench"])
+def test_measuring_a_bundle_without_a_vocabulary_says_so(command: str, run: Run, copy: Path) -> None:
+    manifest = open_bundle(copy).manifest
+    write_manifest(copy, msgspec.structs.replace(manifest, language_model=None))
+    result = run(command, copy)
+    assert "the bundle of mamba has no vocabulary" in result.err + result.out
+    assert "Traceback" not in result.err + result.out
+    assert result.code != 0
+
+
+def test_inspect_shows_a_bundle_without_a_vocabulary(run: Run, copy: Path) -> None:
+    manifest = open_bundle(copy).manifest
+    write_manifest(copy, msgspec.structs.replace(manifest, language_model=None))
+    result = run("inspect", copy)
+    assert (result.code, result.err) == (0, "")
+    assert "none: its graph takes no tokens" in result.out
+
+
 def test_no_folder_is_one_line(run: Run, tmp_path: Path) -> None:
     for command, more in COMMANDS.items():
         assert "nowhere is not a bundle: cannot read" in run(command, tmp_path / "nowhere", *more).refusal
