@@ -13,8 +13,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import sha256
 from seqexport.runtimes import external_data
