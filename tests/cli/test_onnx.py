@@ -243,12 +243,16 @@ def test_what_needs_a_newer_onnx_runtime_is_not_what_comes_next(
     ("name", "options", "expected"),
     [
         ("llama", [], "capacity: 64 tokens a sequence; --max-len sets another number"),
-        ("gpt2", [], "up to 64 tokens, and no more are possible: GPT2LMHeadModel has learned positions for 64"),
+        (
+            "gpt2",
+            [],
+            "capacity: 64 tokens a sequence, and no more are possible: GPT2LMHeadModel has learned positions for 64",
+        ),
         (
             "phi3_longrope",
             [],
-            "up to 48 tokens, and no more are possible: Phi3ForCausalLM changes its rotary frequencies after 48 "
-            "(its config says 64)",
+            "capacity: 48 tokens a sequence, and no more are possible: Phi3ForCausalLM changes its rotary frequencies "
+            "after 48 (its config says 64)",
         ),
         (
             "phi3_longrope",
