@@ -71,10 +71,6 @@ def _facts(bundle: Bundle) -> FittedTable:
     return table
 
 
-def _family(manifest: Manifest) -> str:
-    return "" if manifest.family is None else f" ({manifest.family})"
-
-
 def _logits(model: LanguageModel | None) -> str:
     return "" if model is None else f", logits of {'each sequence' if model.logits == 'last' else 'every token'}"
 
