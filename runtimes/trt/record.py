@@ -82,7 +82,7 @@ class EngineRecord(msgspec.Struct, frozen=True):
     weights_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        Version(self.tensorrt)  # a ValueError is one of the file, where it is read from one
+        release(self.tensorrt)  # a ValueError is one of the file, where it is read from one
 
     @property
     def platform(self) -> Platform:
@@ -92,8 +92,17 @@ class EngineRecord(msgspec.Struct, frozen=True):
         """Whether it was built for this GPU and TensorRT; a version-compatible one runs from its version on."""
         if self.gpu != here.gpu or self.compute_capability != here.compute_capability:
             return False
-        own, other = Version(self.tensorrt), Version(here.tensorrt)
-        return own == other or (VERSION_COMPATIBLE in self.flags and own.major == other.major and own < other)
+        own, other = release(self.tensorrt), release(here.tensorrt)
+        return own == other or (VERSION_COMPATIBLE in self.flags and own[0] == other[0] and own < other)
+
+
+def release(tensorrt: str) -> tuple[int, ...]:
+    """The three numbers of ``8.6.0.post1`` or, of TensorRT-RTX, ``RTX 1.7.1``.
+
+    Raises:
+        ValueError: it is no version.
+    """
+    return Version(tensorrt.removeprefix("RTX ")).release[:3]
 
 
 def weights_hash(bundle: Bundle) -> str | None:

@@ -143,7 +143,7 @@ def test_what_is_no_bundle(build: Build, bundle: Path, tmp_path: Path) -> None:
     assert "format version 3, this seqexport-build reads 1 to 2; upgrade" in build(bundle).refusal
     manifest.write_text(json.dumps(whole | {"inputs": [{"name": "x", "shape": [""]}]}))
     assert "is damaged: an axis without size and name" in build(bundle).refusal
-    manifest.write_text(json.dumps(whole | {"inputs": [{"name": "x", "shape": ["width"]}]}))
+    manifest.write_text(json.dumps(whole | {"ops": {}, "inputs": [{"name": "x", "shape": ["width"]}]}))
     assert "input x has an axis width: engines of bundles are built for batch, seq and max_len" in build(bundle).refusal
     manifest.write_text(manifest.read_text()[:-20])
     assert f"{manifest} is damaged" in build(bundle).refusal

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from seqexport.exporter import causal_lm, pipeline
+from seqexport.exporter import causal_lm
 from seqexport.exporter.causal_lm import discover_states
 from seqexport.exporter.layers import layer_stack
 from seqexport.exporter.passes.add_bodies import add_bodies
@@ -31,7 +31,7 @@ from seqexport.plugins.ops import DOMAIN
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.quiet import quiet
-from tests.conftest import Saved
+from tests.conftest import Saved, Trace
 from tests.exporter.families import VOCAB
 
 CAPACITY = 12
@@ -42,11 +42,11 @@ Traced = Callable[[str], ir.Model]
 
 
 @pytest.fixture(scope="session")
-def traced(checkpoint: Saved, traced_once: None) -> Traced:
+def traced(checkpoint: Saved, trace_once: Trace) -> Traced:
     def once(name: str) -> ir.Model:
         model = load_original(str(checkpoint(name)))
         with quiet():
-            return pipeline.trace(model, discover_states(model), opset=20, last_only=name not in SCORING)
+            return trace_once(model, discover_states(model), opset=20, last_only=name not in SCORING)
 
     return once
 

@@ -22,6 +22,7 @@ from seqexport.runtimes.trt.record import (
     PluginsUsed,
     engines_of,
     find_engine,
+    release,
     require_writable_engine,
     weights_hash,
     write_engine,
@@ -189,3 +190,11 @@ def test_a_record_of_no_version_is_refused(bundle: Bundle) -> None:
     file = written(bundle).with_suffix(".json")
     file.write_text(json.dumps({**json.loads(file.read_text()), "tensorrt": "new"}))
     assert f"{file} is no engine's record: Invalid version: 'new'" in refusal(bundle)
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [("8.6.0", (8, 6, 0)), ("8.6.0.post1", (8, 6, 0)), ("10.0.0b6", (10, 0, 0)), ("RTX 1.7.1", (1, 7, 1))],
+)
+def test_the_numbers_of_a_version(version: str, numbers: tuple[int, ...]) -> None:
+    assert release(version) == numbers
