@@ -1,5 +1,60 @@
-"""The scan of the Mamba-2 families, as transformers and mamba_ssm call it."""
+"""``mamba2_chunk_scan`` of the Mamba-2 families becomes SelectiveScan: a head's channels share A, D and the step."""
 
-from seqexport.exporter.patches.registry import missing
+from __future__ import annotations
 
-missing("mamba2_chunk_scan", "mamba_chunk_scan_combined", "mamba2_split_conv1d_scan_combined", op="SsdScan (Mamba-2)")
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqexport.exporter.patches.registry import missing, replaces
+from seqexport.exporter.states import GraphStates
+from seqexport.plugins.errors import UserError
+
+missing("mamba_chunk_scan_combined", op="SsdScan (Mamba-2), as mamba_ssm calls it")
+
+
+@replaces("mamba2_chunk_scan")
+def mamba2_chunk_scan(
+    states: GraphStates,
+    hidden_states: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    chunk_size: int,
+    D: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] = (0.0, math.inf),
+    return_final_states: bool = False,
+    **kwargs: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """hidden_states [B,L,H,P], dt [B,L,H], A and D [H], B and C [B,L,G,N]; the state is [B,H,P,N], float32."""
+    if tuple(dt_limit) != (0.0, math.inf):
+        raise UserError(
+            f"its time steps are limited to {tuple(dt_limit)}, which transformers applies to prompts and not to single "
+            "tokens; only models without time_step_limit are supported"
+        )
+    H, P, N = *hidden_states.shape[2:], B.shape[-1]
+
+    def of_channels(of_heads: Tensor) -> Tensor:
+        return of_heads.unsqueeze(-1).expand(*of_heads.shape, P).flatten(-2)
+
+    past = states.past(states.layer, "recurrent_state", ("batch", H, P, N), hidden_states, torch.float32)
+    y, present = torch.ops.seqexport.selective_scan(
+        hidden_states.flatten(2),
+        of_channels(dt),
+        of_channels(A.float())[:, None].expand(-1, N),
+        B,
+        C,
+        None if D is None else of_channels(D.float()),
+        None,
+        None if dt_bias is None else of_channels(dt_bias.float()),
+        past.flatten(1, 2),
+        states.seq_lens,
+        int(dt_softplus),
+    )
+    y, present = y.unflatten(-1, (H, P)), present.unflatten(1, (H, P))
+    return (y, present) if return_final_states else y

@@ -45,8 +45,8 @@ def translated(source: str, folder: Path, config: dict[str, Any]) -> MambaConfig
         raise UserError(f"{source} is in the original layout of mamba_ssm, its weights pickled; {_advice(source)}")
     mixer = config.get("ssm_cfg") or {}
     if mixer.get("layer") == "Mamba2":
-        raise UserError(f"{source} is a Mamba-2 in the layout of mamba_ssm; it needs the op SsdScan (Mamba-2), "
-                        "which this version does not have")  # fmt: skip
+        raise UserError(f"{source} is a Mamba-2 in the layout of mamba_ssm, of which only Mamba-1 is read; "
+                        "use a copy in transformers' layout")  # fmt: skip
     for name, expected in (("attn_layer_idx", []), ("d_intermediate", 0), ("rms_norm", True)):
         if config.get(name, expected) not in (expected, None):
             raise UserError(f"{source}: {CONFIG} of mamba_ssm has {name} {config[name]}; expected {expected}, "

@@ -77,6 +77,7 @@ class TorchRunner(Runner):
         parameters = inspect.signature(model.forward).parameters
         self._cache_argument = "cache_params" if "cache_params" in parameters else "past_key_values"
         self._slices_logits = "logits_to_keep" in parameters
+        self._takes_positions = "position_ids" in parameters
 
     @property
     def description(self) -> str:
@@ -98,6 +99,9 @@ class TorchRunner(Runner):
         arguments: dict[str, Any] = {self._cache_argument: cache}
         if self._slices_logits:
             arguments["logits_to_keep"] = int(last)
+        if self._takes_positions:  # as generate gives them; by itself a Bamba begins at 0 in every call
+            start = cache.get_seq_length()
+            arguments["position_ids"] = torch.arange(start, start + ids.shape[1], device=self.device).expand(ids.shape)
         with torch.inference_mode(), self.computing():
             logits: Tensor = self.model(
                 input_ids=ids.to(self.device), use_cache=True, return_dict=True, **arguments

@@ -50,7 +50,44 @@ JAMBA: dict[str, Any] = {
     "mamba_dt_rank": 3,
     "mamba_d_conv": 3,
 }
-SSD: dict[str, Any] = {"mamba_n_heads": 6, "mamba_d_head": 8}
+SSD: dict[str, Any] = {
+    "mamba_n_heads": 6,
+    "mamba_d_head": 8,
+    "mamba_d_state": 5,
+    "mamba_n_groups": 2,
+    "mamba_d_conv": 3,
+    "mamba_chunk_size": 4,
+}
+MAMBA2: dict[str, Any] = {
+    **MAMBA,
+    "hidden_size": 24,
+    "num_heads": 6,
+    "head_dim": 8,
+    "n_groups": 2,
+    "conv_kernel": 3,
+    "chunk_size": 4,
+}
+ZAMBA2: dict[str, Any] = {
+    "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+    "n_mamba_heads": 6,
+    "mamba_headdim": 8,
+    "mamba_d_state": 5,
+    "mamba_ngroups": 2,
+    "mamba_expand": 2,
+    "chunk_size": 4,
+    "num_mem_blocks": 1,
+    "adapter_rank": 4,
+    "attention_head_dim": 16,
+}
+GRANITE: dict[str, Any] = {
+    "num_local_experts": 0,
+    "shared_intermediate_size": 40,
+    "layer_types": ["mamba", "attention", "mamba"],
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.3,
+    "residual_multiplier": 0.7,
+    "logits_scaling": 2.0,
+}
 
 Build = Callable[[], PreTrainedModel]
 
@@ -72,6 +109,10 @@ EXPORTED: dict[str, Build] = {
     "gemma2": of("Gemma2", **HEADS, sliding_window=WINDOW, query_pre_attn_scalar=11),
     "phi3": of("Phi3", **SIZES),
     "phi3_longrope": of("Phi3", **SIZES, original_max_position_embeddings=48, rope_parameters=LONGROPE),
+    "mamba2": of("Mamba2", **MAMBA2),
+    "bamba": of("Bamba", **SIZES, **SSD, attn_layer_indices=[1]),
+    "falcon_h1": of("FalconH1", **HEADS, **SSD, mamba_d_ssm=48, ssm_multipliers=[0.5, 1.5, 0.7, 1.2, 0.9]),
+    "granite_hybrid": of("GraniteMoeHybrid", **SIZES, **SSD, **GRANITE),
     "jamba": of("Jamba", **JAMBA, num_experts=1),
     "lfm2": of("Lfm2", **SIZES, layer_types=["conv", "full_attention", "conv"]),
     "cohere2": of("Cohere2", **SIZES, sliding_window=WINDOW, layer_types=ALTERNATING),
@@ -86,11 +127,6 @@ EXPORTED: dict[str, Build] = {
 
 OWN_ATTENTION = "computes attention itself in"
 REFUSED: dict[str, tuple[Build, str]] = {
-    "mamba2": (
-        of("Mamba2", **MAMBA | {"hidden_size": 24}, num_heads=6, head_dim=8, n_groups=1),
-        "Mamba2ForCausalLM needs the op SsdScan (Mamba-2), which this version does not have",
-    ),
-    "bamba": (of("Bamba", **SIZES, attn_layer_indices=[1], **SSD), "BambaForCausalLM needs the op SsdScan"),
     "qwen3_next": (
         of("Qwen3Next", **HEADS, num_experts=2),
         "Qwen3NextForCausalLM needs the op GatedDeltaRule",
@@ -117,6 +153,11 @@ REFUSED: dict[str, tuple[Build, str]] = {
     ),
 }
 REFUSED_IN_TRACING: dict[str, tuple[Build, str]] = {
+    "zamba2": (
+        of("Zamba2", **SIZES | {"num_hidden_layers": 4}, **ZAMBA2),
+        "its time steps are limited to (0.001, inf), which transformers applies to prompts and not to single tokens; "
+        "only models without time_step_limit are supported",
+    ),
     "doge": (of("Doge", **SIZES), "its layers compute with the attention mask; only causal attention is supported"),
     "bert": (
         of("Bert", **{k: v for k, v in SIZES.items() if k != "num_key_value_heads"}),

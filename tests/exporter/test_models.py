@@ -100,11 +100,10 @@ def test_mixture_of_experts_is_refused_only_where_there_is_one() -> None:
 
 
 def test_layer_of_unknown_ops_is_refused_only_where_there_is_one() -> None:
-    config = {**SIZES, "num_local_experts": 0, "shared_intermediate_size": 40}
-    heads = {"mamba_n_heads": 6, "mamba_d_head": 8}
-    refuse_unsupported(build(of("GraniteMoeHybrid", **config, **heads, layer_types=["attention"] * 3)))
-    with pytest.raises(UserError, match="GraniteMoeHybridForCausalLM needs the op SsdScan"):
-        refuse_unsupported(build(of("GraniteMoeHybrid", **config, **heads, layer_types=["mamba"] * 3)))
+    dense = {**SIZES, "head_dim": 10, "mlp_only_layers": [0, 1, 2]}
+    refuse_unsupported(build(of("Qwen3Next", **dense, layer_types=["full_attention"] * 3)))
+    with pytest.raises(UserError, match="Qwen3NextForCausalLM needs the op GatedDeltaRule"):
+        refuse_unsupported(build(of("Qwen3Next", **dense, layer_types=["linear_attention"] * 3)))
 
 
 def test_states_of_another_shape_are_refused() -> None:

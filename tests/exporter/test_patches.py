@@ -186,10 +186,10 @@ def run_graph(traced: Traced, x: torch.Tensor, past: Any) -> Any:
 
 
 def test_a_patch_lifts_the_refusal_of_what_has_no_op() -> None:
-    assert patches.missing_ops()["mamba2_chunk_scan"] == "SsdScan (Mamba-2)"
-    patches.replaces("mamba2_chunk_scan")(lambda states, *args: args)
+    assert patches.missing_ops()["chunk_gated_delta_rule"] == "GatedDeltaRule"
+    patches.replaces("chunk_gated_delta_rule")(lambda states, *args: args)
     try:
-        assert "mamba2_chunk_scan" not in patches.missing_ops()
+        assert "chunk_gated_delta_rule" not in patches.missing_ops()
     finally:
-        patches.unregister("mamba2_chunk_scan")
-    assert "mamba2_chunk_scan" in patches.missing_ops()
+        patches.unregister("chunk_gated_delta_rule")
+    assert "chunk_gated_delta_rule" in patches.missing_ops()

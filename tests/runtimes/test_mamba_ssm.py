@@ -106,7 +106,7 @@ def test_a_checkpoint_of_the_authors_is_told_its_twin(mamba: Path, name: str) ->
 CHANGES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "mamba-2": (
         lambda: {"ssm_cfg": {"layer": "Mamba2"}},
-        "is a Mamba-2 in the layout of mamba_ssm; it needs the op SsdScan (Mamba-2), which this version does not have",
+        "is a Mamba-2 in the layout of mamba_ssm, of which only Mamba-1 is read; use a copy in transformers' layout",
     ),
     "attention": (lambda: {"attn_layer_idx": [1]}, "has attn_layer_idx [1]; expected [], which is all that"),
     "mlp": (lambda: {"d_intermediate": 40}, "has d_intermediate 40; expected 0"),
