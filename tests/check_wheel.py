@@ -61,7 +61,8 @@ def _runs_in_an_empty_venv(wheel: Path, folder: Path) -> None:
     ]
     subprocess.run(run, check=True)
     python, seqexport = folder / "bin" / "python", folder / "bin" / "seqexport"
-    subprocess.run([python, "-c", "import seqexport; seqexport.export, seqexport.load, seqexport.Model"], check=True)
+    names = "import seqexport; seqexport.export, seqexport.load, seqexport.Model"
+    subprocess.run([python, "-c", names], check=True, cwd=folder)  # not here, where the checkout's own would be found
     for arguments in (["--help"], ["onnx", "--help"], ["doctor"], ["plugins", "list"]):
         subprocess.run([seqexport, *arguments], check=True, stdout=subprocess.DEVNULL)
     result = subprocess.run([seqexport, "onnx"], capture_output=True, text=True, check=False)
