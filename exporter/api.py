@@ -194,7 +194,8 @@ def compare(
         progress: is told what happens next.
 
     Returns:
-        All that was found; ``write_html(path)`` makes a page of it. Without PyTorch here, speed alone.
+        All that was found; without PyTorch here, speed alone. ``seqexport.runtimes.comparison.report.write_html`` makes
+        a page of it.
 
     Raises:
         Error: a bundle, the text or an original cannot be read. A backend that fails is a result like any other.
