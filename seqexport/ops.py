@@ -11,6 +11,7 @@ from seqexport.plugins.ops.linear import linear
 from seqexport.plugins.ops.rms_norm import rms_norm
 from seqexport.plugins.ops.rotary_embedding import rotary_embedding
 from seqexport.plugins.ops.selective_scan import selective_scan
+from seqexport.plugins.ops.ssd_scan import ssd_scan
 
 __all__ = [
     "causal_attention",
@@ -21,4 +22,5 @@ __all__ = [
     "rms_norm",
     "rotary_embedding",
     "selective_scan",
+    "ssd_scan",
 ]

@@ -12,6 +12,7 @@
   OP(linear, LinearParams, CUDA, CPU)                      \
   OP(rms_norm, RmsNormParams, CUDA, CPU)                   \
   OP(rotary_embedding, RotaryEmbeddingParams, CUDA, CPU)   \
-  OP(selective_scan, SelectiveScanParams, CUDA, CPU)
+  OP(selective_scan, SelectiveScanParams, CUDA, CPU)       \
+  OP(ssd_scan, SsdScanParams, NONE, NONE)
 
 #endif /* SEQEXPORT_KERNELS_OP_LIST_H_ */

@@ -22,7 +22,7 @@ NAMES = sorted(op.name for op in OPS.values() if op.stem in {stem for stem, _, _
 
 KINDS = {"int": int, "float": float, "choice": str}
 TOKENS, GRID = 1 << 30, 65535
-STATEFUL = ("CausalAttention", "CausalConv1d", "SelectiveScan")
+STATEFUL = ("CausalAttention", "CausalConv1d", "SelectiveScan", "SsdScan")
 
 
 def values_of(name: str) -> Values:
@@ -103,7 +103,9 @@ RANGES = {
     **{(name, "B"): {"cpu": [1, TOKENS], "cuda": [1, GRID]} for name in STATEFUL},
     **{("CausalAttention", size): {"cpu": [1, 256], "cuda": [1, 256]} for size in ("Dh", "Dv")},
     **{("CausalAttention", size): {"cpu": [1, GRID], "cuda": [1, GRID]} for size in ("Hq", "Hkv")},
-    ("SelectiveScan", "N"): {"cpu": [1, 256], "cuda": [1, 256]},
+    **{(name, "N"): {"cpu": [1, 256], "cuda": [1, 256]} for name in ("SelectiveScan", "SsdScan")},
+    ("SsdScan", "H"): {"cpu": [1, TOKENS], "cuda": [1, GRID]},
+    ("SsdScan", "P"): {"cpu": [1, TOKENS], "cuda": [1, 256]},
     **{("RotaryQueryKey", size): {"cpu": [1, GRID], "cuda": [1, GRID]} for size in ("Hq", "Hkv")},
     **{("RotaryQueryKey", size): {"cpu": [2, GRID], "cuda": [2, GRID]} for size in ("Dh", "R")},
 }  # fmt: skip

@@ -1,0 +1,233 @@
+"""SsdScan: the recurrence of Mamba-2 (Dao & Gu 2024, "Transformers are SSMs", section 7.1), one decay a head.
+
+    delta = softplus(dt + dt_bias), at least dt_min and at most dt_max
+    h[t]  = exp(delta[t] * A) * h[t-1] + delta[t] * x[t] (outer) B[t]
+    y[t]  = (h[t] . C[t] + D * x[t]) * silu(z[t])
+
+Symbols: B batch, L tokens in this call, H heads, P channels of a head, N states of a channel, G groups that share B
+and C.
+
+    x        T[B,L,H,P]
+    dt       T[B,L,H]      step size before bias and softplus
+    A        F[H]          negative
+    B, C     T[B,L,G,N]    head h reads group floor(h * G / H)
+    D        F[H], optional
+    z        T[B,L,H,P], optional
+    dt_bias  F[H], optional
+    past     F[B,H,P,N]
+    seq_lens int32[B], optional: valid tokens of each sequence; later ones give 0 and leave the state as it is
+    y        T[B,L,H,P]
+    present  F[B,H,P,N]
+
+T is float32, float16 or bfloat16; F is float32, and so is all arithmetic. A limit of 0 is none.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seqexport.plugins.ops.op import Call, Op
+from seqexport.plugins.ops.ragged import TOKEN_MASK, accumulation_dtype, token_mask
+
+
+def reference(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    dt_bias: Tensor | None, past: Tensor, seq_lens: Tensor | None,
+    dt_softplus: int = 0, dt_min: float = 0.0, dt_max: float = 0.0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    L, heads, groups = x.shape[1], x.shape[2], B.shape[2]
+    wide = accumulation_dtype(past)
+    delta = dt.to(wide) if dt_bias is None else dt.to(wide) + dt_bias
+    delta = F.softplus(delta) if dt_softplus else delta
+    delta = delta.clamp(min=dt_min) if dt_min > 0 else delta
+    delta = delta.clamp(max=dt_max) if dt_max > 0 else delta
+    group = torch.arange(heads, device=x.device) * groups // heads
+    B_head, C_head = B.to(wide)[:, :, group], C.to(wide)[:, :, group]  # [B,L,H,N]
+    h, outputs = past.to(wide), []
+    valid = None if seq_lens is None else token_mask(seq_lens, L)
+    for t in range(L):
+        step = delta[:, t, :, None, None]
+        updated = torch.exp(step * A[:, None, None]) * h + step * x[:, t, :, :, None].to(wide) * B_head[:, t, :, None]
+        h = updated if valid is None else torch.where(valid[:, t, None, None, None], updated, h)
+        outputs.append((h * C_head[:, t, :, None]).sum(-1))
+    y = torch.stack(outputs, dim=1)
+    y = y if D is None else y + D[:, None] * x.to(wide)
+    y = y if z is None else y * F.silu(z.to(wide))
+    y = y if valid is None else torch.where(valid[..., None, None], y, 0)
+    return y.to(x.dtype), h.clone()
+
+
+def fake(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    dt_bias: Tensor | None, past: Tensor, seq_lens: Tensor | None,
+    dt_softplus: int = 0, dt_min: float = 0.0, dt_max: float = 0.0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(x), torch.empty_like(past)
+
+
+def body(call: Call) -> list[str]:
+    """One Scan step a token, on a state laid out [B,G,H/G,P,N]."""
+    return [
+        *entering(call),
+        "rest = Constant <value_ints = [-1]> ()",
+        "unit = Constant <value_ints = [1]> ()",
+        "units = Constant <value_ints = [1, 1]> ()",
+        "batch = Shape <start = 0, end = 1> (x)",
+        "L_ = Shape <start = 1, end = 2> (x)",
+        "P = Shape <start = 3, end = 4> (x)",
+        "G = Shape <start = 2, end = 3> (B)",
+        "N = Shape <start = 3, end = 4> (B)",
+        "D_axis = Constant <value_ints = [-1, 1]> ()",
+        "exponents = Mul (delta, A)",
+        "decays = Exp (exponents)",
+        "decay_shape = Concat <axis = 0> (L_, batch, G, rest, units)",
+        "decays_first = Transpose <perm = [1, 0, 2]> (decays)",
+        "decay_steps = Reshape (decays_first, decay_shape)",
+        "delta_axis = Constant <value_ints = [3]> ()",
+        "delta_column = Unsqueeze (delta, delta_axis)",
+        "dx = Mul (delta_column, x_valid)",
+        "dx_first = Transpose <perm = [1, 0, 2, 3]> (dx)",
+        "dx_shape = Concat <axis = 0> (L_, batch, G, rest, P, unit)",
+        "dx_steps = Reshape (dx_first, dx_shape)",
+        "B_first = Transpose <perm = [1, 0, 2, 3]> (B_valid)",
+        "B_shape = Concat <axis = 0> (L_, batch, G, units, N)",
+        "B_steps = Reshape (B_first, B_shape)",
+        "C_wide = Cast <to = 1> (C)",
+        "C_first = Transpose <perm = [1, 0, 2, 3]> (C_wide)",
+        "C_shape = Concat <axis = 0> (L_, batch, G, unit, N, unit)",
+        "C_steps = Reshape (C_first, C_shape)",
+        "state_shape = Concat <axis = 0> (batch, G, rest, P, N)",
+        "past_groups = Reshape (past, state_shape)",
+        "last, y_steps = Scan <num_scan_inputs = 4, body = token (h, decay, step_x, b, c) => (h_next, out) {",
+        "  kept = Mul (decay, h)",
+        "  added = Mul (step_x, b)",
+        "  h_next = Add (kept, added)",
+        "  out = MatMul (h_next, c)",
+        "}> (past_groups, decay_steps, dx_steps, B_steps, C_steps)",
+        "past_shape = Shape (past)",
+        "present = Reshape (last, past_shape)",
+        "y_first_shape = Concat <axis = 0> (L_, batch, rest, P)",
+        "y_first = Reshape (y_steps, y_first_shape)",
+        "y_scan = Transpose <perm = [1, 0, 2, 3]> (y_first)",
+        *_finished(call),
+    ]
+
+
+def entering(call: Call) -> list[str]:
+    """What enters a state, in float32: ``delta``, ``x_valid`` and ``B_valid``. All are 0 at padded tokens (False in
+    ``mask`` [B,L,1] and ``mask4`` [B,L,1,1]), which so leave the state as it is even where they hold NaN."""
+    lines = [
+        "x_wide = Cast <to = 1> (x)",
+        "B_wide = Cast <to = 1> (B)",
+        *_delta(call),
+    ]
+    if "seq_lens" not in call:
+        return [*lines, "delta = Identity (delta_all)", "x_valid = Identity (x_wide)", "B_valid = Identity (B_wide)"]
+    return [
+        *lines,
+        "zero = Constant <value_int = 0> ()",
+        "one = Constant <value_int = 1> ()",
+        "zero_wide = Constant <value_float = 0.0> ()",
+        "length_ = Shape <start = 1, end = 2> (x)",
+        "length = Squeeze (length_)",
+        "times = Range (zero, length, one)",
+        *TOKEN_MASK,
+        "delta = Where (mask, delta_all, zero_wide)",
+        "mask4_axis = Constant <value_ints = [3]> ()",
+        "mask4 = Unsqueeze (mask, mask4_axis)",
+        "x_valid = Where (mask4, x_wide, zero_wide)",
+        "B_valid = Where (mask4, B_wide, zero_wide)",
+    ]
+
+
+def _delta(call: Call) -> list[str]:
+    lines = [
+        "dt_wide = Cast <to = 1> (dt)",
+        "biased = Add (dt_wide, dt_bias)" if "dt_bias" in call else "biased = Identity (dt_wide)",
+        "positive = Softplus (biased)" if call.attributes["dt_softplus"] else "positive = Identity (biased)",
+    ]
+    bounded = "positive"
+    for name, limit in (("dt_min", "Max"), ("dt_max", "Min")):
+        if call.attributes[name]:
+            lines += [
+                f"{name} = Constant <value_float = {call.attributes[name]!r}> ()",
+                f"{name}_bounded = {limit} ({bounded}, {name})",
+            ]
+            bounded = f"{name}_bounded"
+    return [*lines, f"delta_all = Identity ({bounded})"]
+
+
+def _finished(call: Call) -> list[str]:
+    """y of ``y_scan``: the skip connection added, the gate applied, and padded tokens 0."""
+    lines = ["y_skip = Identity (y_scan)"]
+    if "D" in call:
+        lines = ["D_column = Reshape (D, D_axis)", "skip = Mul (D_column, x_wide)", "y_skip = Add (y_scan, skip)"]
+    if "z" in call:
+        lines += [
+            "z_wide = Cast <to = 1> (z)",
+            "z_gate = Sigmoid (z_wide)",
+            "z_silu = Mul (z_wide, z_gate)",
+            "y_wide = Mul (y_skip, z_silu)",
+        ]
+    else:
+        lines.append("y_wide = Identity (y_skip)")
+    if "seq_lens" not in call:
+        return [*lines, "y = CastLike (y_wide, x)"]
+    return [*lines, "y_valid = Where (mask4, y_wide, zero_wide)", "y = CastLike (y_valid, x)"]
+
+
+def ssd_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, z: Tensor | None = None,
+    dt_bias: Tensor | None = None, past: Tensor | None = None, seq_lens: Tensor | None = None, *,
+    dt_softplus: bool = False, dt_limit: tuple[float, float] = (0.0, float("inf")),
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The scan of Mamba-2 (Dao & Gu 2024): ``h = exp(dt * A) * h + dt * x (outer) B``, ``y = h . C + D * x``.
+
+    Args:
+        x: T[B,L,H,P], float32, float16 or bfloat16.
+        dt: T[B,L,H].
+        A: float32[H], negative.
+        B, C: T[B,L,G,N]; head h reads group ``floor(h * G / H)``.
+        D: float32[H].
+        z: T[B,L,H,P], gates y by ``silu(z)``.
+        dt_bias: float32[H], added to dt.
+        past: float32[B,H,P,N], the state before this call; None: zeros.
+        seq_lens: int32[B], valid tokens of each sequence; later ones give 0 and leave the state as it is. None: all L.
+        dt_softplus: pass ``dt + dt_bias`` through softplus.
+        dt_limit: the least and the most step, after softplus.
+
+    Returns:
+        y T[B,L,H,P], and the state after the call, float32[B,H,P,N].
+    """
+    if past is None:
+        past = A.new_zeros(x.shape[0], *x.shape[2:], B.shape[-1])
+    least, most = dt_limit
+    y, present = torch.ops.seqexport.ssd_scan(
+        x, dt, A, B, C, D, z, dt_bias, past, seq_lens, int(dt_softplus), least, most if most < float("inf") else 0.0
+    )
+    return y, present
+
+
+OP = Op(
+    name="SsdScan",
+    stem="ssd_scan",
+    inputs={
+        "x": "T",
+        "dt": "T",
+        "A": "F",
+        "B": "T",
+        "C": "T",
+        "D?": "F",
+        "z?": "T",
+        "dt_bias?": "F",
+        "past": "F",
+        "seq_lens?": "I",
+    },
+    outputs={"y": "T", "present": "F"},
+    attributes={"dt_softplus": 0, "dt_min": 0.0, "dt_max": 0.0},
+    reference=reference,
+    fake=fake,
+    body=body,
+)
