@@ -1,4 +1,4 @@
-"""``mamba2_chunk_scan`` of the Mamba-2 families becomes SelectiveScan: a head's channels share A, D and the step."""
+"""``mamba2_chunk_scan`` of the Mamba-2 families becomes SsdScan."""
 
 from __future__ import annotations
 
@@ -38,23 +38,18 @@ def mamba2_chunk_scan(
             "tokens; only models without time_step_limit are supported"
         )
     H, P, N = *hidden_states.shape[2:], B.shape[-1]
-
-    def of_channels(of_heads: Tensor) -> Tensor:
-        return of_heads.unsqueeze(-1).expand(*of_heads.shape, P).flatten(-2)
-
     past = states.past(states.layer, "recurrent_state", ("batch", H, P, N), hidden_states, torch.float32)
-    y, present = torch.ops.seqexport.selective_scan(
-        hidden_states.flatten(2),
-        of_channels(dt),
-        of_channels(A.float())[:, None].expand(-1, N),
+    y, present = torch.ops.seqexport.ssd_scan(
+        hidden_states,
+        dt,
+        A.float(),
         B,
         C,
-        None if D is None else of_channels(D.float()),
+        None if D is None else D.float(),
         None,
-        None if dt_bias is None else of_channels(dt_bias.float()),
-        past.flatten(1, 2),
+        None if dt_bias is None else dt_bias.float(),
+        past,
         states.seq_lens,
         int(dt_softplus),
     )
-    y, present = y.unflatten(-1, (H, P)), present.unflatten(1, (H, P))
     return (y, present) if return_final_states else y

@@ -41,7 +41,7 @@ double bound_of(int dtype);
 // A row of the whole length, an empty one, and halves.
 std::vector<int32_t> ragged(int batch, int length);
 
-// CausalConv1d, SelectiveScan and CausalAttention, which keep states.
+// CausalConv1d, SelectiveScan, SsdScan and CausalAttention, which keep states.
 void run_sequence_cases(const Kernels& k, const Pool& pool, int dtype);
 
 // Linear, RmsNorm, RotaryQueryKey, Embedding and LastToken, which keep none.
