@@ -103,6 +103,8 @@ RANGES = {
     **{(name, "B"): {"cpu": [1, TOKENS], "cuda": [1, GRID]} for name in STATEFUL},
     **{("CausalAttention", size): {"cpu": [1, 256], "cuda": [1, 256]} for size in ("Dh", "Dv")},
     **{("CausalAttention", size): {"cpu": [1, GRID], "cuda": [1, GRID]} for size in ("Hq", "Hkv")},
+    ("Experts", "k"): {"cpu": [1, TOKENS], "cuda": [1, 256]},
+    ("Experts", "E"): {"cpu": [1, TOKENS], "cuda": [1, 1024]},
     ("SelectiveScan", "N"): {"cpu": [1, 256], "cuda": [1, 256]},
     **{("RotaryQueryKey", size): {"cpu": [1, GRID], "cuda": [1, GRID]} for size in ("Hq", "Hkv")},
     **{("RotaryQueryKey", size): {"cpu": [2, GRID], "cuda": [2, GRID]} for size in ("Dh", "R")},
