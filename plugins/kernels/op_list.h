@@ -8,11 +8,12 @@
   OP(causal_attention, CausalAttentionParams, CUDA, CPU)   \
   OP(causal_conv1d, CausalConv1dParams, CUDA, CPU)         \
   OP(embedding, EmbeddingParams, CUDA, CPU)                \
+  OP(experts, ExpertsParams, CUDA, CPU)                    \
   OP(last_token, LastTokenParams, CUDA, CPU)               \
   OP(linear, LinearParams, CUDA, CPU)                      \
   OP(rms_norm, RmsNormParams, CUDA, CPU)                   \
   OP(rotary_embedding, RotaryEmbeddingParams, CUDA, CPU)   \
   OP(selective_scan, SelectiveScanParams, CUDA, CPU)       \
-  OP(ssd_scan, SsdScanParams, NONE, CPU)
+  OP(ssd_scan, SsdScanParams, CUDA, CPU)
 
 #endif /* SEQEXPORT_KERNELS_OP_LIST_H_ */
