@@ -32,11 +32,6 @@ def mamba2_chunk_scan(
     **kwargs: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """hidden_states [B,L,H,P], dt [B,L,H], A and D [H], B and C [B,L,G,N]; the state is [B,H,P,N], float32."""
-    if tuple(dt_limit) != (0.0, math.inf):
-        raise UserError(
-            f"its time steps are limited to {tuple(dt_limit)}, which transformers applies to prompts and not to single "
-            "tokens; only models without time_step_limit are supported"
-        )
     H, P, N = *hidden_states.shape[2:], B.shape[-1]
     past = states.past(states.layer, "recurrent_state", ("batch", H, P, N), hidden_states, torch.float32)
     y, present = torch.ops.seqexport.ssd_scan(
