@@ -6,6 +6,7 @@ Each traces into a node of the domain ``seqexport``.
 from seqexport.plugins.ops.causal_attention import causal_attention
 from seqexport.plugins.ops.causal_conv1d import causal_conv1d
 from seqexport.plugins.ops.embedding import embedding
+from seqexport.plugins.ops.experts import experts
 from seqexport.plugins.ops.last_token import last_token
 from seqexport.plugins.ops.linear import linear
 from seqexport.plugins.ops.rms_norm import rms_norm
@@ -17,6 +18,7 @@ __all__ = [
     "causal_attention",
     "causal_conv1d",
     "embedding",
+    "experts",
     "last_token",
     "linear",
     "rms_norm",
