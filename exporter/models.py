@@ -13,6 +13,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from seqexport.exporter.patches import missing_ops
+from seqexport.exporter.patches.experts import check_experts
 from seqexport.exporter.patches.rotary import switch_length, switching
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import Family, StateSpec
@@ -56,17 +57,33 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
         raise UserError(f"{name} is an encoder-decoder; expected a causal language model")
     if model.get_output_embeddings() is None:
         raise UserError(f"{name} has no output embeddings; expected a causal language model")
-    for module in model.modules():
-        if hasattr(module, "_is_expert_parallel") or type(module).__name__.endswith("Experts"):
-            raise UserError(f"{name} has a mixture of experts ({type(module).__name__}); this is not supported")
+    for path, module in model.named_modules():
+        where = _layer(path, module)
+        if type(module).__name__.endswith("Experts"):
+            _refuse_experts(name, where, module)
         missing = _called_names(type(module)) & missing_ops().keys()
         if missing:
-            raise UserError(f"{name} needs the op {missing_ops()[min(missing)]}, which this version does not have")
+            op = missing_ops()[min(missing)]
+            raise UserError(f"{name} needs the op {op}, which this version does not have, in {where}")
         if _is_own_attention(module):
             raise UserError(
-                f"{name} computes attention itself in {type(module).__name__}, not through transformers' "
-                "attention interface; only causal attention through it is supported"
+                f"{name} computes attention itself in {where}, not through transformers' attention interface; only "
+                "causal attention through it is supported"
             )
+
+
+def _layer(path: str, module: nn.Module) -> str:
+    """What a part of a model is to be called: the number of its layer, and its class."""
+    number = next((part for part in path.split(".") if part.isdigit()), None)
+    kind = type(module).__name__
+    return kind if number is None else f"layer {number} ({kind})"
+
+
+def _refuse_experts(name: str, where: str, module: nn.Module) -> None:
+    try:
+        check_experts(module)
+    except UserError as why:
+        raise UserError(f"{name}: the experts of {where} {why}; such a mixture of experts is not supported") from None
 
 
 def _called_names(kind: type[nn.Module]) -> set[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -30,6 +30,7 @@ from seqexport.runtimes.bundle import MEMORY, Bundle
 from seqexport.runtimes.manifest import Logits
 from seqexport.runtimes.pytorch.cache import new_cache, read, tensor_dtype, write
 from seqexport.runtimes.pytorch.checkpoint import load_original
+from seqexport.runtimes.pytorch.experts import experts_implementation
 from seqexport.runtimes.pytorch.float64 import float64_arithmetic
 from seqexport.runtimes.pytorch.time_steps import limited_time_steps
 
@@ -113,8 +114,15 @@ class TorchRunner(Runner):
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        wide = float64_arithmetic() if self.arithmetic == "float64" else nullcontext()
-        with self._limited_time_steps(), wide:
+        with self._limited_time_steps(), self._wide():
+            yield
+
+    @contextmanager
+    def _wide(self) -> Iterator[None]:
+        if self.arithmetic == "native":
+            yield
+            return
+        with experts_implementation(self.model, "eager"), float64_arithmetic():  # the others have no float64
             yield
 
     def reset_peak_device_memory(self) -> None:

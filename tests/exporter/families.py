@@ -72,9 +72,9 @@ MAMBA2: dict[str, Any] = {
 }
 ZAMBA2: dict[str, Any] = {
     **SIZES,
-    "num_hidden_layers": 5,
+    "num_hidden_layers": 4,
     "num_key_value_heads": 3,
-    "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid", "hybrid"],
+    "layers_block_type": ["linear_attention", "hybrid", "hybrid", "hybrid"],
     "n_mamba_heads": 6,
     "mamba_d_state": 5,
     "mamba_ngroups": 2,
@@ -175,6 +175,8 @@ EXPORTED: dict[str, Build] = {
     "starcoder2": of("Starcoder2", **SIZES, sliding_window=WINDOW),
 }
 
+HYBRIDS_AND_MIXTURES = list(EXPORTED)[list(EXPORTED).index("mamba2") : list(EXPORTED).index("olmoe") + 1]
+
 OWN_ATTENTION = "computes attention itself in"
 REFUSED: dict[str, tuple[Build, str]] = {
     "qwen3_next": (
@@ -205,7 +207,7 @@ REFUSED_IN_TRACING: dict[str, tuple[Build, str]] = {
     "doge": (of("Doge", **SIZES), "its layers compute with the attention mask; only causal attention is supported"),
     "bert": (
         of("Bert", **{k: v for k, v in SIZES.items() if k != "num_key_value_heads"}),
-        "it masks attention in a way that is neither causal nor a causal sliding window",
+        "BertSelfAttention masks attention in a way that is neither causal nor a causal sliding window",
     ),
     "openai-gpt": (of("OpenAIGPT", **GPT2), "it keeps no states in its cache that the exporter knows"),
     "xmod": (

@@ -1,7 +1,9 @@
-"""Each family, from a checkpoint to stock ONNX Runtime, against the unpatched original with its own cache."""
+"""Each family, from a checkpoint to stock ONNX Runtime, against the unpatched original in float64 without a cache."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,32 +25,34 @@ from seqexport.exporter.targets import FUSIONS
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.pytorch.checkpoint import load_original
+from seqexport.runtimes.pytorch.experts import experts_implementation
 from seqexport.runtimes.pytorch.float64 import float64_arithmetic
+from seqexport.runtimes.pytorch.time_steps import limited_time_steps
 from seqexport.runtimes.quiet import quiet
 from tests.exporter.families import EXPORTED, REFUSED, REFUSED_IN_TRACING, VOCAB, build, save
 from tests.ops.conformance import assert_as_accurate_as_torch
+from tests.support import Case, cases
 
 LENGTHS = (9, 5, 1)
 STEPS = 20
 CAPACITY = 40
-Floats = NDArray[np.float32]
+WIDEST = 4
+"""The kernel of the widest convolution of any family: what a chunk leaves behind reaches so far into the next."""
+
+Floats = NDArray[np.floating]
 Lengths = NDArray[np.int32]
 
 
 @dataclass
 class Exported:
-    """A family's original, and its graph opened in stock ONNX Runtime."""
+    """A family's original, and its graph opened in ONNX Runtime."""
 
     model: PreTrainedModel
     specs: list[StateSpec]
     session: ort.InferenceSession
 
     def call(
-        self,
-        tokens: NDArray[np.int64],
-        seq_lens: NDArray[np.int32],
-        past: NDArray[np.int32],
-        states: dict[str, Floats],
+        self, tokens: NDArray[np.int64], seq_lens: Lengths, past: Lengths, states: dict[str, Floats]
     ) -> tuple[Floats, dict[str, Floats]]:
         inputs = {"input_ids": tokens, "seq_lens": seq_lens, "past_lens": past, **states}
         names = {value.name for value in self.session.get_inputs()}
@@ -58,66 +62,52 @@ class Exported:
     def empty_states(self, batch: int) -> dict[str, Floats]:
         """Zeros, and NaN where a cache has no token yet."""
         return {
-            spec.past_name: np.full(spec.sizes(batch, CAPACITY), np.nan if spec.grows else 0.0, np.float32)
+            spec.past_name: np.full(spec.sizes(batch, CAPACITY), np.nan if spec.grows else 0.0, spec.dtype)
             for spec in self.specs
         }
 
-    def generate(self, prompts: list[Tensor], chunk: int) -> list[Tensor]:
-        """Each row's logits: of its prompt, fed in chunks, then of greedy decoding."""
-        lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-        padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True).numpy()
-        states, past = self.empty_states(len(prompts)), np.zeros_like(lengths)
-        rows: list[list[Floats]] = [[] for _ in prompts]
-        for start in range(0, padded.shape[1], chunk):
-            part = padded[:, start : start + chunk]
-            valid = np.clip(lengths - start, 0, part.shape[1]).astype(np.int32)
-            logits, states = self.call(part, valid, past, states)
+    def read(self, rows: Sequence[Tensor], prompts: Sequence[int], edges: Sequence[int] = ()) -> list[Tensor]:
+        """Each row's logits: of its prompt, fed in chunks that end at the edges, then token by token."""
+        states, past = self.empty_states(len(rows)), np.zeros(len(rows), np.int32)
+        logits: list[list[Floats]] = [[] for _ in rows]
+        ends = [*edges, max(prompts), *range(max(prompts) + 1, max(prompts) + STEPS)]
+        for start, end in zip([0, *ends], ends, strict=False):
+            decoding = end > max(prompts)
+            parts = [row[n + start - max(prompts) :] if decoding else row[start:n] for row, n in zip(rows, prompts)]
+            parts = [part[: end - start] for part in parts]
+            valid = np.array([len(part) for part in parts], np.int32)
+            if not valid.any():
+                break
+            padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).numpy()
+            tokens = np.pad(padded, ((0, 0), (0, end - start - padded.shape[1])))
+            found, states = self.call(tokens, valid, past, states)
             past = past + valid
-            for row, n, x in zip(rows, valid, logits, strict=True):
+            for row, n, x in zip(logits, valid, found, strict=True):
                 row += list(x[:n])
-        for _ in range(STEPS - 1):
-            tokens = np.array([[row[-1].argmax()] for row in rows])
-            logits, states = self.call(tokens, np.ones_like(past), past, states)
-            past = past + 1
-            for row, x in zip(rows, logits, strict=True):
-                row.append(x[0])
-        return [torch.from_numpy(np.stack(row)) for row in rows]
+        return [torch.from_numpy(np.stack(row)) for row in logits]
 
 
-def export(model: PreTrainedModel, *, last_only: bool = False, fused: bool = False) -> Exported:
-    with quiet(), explained(model):
-        refuse_unsupported(model)
-        specs = discover_states(model)
-        graph = trace(model, specs, opset=20, last_only=last_only)
-    for fuse in FUSIONS if fused else ():
-        fuse(graph)
-    add_bodies(graph)
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    data = ir.to_proto(graph).SerializeToString()
-    return Exported(model, specs, ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
+@dataclass(frozen=True)
+class Reading:
+    """What the original makes of a prompt.
+
+    Attributes:
+        ids: the prompt and the tokens that it goes on with, but for the last.
+        tokens: those that it goes on with.
+        logits: of all, with its own cache.
+        exact: of all, in float64 without a cache.
+    """
+
+    prompt: int
+    ids: Tensor
+    tokens: list[int]
+    logits: Tensor
+    exact: Tensor
 
 
-@pytest.fixture(scope="session", params=EXPORTED)
-def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(EXPORTED[request.param], tmp_path_factory.mktemp("families") / request.param)
-
-
-@pytest.fixture(scope="session", params=[False, True], ids=["plain", "fused"])
-def family(request: pytest.FixtureRequest, checkpoint: Path) -> Exported:
-    return export(load_original(str(checkpoint)), fused=request.param)
-
-
-@pytest.fixture(scope="session")
-def prompts() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randint(VOCAB, (length,), generator=generator) for length in LENGTHS]
-
-
-def original(model: PreTrainedModel, prompt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One row on its own: its greedy tokens, its logits with the original's cache, and those in float64."""
+def original(model: PreTrainedModel, prompt: Tensor) -> Reading:
     ids = prompt[None]
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), limited_time_steps(model)():
         out = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -129,24 +119,91 @@ def original(model: PreTrainedModel, prompt: Tensor) -> tuple[Tensor, Tensor, Te
             return_dict_in_generate=True,
         )
         prefill = model(ids).logits[0, :-1]
-        with rotary.short_frequencies(model, GraphStates()), float64_arithmetic():  # longrope writes a float32 buffer
-            exact = model(out.sequences[:, :-1], use_cache=False).logits[0]
-    return out.sequences[0, len(prompt) :], torch.cat([prefill, *out.logits]), exact
+    read = out.sequences[:, :-1]
+    short = rotary.short_frequencies(model, GraphStates())  # longrope writes a float32 buffer
+    with quiet(), torch.no_grad(), short, experts_implementation(model, "eager"), float64_arithmetic():
+        exact = model(read, use_cache=False).logits[0]
+    tokens = out.sequences[0, len(prompt) :].tolist()
+    return Reading(len(prompt), read[0], tokens, torch.cat([prefill, *out.logits]), exact)
 
 
-def test_family_gives_the_originals_logits_and_tokens(family: Exported, prompts: list[Tensor]) -> None:
-    whole = family.generate(prompts, chunk=max(LENGTHS))
-    chunked = family.generate(prompts, chunk=4)
-    for prompt, *ours in zip(prompts, whole, chunked, strict=True):
-        tokens, logits, exact = original(family.model, prompt)
-        for x in ours:
-            assert x[len(prompt) - 1 :].argmax(-1).tolist() == tokens.tolist()
-            assert_as_accurate_as_torch([x], [logits], [exact], torch.float32)
+def open_session(graph: ir.Model, library: Path | None = None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    return ort.InferenceSession(ir.to_proto(graph).SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def export(model: PreTrainedModel, *, last_only: bool = False) -> tuple[list[StateSpec], ir.Model]:
+    with quiet(), explained(model):
+        refuse_unsupported(model)
+        specs = discover_states(model)
+        return specs, trace(model, specs, opset=20, last_only=last_only)
+
+
+Traced = Callable[[str, str], tuple[PreTrainedModel, list[StateSpec], ir.Model]]
+
+
+@pytest.fixture(scope="session")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    """A family's model in a dtype, from a checkpoint on disk, and its graph."""
+    root = tmp_path_factory.mktemp("families")
+
+    @functools.cache
+    def saved(name: str) -> Path:
+        return save(EXPORTED[name], root / name)
+
+    @functools.cache
+    def once(name: str, dtype: str) -> tuple[PreTrainedModel, list[StateSpec], ir.Model]:
+        model = load_original(str(saved(name)), dtype=dtype)
+        return model, *export(model)
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randint(VOCAB, (length,), generator=generator) for length in LENGTHS]
+
+
+@pytest.fixture(scope="session")
+def readings(traced: Traced, prompts: list[Tensor]) -> Callable[[str, str], list[Reading]]:
+    return functools.cache(lambda name, dtype: [original(traced(name, dtype)[0], prompt) for prompt in prompts])
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_family_gives_the_originals_logits_and_tokens(
+    case: Case,
+    traced: Traced,
+    readings: Callable[[str, str], list[Reading]],
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
+) -> None:
+    record_property("support", case.record())
+    library = request.getfixturevalue("native_library")("onnxruntime") if case.library else None
+    model, specs, graph = traced(case.family, case.dtype)
+    graph = graph.clone()
+    for fuse in FUSIONS if case.fused else ():
+        fuse(graph)
+    add_bodies(graph)
+    exported = Exported(model, specs, open_session(graph, library))
+    expected = readings(case.family, case.dtype)
+    rows, lengths, dtype = [each.ids for each in expected], [each.prompt for each in expected], model.dtype
+    for edges in [(), (4, 8), *((edge,) for edge in range(1, WIDEST + 2))]:
+        for ours, own in zip(exported.read(rows, lengths, edges), expected, strict=True):
+            assert_as_accurate_as_torch([ours], [own.logits], [own.exact], dtype)
+            if dtype == torch.float32:
+                assert ours[own.prompt - 1 :].argmax(-1).tolist() == own.tokens
 
 
 @pytest.mark.parametrize("name", ["mamba", "gpt2"])
 def test_last_only_gives_each_rows_last_valid_token(name: str, prompts: list[Tensor]) -> None:
-    exported = export(build(EXPORTED[name]), last_only=True)
+    model = build(EXPORTED[name])
+    specs, graph = export(model, last_only=True)
+    add_bodies(graph)
+    exported = Exported(model, specs, open_session(graph))
     padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True).numpy()
     lengths = np.array(LENGTHS, np.int32)
     logits, _ = exported.call(padded, lengths, np.zeros_like(lengths), exported.empty_states(len(prompts)))
