@@ -186,10 +186,6 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "bloom": (of("Bloom", vocab_size=VOCAB, hidden_size=24, n_head=3, n_layer=2), OWN_ATTENTION),
     "falcon": (of("Falcon", **SIZES), OWN_ATTENTION),
     "gptj": (of("GPTJ", **GPT2, rotary_dim=4), OWN_ATTENTION),
-    "jetmoe": (
-        of("JetMoe", **{k: v for k, v in HEADS.items() if k != "head_dim"}, kv_channels=8, num_local_experts=2),
-        "JetMoeForCausalLM has a mixture of experts (JetMoeParallelExperts)",
-    ),
     "recurrent_gemma": (
         of("RecurrentGemma", **SIZES, lru_width=24, head_dim=8, attention_window_size=WINDOW),
         "RecurrentGemmaForCausalLM needs the op RgLru (Griffin's recurrence), which this version does not have",

@@ -68,23 +68,26 @@ class Exported:
 
     def read(self, rows: Sequence[Tensor], prompts: Sequence[int], edges: Sequence[int] = ()) -> list[Tensor]:
         """Each row's logits: of its prompt, fed in chunks that end at the edges, then token by token."""
-        states, past = self.empty_states(len(rows)), np.zeros(len(rows), np.int32)
+        longest, states, past = max(prompts), self.empty_states(len(rows)), np.zeros(len(rows), np.int32)
         logits: list[list[Floats]] = [[] for _ in rows]
-        ends = [*edges, max(prompts), *range(max(prompts) + 1, max(prompts) + STEPS)]
+        ends = [*edges, longest, *range(longest + 1, longest + STEPS)]
         for start, end in zip([0, *ends], ends, strict=False):
-            decoding = end > max(prompts)
-            parts = [row[n + start - max(prompts) :] if decoding else row[start:n] for row, n in zip(rows, prompts)]
-            parts = [part[: end - start] for part in parts]
-            valid = np.array([len(part) for part in parts], np.int32)
-            if not valid.any():
-                break
-            padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).numpy()
-            tokens = np.pad(padded, ((0, 0), (0, end - start - padded.shape[1])))
+            tokens, valid = _piece(rows, prompts, start, end)
             found, states = self.call(tokens, valid, past, states)
             past = past + valid
             for row, n, x in zip(logits, valid, found, strict=True):
                 row += list(x[:n])
         return [torch.from_numpy(np.stack(row)) for row in logits]
+
+
+def _piece(rows: Sequence[Tensor], prompts: Sequence[int], start: int, end: int) -> tuple[NDArray[np.int64], Lengths]:
+    """What each row is fed from one position of the longest prompt to another; all go on together after it."""
+    longest = max(prompts)
+    tokens, valid = np.zeros((len(rows), end - start), np.int64), np.zeros(len(rows), np.int32)
+    for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        part = row[start : min(end, prompt)] if end <= longest else row[prompt + start - longest :][: end - start]
+        tokens[i, : len(part)], valid[i] = part, len(part)
+    return tokens, valid
 
 
 @dataclass(frozen=True)
