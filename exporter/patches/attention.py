@@ -117,10 +117,10 @@ def _check(module: nn.Module, states: GraphStates, mask: Any, kwargs: dict[str, 
     kind, layer = type(module).__name__, states.take_new_keys()
     if layer is None:
         raise UserError(f"{kind} attends to keys that are not its own cache's; this is not supported")
+    if isinstance(mask, CausalMask) and not mask.known:
+        raise UserError(f"{kind} masks attention in a way that is neither causal nor a causal sliding window")
     if not getattr(module, "is_causal", True) or not isinstance(mask, CausalMask | None):
         raise UserError(f"{kind} builds an attention mask of its own; only causal attention is supported")
-    if mask is not None and not mask.known:
-        raise UserError(f"{kind} masks attention in a way that is neither causal nor a causal sliding window")
     extra = [name for name, x in kwargs.items() if isinstance(x, Tensor) and name not in HARMLESS]
     if extra:
         raise UserError(f"{kind} passes {extra[0]!r} to its attention, which CausalAttention does not know")
