@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +134,27 @@ LFM2_MOE: dict[str, Any] = {
 Build = Callable[[], PreTrainedModel]
 
 
-def of(name: str, **config: Any) -> Build:
-    """The causal language model of a config class, by its name."""
-    return lambda: tf.AutoModelForCausalLM.from_config(getattr(tf, f"{name}Config")(**config))
+@dataclass(frozen=True)
+class Family:
+    """The causal language model of a config class.
+
+    Attributes:
+        kind: the class's name without ``Config``, which is also transformers' name of the family.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+
+    def __call__(self) -> PreTrainedModel:
+        model: PreTrainedModel = tf.AutoModelForCausalLM.from_config(getattr(tf, f"{self.kind}Config")(**self.settings))
+        return model
 
 
-EXPORTED: dict[str, Build] = {
+def of(kind: str, **settings: Any) -> Family:
+    return Family(kind, settings)
+
+
+EXPORTED: dict[str, Family] = {
     "mamba": of("Mamba", **MAMBA, conv_kernel=3, time_step_rank=3, use_bias=True),
     "falcon_mamba": of("FalconMamba", **MAMBA, conv_kernel=4, time_step_rank=3),
     "gpt2": of("GPT2", **GPT2),

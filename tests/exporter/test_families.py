@@ -3,166 +3,59 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from seqexport.exporter.causal_lm import discover_states, trace
+from seqexport.exporter.causal_lm import discover_states
 from seqexport.exporter.models import explained, refuse_unsupported
 from seqexport.exporter.passes.add_bodies import add_bodies
-from seqexport.exporter.patches import rotary
-from seqexport.exporter.states import GraphStates
 from seqexport.exporter.targets import FUSIONS
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.pytorch.checkpoint import load_original
-from seqexport.runtimes.pytorch.experts import experts_implementation
-from seqexport.runtimes.pytorch.float64 import float64_arithmetic
-from seqexport.runtimes.pytorch.time_steps import limited_time_steps
 from seqexport.runtimes.quiet import quiet
 from tests.exporter.families import EXPORTED, REFUSED, REFUSED_IN_TRACING, VOCAB, build, save
-from tests.ops.conformance import assert_as_accurate_as_torch
-from tests.support import Case, cases
+from tests.exporter.reading import Exported, Reading, assert_reads, export, open_session, original, torch_feed
+from tests.support import PROPERTY, Case, cases
 
 LENGTHS = (9, 5, 1)
-STEPS = 20
-CAPACITY = 40
-WIDEST = 4
-"""The kernel of the widest convolution of any family: what a chunk leaves behind reaches so far into the next."""
-
-Floats = NDArray[np.floating]
-Lengths = NDArray[np.int32]
 
 
-@dataclass
-class Exported:
-    """A family's original, and its graph opened in ONNX Runtime."""
-
-    model: PreTrainedModel
-    specs: list[StateSpec]
-    session: ort.InferenceSession
-
-    def call(
-        self, tokens: NDArray[np.int64], seq_lens: Lengths, past: Lengths, states: dict[str, Floats]
-    ) -> tuple[Floats, dict[str, Floats]]:
-        inputs = {"input_ids": tokens, "seq_lens": seq_lens, "past_lens": past, **states}
-        names = {value.name for value in self.session.get_inputs()}
-        logits, *present = self.session.run(None, {name: x for name, x in inputs.items() if name in names})
-        return logits, {spec.past_name: x for spec, x in zip(self.specs, present, strict=True)}
-
-    def empty_states(self, batch: int) -> dict[str, Floats]:
-        """Zeros, and NaN where a cache has no token yet."""
-        return {
-            spec.past_name: np.full(spec.sizes(batch, CAPACITY), np.nan if spec.grows else 0.0, spec.dtype)
-            for spec in self.specs
-        }
-
-    def read(self, rows: Sequence[Tensor], prompts: Sequence[int], edges: Sequence[int] = ()) -> list[Tensor]:
-        """Each row's logits: of its prompt, fed in chunks that end at the edges, then token by token."""
-        longest, states, past = max(prompts), self.empty_states(len(rows)), np.zeros(len(rows), np.int32)
-        logits: list[list[Floats]] = [[] for _ in rows]
-        ends = [*edges, longest, *range(longest + 1, longest + STEPS)]
-        for start, end in zip([0, *ends], ends, strict=False):
-            tokens, valid = _piece(rows, prompts, start, end)
-            found, states = self.call(tokens, valid, past, states)
-            past = past + valid
-            for row, n, x in zip(logits, valid, found, strict=True):
-                row += list(x[:n])
-        return [torch.from_numpy(np.stack(row)) for row in logits]
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        every = metafunc.config.getoption("--support") is not None
+        metafunc.parametrize("case", cases(every=every), ids=str)
 
 
-def _piece(rows: Sequence[Tensor], prompts: Sequence[int], start: int, end: int) -> tuple[NDArray[np.int64], Lengths]:
-    """What each row is fed from one position of the longest prompt to another; all go on together after it."""
-    longest = max(prompts)
-    tokens, valid = np.zeros((len(rows), end - start), np.int64), np.zeros(len(rows), np.int32)
-    for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
-        part = row[start : min(end, prompt)] if end <= longest else row[prompt + start - longest :][: end - start]
-        tokens[i, : len(part)], valid[i] = part, len(part)
-    return tokens, valid
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the original makes of a prompt.
-
-    Attributes:
-        ids: the prompt and the tokens that it goes on with, but for the last.
-        tokens: those that it goes on with.
-        logits: of all, with its own cache.
-        exact: of all, in float64 without a cache.
-    """
-
-    prompt: int
-    ids: Tensor
-    tokens: list[int]
-    logits: Tensor
-    exact: Tensor
-
-
-def original(model: PreTrainedModel, prompt: Tensor) -> Reading:
-    ids = prompt[None]
-    with quiet(), torch.no_grad(), limited_time_steps(model)():
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=STEPS,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        prefill = model(ids).logits[0, :-1]
-    read = out.sequences[:, :-1]
-    short = rotary.short_frequencies(model, GraphStates())  # longrope writes a float32 buffer
-    with quiet(), torch.no_grad(), short, experts_implementation(model, "eager"), float64_arithmetic():
-        exact = model(read, use_cache=False).logits[0]
-    tokens = out.sequences[0, len(prompt) :].tolist()
-    return Reading(len(prompt), read[0], tokens, torch.cat([prefill, *out.logits]), exact)
-
-
-def open_session(graph: ir.Model, library: Path | None = None) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    if library is not None:
-        options.register_custom_ops_library(str(library))
-    return ort.InferenceSession(ir.to_proto(graph).SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def export(model: PreTrainedModel, *, last_only: bool = False) -> tuple[list[StateSpec], ir.Model]:
-    with quiet(), explained(model):
-        refuse_unsupported(model)
-        specs = discover_states(model)
-        return specs, trace(model, specs, opset=20, last_only=last_only)
-
-
-Traced = Callable[[str, str], tuple[PreTrainedModel, list[StateSpec], ir.Model]]
+Loaded = Callable[[str, str], PreTrainedModel]
+Traced = Callable[[str, str], tuple[list[StateSpec], ir.Model]]
+Readings = Callable[[str, str], list[Reading]]
 
 
 @pytest.fixture(scope="session")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    """A family's model in a dtype, from a checkpoint on disk, and its graph."""
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """A family's model in a dtype, from a checkpoint on disk."""
     root = tmp_path_factory.mktemp("families")
 
     @functools.cache
     def saved(name: str) -> Path:
         return save(EXPORTED[name], root / name)
 
-    @functools.cache
-    def once(name: str, dtype: str) -> tuple[PreTrainedModel, list[StateSpec], ir.Model]:
-        model = load_original(str(saved(name)), dtype=dtype)
-        return model, *export(model)
+    return functools.cache(lambda name, dtype: load_original(str(saved(name)), dtype=dtype))
 
-    return once
+
+@pytest.fixture(scope="session")
+def traced(loaded: Loaded) -> Traced:
+    """Its states and its graph."""
+    return functools.cache(lambda name, dtype: export(loaded(name, dtype)))
 
 
 @pytest.fixture(scope="session")
@@ -172,33 +65,29 @@ def prompts() -> list[Tensor]:
 
 
 @pytest.fixture(scope="session")
-def readings(traced: Traced, prompts: list[Tensor]) -> Callable[[str, str], list[Reading]]:
-    return functools.cache(lambda name, dtype: [original(traced(name, dtype)[0], prompt) for prompt in prompts])
+def readings(loaded: Loaded, prompts: list[Tensor]) -> Readings:
+    return functools.cache(lambda name, dtype: [original(loaded(name, dtype), prompt) for prompt in prompts])
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
 def test_family_gives_the_originals_logits_and_tokens(
     case: Case,
+    loaded: Loaded,
     traced: Traced,
-    readings: Callable[[str, str], list[Reading]],
+    readings: Readings,
     request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
 ) -> None:
-    record_property("support", case.record())
-    library = request.getfixturevalue("native_library")("onnxruntime") if case.library else None
-    model, specs, graph = traced(case.family, case.dtype)
+    record_property(PROPERTY, case.as_property)
+    library = request.getfixturevalue("native_library")("onnxruntime") if case.backend == "library" else None
+    model, expected = loaded(case.family, case.dtype), readings(case.family, case.dtype)
+    if case.backend == "pytorch":
+        return assert_reads(partial(torch_feed, model), model, expected)
+    specs, graph = traced(case.family, case.dtype)
     graph = graph.clone()
-    for fuse in FUSIONS if case.fused else ():
+    for fuse in FUSIONS if case.backend == "fused" else ():
         fuse(graph)
     add_bodies(graph)
-    exported = Exported(model, specs, open_session(graph, library))
-    expected = readings(case.family, case.dtype)
-    rows, lengths, dtype = [each.ids for each in expected], [each.prompt for each in expected], model.dtype
-    for edges in [(), (4, 8), *((edge,) for edge in range(1, WIDEST + 2))]:
-        for ours, own in zip(exported.read(rows, lengths, edges), expected, strict=True):
-            assert_as_accurate_as_torch([ours], [own.logits], [own.exact], dtype)
-            if dtype == torch.float32:
-                assert ours[own.prompt - 1 :].argmax(-1).tolist() == own.tokens
+    return assert_reads(Exported(model, specs, open_session(graph, library)).feed, model, expected)
 
 
 @pytest.mark.parametrize("name", ["mamba", "gpt2"])
