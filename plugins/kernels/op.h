@@ -164,11 +164,12 @@ struct Tuning {
   Tuning(FieldOf<int32_t> field, int64_t high) : field(field), high(high) {}
 };
 
-// Scratch memory of the CUDA kernels: right with any size, and with fewer bytes slower.
+// Scratch memory of the CUDA kernels: right with any size, or any from `least` on, and with fewer bytes slower.
 struct Workspace {
   Field data, bytes;
   size_t most = 0;                                // for any call on any device there is, for who knows neither
   size_t (*wanted)(const void* params) = nullptr;  // on the current device; null without CUDA
+  size_t (*least)(const void* params) = nullptr;   // null: none is needed
   Workspace() = default;
   Workspace(FieldOf<void*> data, FieldOf<size_t> bytes, size_t most, size_t (*wanted)(const void*))
       : data(data), bytes(bytes), most(most), wanted(wanted) {}

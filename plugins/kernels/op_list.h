@@ -8,6 +8,7 @@
   OP(causal_attention, CausalAttentionParams, CUDA, CPU)   \
   OP(causal_conv1d, CausalConv1dParams, CUDA, CPU)         \
   OP(embedding, EmbeddingParams, CUDA, CPU)                \
+  OP(experts, ExpertsParams, CUDA, CPU)                    \
   OP(last_token, LastTokenParams, CUDA, CPU)               \
   OP(linear, LinearParams, CUDA, CPU)                      \
   OP(rms_norm, RmsNormParams, CUDA, CPU)                   \

@@ -132,6 +132,14 @@ void check_tensors(const Op& op, const Sizes& sizes, const void* params) {
   }
 }
 
+void check_workspace(const Workspace& workspace, const void* params) {
+  check_aligned(workspace.data, params, 16);
+  if (!workspace.least) return;
+  const size_t least = workspace.least(params), bytes = workspace.bytes.of<size_t>(params);
+  require(bytes >= least && workspace.data.of<void*>(params), "%s must be at least %zu, got %zu",
+          workspace.bytes.name, least, bytes);
+}
+
 }  // namespace
 
 Sizes check_numbers(const Op& op, const void* params) {
@@ -155,7 +163,7 @@ void check_params(const Op& op, const void* params) {
     if (input.stride && input.field.of<const void*>(params)) check_stride(input, sizes, params);
   }
   check_tensors(op, sizes, params);
-  if (op.workspace.data) check_aligned(op.workspace.data, params, 16);
+  if (op.workspace.data) check_workspace(op.workspace, params);
   if (op.check_params) op.check_params(params, Device::kCuda);
 }
 

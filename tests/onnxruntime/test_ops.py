@@ -14,6 +14,7 @@ from tests.ops import (
     test_causal_attention,
     test_causal_conv1d,
     test_embedding,
+    test_experts,
     test_last_token,
     test_linear,
     test_rms_norm,
@@ -23,10 +24,10 @@ from tests.ops import (
 from tests.ops.conformance import assert_as_accurate_as_torch, run_float64, run_reference
 
 ATTENTION, CONV, SCAN = OPS["CausalAttention"], OPS["CausalConv1d"], OPS["SelectiveScan"]
-EMBEDDING, LAST, LINEAR = OPS["Embedding"], OPS["LastToken"], OPS["Linear"]
+EMBEDDING, EXPERTS, LAST, LINEAR = OPS["Embedding"], OPS["Experts"], OPS["LastToken"], OPS["Linear"]
 NORM, ROTARY = OPS["RmsNorm"], OPS["RotaryQueryKey"]
 attention, conv, scan = test_causal_attention.make, test_causal_conv1d.make, test_selective_scan.make
-embedding, last_token, linear = test_embedding.make, test_last_token.make, test_linear.make
+embedding, experts, last_token, linear = test_embedding.make, test_experts.make, test_last_token.make, test_linear.make
 norm, rotary = test_rms_norm.make, test_rotary_embedding.make
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -209,6 +210,44 @@ def test_embedding_sizes(ops: LibraryOps, length: int, V: int, D: int, dtype: to
     values = embedding(length=length, V=V, D=D, dtype=dtype)
     values["ids"][0, -1], values["ids"][1, 0] = V, -1
     assert torch.equal(ops.run(EMBEDDING, values)[0].to(dtype), run_reference(EMBEDDING, values)[0])
+
+
+@dtypes
+@pytest.mark.parametrize("length", [1, 4, 5, 63, 1100])
+def test_experts_lengths(ops: LibraryOps, length: int, dtype: torch.dtype) -> None:
+    ops.check(EXPERTS, experts(length=length, D=40, F=56, dtype=dtype))
+
+
+@dtypes
+@pytest.mark.parametrize("length", [1, 40])
+@pytest.mark.parametrize(
+    ("D", "E", "k", "F"), [(1, 1, 1, 1), (7, 3, 3, 5), (33, 512, 16, 9), (24, 2, 5, 8), (520, 4, 2, 264)]
+)
+def test_experts_sizes(ops: LibraryOps, D: int, E: int, k: int, F: int, length: int, dtype: torch.dtype) -> None:
+    ops.check(EXPERTS, experts(length=length, D=D, E=E, k=k, F=F, dtype=dtype))
+
+
+@pytest.mark.parametrize("gated", [0, 1])
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("activation", test_experts.ACTIVATIONS)
+@pytest.mark.parametrize("length", [1, 20])
+def test_experts_forms(ops: LibraryOps, gated: int, biases: bool, activation: str, length: int) -> None:
+    ops.check(EXPERTS, experts(length=length, gated=gated, biases=biases), gated=gated, activation=activation)
+
+
+@pytest.mark.parametrize("length", [4, 40])
+def test_experts_that_no_token_chose_are_not_read(ops: LibraryOps, length: int) -> None:
+    """Nor is anything for an index outside, and a token with no other gives 0."""
+    values = experts(batch=1, length=length, E=6, k=3)
+    values["chosen"] = values["chosen"].remainder(3)
+    values["chosen"][0, :3] = torch.tensor([[-1, 6, 2], [2**31 - 1, -(2**31), -5], [0, -1, 0]])
+    poisoned = {k: v.clone() for k, v in values.items()}
+    for name in ("gate_up", "down", "gate_up_bias", "down_bias"):
+        poisoned[name][3:] = torch.nan
+    ops.check(EXPERTS, values)
+    (y,) = ops.run(EXPERTS, poisoned)
+    assert torch.equal(y, ops.run(EXPERTS, values)[0])
+    assert (y[0, 1] == 0).all()
 
 
 @dtypes

@@ -106,6 +106,8 @@ RANGES = {
     **{(name, "N"): {"cpu": [1, 256], "cuda": [1, 256]} for name in ("SelectiveScan", "SsdScan")},
     ("SsdScan", "H"): {"cpu": [1, TOKENS], "cuda": [1, GRID]},
     ("SsdScan", "P"): {"cpu": [1, TOKENS], "cuda": [1, 256]},
+    ("Experts", "k"): {"cpu": [1, TOKENS], "cuda": [1, 256]},
+    ("Experts", "E"): {"cpu": [1, TOKENS], "cuda": [1, 1024]},
     **{("RotaryQueryKey", size): {"cpu": [1, GRID], "cuda": [1, GRID]} for size in ("Hq", "Hkv")},
     **{("RotaryQueryKey", size): {"cpu": [2, GRID], "cuda": [2, GRID]} for size in ("Dh", "R")},
 }  # fmt: skip
