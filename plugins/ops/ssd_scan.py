@@ -28,8 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqexport.plugins.ops.op import Call, Op
-from seqexport.plugins.ops.ragged import TOKEN_MASK, accumulation_dtype, token_mask
+from seqexport.plugins.ops.op import Op
+from seqexport.plugins.ops.ragged import accumulation_dtype, token_mask
+from seqexport.plugins.ops.ssd_scan_body import body
 
 
 def reference(
@@ -65,117 +66,6 @@ def fake(
     dt_softplus: int = 0, dt_min: float = 0.0, dt_max: float = 0.0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return torch.empty_like(x), torch.empty_like(past)
-
-
-def body(call: Call) -> list[str]:
-    """One Scan step a token, on a state laid out [B,G,H/G,P,N]."""
-    return [
-        *entering(call),
-        "rest = Constant <value_ints = [-1]> ()",
-        "unit = Constant <value_ints = [1]> ()",
-        "units = Constant <value_ints = [1, 1]> ()",
-        "batch = Shape <start = 0, end = 1> (x)",
-        "L_ = Shape <start = 1, end = 2> (x)",
-        "P = Shape <start = 3, end = 4> (x)",
-        "G = Shape <start = 2, end = 3> (B)",
-        "N = Shape <start = 3, end = 4> (B)",
-        "D_axis = Constant <value_ints = [-1, 1]> ()",
-        "exponents = Mul (delta, A)",
-        "decays = Exp (exponents)",
-        "decay_shape = Concat <axis = 0> (L_, batch, G, rest, units)",
-        "decays_first = Transpose <perm = [1, 0, 2]> (decays)",
-        "decay_steps = Reshape (decays_first, decay_shape)",
-        "delta_axis = Constant <value_ints = [3]> ()",
-        "delta_column = Unsqueeze (delta, delta_axis)",
-        "dx = Mul (delta_column, x_valid)",
-        "dx_first = Transpose <perm = [1, 0, 2, 3]> (dx)",
-        "dx_shape = Concat <axis = 0> (L_, batch, G, rest, P, unit)",
-        "dx_steps = Reshape (dx_first, dx_shape)",
-        "B_first = Transpose <perm = [1, 0, 2, 3]> (B_valid)",
-        "B_shape = Concat <axis = 0> (L_, batch, G, units, N)",
-        "B_steps = Reshape (B_first, B_shape)",
-        "C_wide = Cast <to = 1> (C)",
-        "C_first = Transpose <perm = [1, 0, 2, 3]> (C_wide)",
-        "C_shape = Concat <axis = 0> (L_, batch, G, unit, N, unit)",
-        "C_steps = Reshape (C_first, C_shape)",
-        "state_shape = Concat <axis = 0> (batch, G, rest, P, N)",
-        "past_groups = Reshape (past, state_shape)",
-        "last, y_steps = Scan <num_scan_inputs = 4, body = token (h, decay, step_x, b, c) => (h_next, out) {",
-        "  kept = Mul (decay, h)",
-        "  added = Mul (step_x, b)",
-        "  h_next = Add (kept, added)",
-        "  out = MatMul (h_next, c)",
-        "}> (past_groups, decay_steps, dx_steps, B_steps, C_steps)",
-        "past_shape = Shape (past)",
-        "present = Reshape (last, past_shape)",
-        "y_first_shape = Concat <axis = 0> (L_, batch, rest, P)",
-        "y_first = Reshape (y_steps, y_first_shape)",
-        "y_scan = Transpose <perm = [1, 0, 2, 3]> (y_first)",
-        *_finished(call),
-    ]
-
-
-def entering(call: Call) -> list[str]:
-    """What enters a state, in float32: ``delta``, ``x_valid`` and ``B_valid``. All are 0 at padded tokens (False in
-    ``mask`` [B,L,1] and ``mask4`` [B,L,1,1]), which so leave the state as it is even where they hold NaN."""
-    lines = [
-        "x_wide = Cast <to = 1> (x)",
-        "B_wide = Cast <to = 1> (B)",
-        *_delta(call),
-    ]
-    if "seq_lens" not in call:
-        return [*lines, "delta = Identity (delta_all)", "x_valid = Identity (x_wide)", "B_valid = Identity (B_wide)"]
-    return [
-        *lines,
-        "zero = Constant <value_int = 0> ()",
-        "one = Constant <value_int = 1> ()",
-        "zero_wide = Constant <value_float = 0.0> ()",
-        "length_ = Shape <start = 1, end = 2> (x)",
-        "length = Squeeze (length_)",
-        "times = Range (zero, length, one)",
-        *TOKEN_MASK,
-        "delta = Where (mask, delta_all, zero_wide)",
-        "mask4_axis = Constant <value_ints = [3]> ()",
-        "mask4 = Unsqueeze (mask, mask4_axis)",
-        "x_valid = Where (mask4, x_wide, zero_wide)",
-        "B_valid = Where (mask4, B_wide, zero_wide)",
-    ]
-
-
-def _delta(call: Call) -> list[str]:
-    lines = [
-        "dt_wide = Cast <to = 1> (dt)",
-        "biased = Add (dt_wide, dt_bias)" if "dt_bias" in call else "biased = Identity (dt_wide)",
-        "positive = Softplus (biased)" if call.attributes["dt_softplus"] else "positive = Identity (biased)",
-    ]
-    bounded = "positive"
-    for name, limit in (("dt_min", "Max"), ("dt_max", "Min")):
-        if call.attributes[name]:
-            lines += [
-                f"{name} = Constant <value_float = {call.attributes[name]!r}> ()",
-                f"{name}_bounded = {limit} ({bounded}, {name})",
-            ]
-            bounded = f"{name}_bounded"
-    return [*lines, f"delta_all = Identity ({bounded})"]
-
-
-def _finished(call: Call) -> list[str]:
-    """y of ``y_scan``: the skip connection added, the gate applied, and padded tokens 0."""
-    lines = ["y_skip = Identity (y_scan)"]
-    if "D" in call:
-        lines = ["D_column = Reshape (D, D_axis)", "skip = Mul (D_column, x_wide)", "y_skip = Add (y_scan, skip)"]
-    if "z" in call:
-        lines += [
-            "z_wide = Cast <to = 1> (z)",
-            "z_gate = Sigmoid (z_wide)",
-            "z_silu = Mul (z_wide, z_gate)",
-            "y_wide = Mul (y_skip, z_silu)",
-        ]
-    else:
-        lines.append("y_wide = Identity (y_skip)")
-    if "seq_lens" not in call:
-        return [*lines, "y = CastLike (y_wide, x)"]
-    return [*lines, "y_valid = Where (mask4, y_wide, zero_wide)", "y = CastLike (y_valid, x)"]
 
 
 def ssd_scan(

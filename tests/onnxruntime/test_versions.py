@@ -82,7 +82,7 @@ def test_a_model_that_also_has_function_bodies(exported: Exported, old: Compare,
 
 
 @pytest.mark.parametrize("version", [OLDEST, MIDDLE, NEWEST])
-@pytest.mark.parametrize("name", ["gemma2", "qwen2", "cohere2", "jamba"])
+@pytest.mark.parametrize("name", ["gemma2", "qwen2", "cohere2", "jamba", "mamba2"])
 def test_function_bodies_of_layers_that_differ_are_as_accurate_as_pytorch(
     exported: Exported, name: str, version: str, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from seqexport.plugins.ops import OPS, Op
 from tests.ops.conformance import UNIT_ROUNDOFF, Values
 
 Run = Callable[[Op, Values, Mapping[str, object]], Sequence[Tensor]]
+Case = tuple[Op, Values, dict[str, object]]
 
 LARGEST = {torch.float32: 2.0e38, torch.float16: 65504.0, torch.bfloat16: 2.0e38}
 """Scores as large as these still are float32 in units of log2(e), in which attention counts them."""
@@ -36,7 +37,7 @@ def channels(dtype: torch.dtype) -> Tensor:
     return points(dtype).repeat(3)
 
 
-def conv(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+def conv(dtype: torch.dtype, length: int) -> Case:
     """silu of every point, at every token; the taps before the last are 0 and see what is finite alone."""
     x = points(dtype)
     weight = torch.zeros(len(x), 2, dtype=dtype)
@@ -52,7 +53,7 @@ def conv(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]
     return OPS["CausalConv1d"], values, {"activation": "silu"}
 
 
-def _scan(dtype: torch.dtype, length: int, **given: Tensor | None) -> tuple[Op, Values, dict[str, object]]:
+def _scan(dtype: torch.dtype, length: int, **given: Tensor | None) -> Case:
     D, N = len(channels(dtype)), 16
     ones = torch.ones(2, length, D, dtype=dtype)
     values: Values = {
@@ -77,26 +78,87 @@ def _at_the_end(dtype: torch.dtype, length: int, fill: float) -> Tensor:
     return whole
 
 
-def scan_gate(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+def scan_gate(dtype: torch.dtype, length: int) -> Case:
     return _scan(dtype, length, z=_at_the_end(dtype, length, 1.0))
 
 
-def scan_step(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+def scan_step(dtype: torch.dtype, length: int) -> Case:
     """softplus of every point, and the state after a step of such a size."""
     return _scan(dtype, length, dt=_at_the_end(dtype, length, 0.5))
 
 
-def scan_decay(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+def scan_decay(dtype: torch.dtype, length: int) -> Case:
     """Decays of every rate, from none to all at once."""
     rates = -channels(torch.float32).abs()
     return _scan(dtype, length, A=rates[:, None].repeat(1, 16))
 
 
-def scan_input(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+def scan_input(dtype: torch.dtype, length: int) -> Case:
     return _scan(dtype, length, x=_at_the_end(dtype, length, 1.0), D=torch.ones(len(channels(dtype))))
 
 
-def attention(dtype: torch.dtype, length: int, softcap: float = 0.0) -> tuple[Op, Values, dict[str, object]]:
+def _ssd(dtype: torch.dtype, length: int, heads: int, P: int, **given: Tensor | None) -> Case:
+    """Only the first token and the last enter the state, whose sums are so of few numbers."""
+    x = torch.zeros(2, length, heads, P, dtype=dtype)
+    x[:, 0] = x[:, -1] = 1
+    values: Values = {
+        "x": x,
+        "dt": torch.full((2, length, heads), 0.5, dtype=dtype),
+        "A": torch.full((heads,), -0.5),
+        "B": torch.ones(2, length, 1, 16, dtype=dtype),
+        "C": torch.full((2, length, 1, 16), 2.0**-5, dtype=dtype),
+        "D": None,
+        "z": None,
+        "dt_bias": None,
+        "past": torch.ones(2, heads, P, 16),
+        "seq_lens": None,
+    }
+    return OPS["SsdScan"], values | given, {"dt_softplus": 1}
+
+
+def _ended(whole: Tensor, last: Tensor) -> Tensor:
+    whole[:, -1] = last
+    return whole
+
+
+def ssd_input(dtype: torch.dtype, length: int) -> Case:
+    """Each point is a channel, of heads of 3; no token before the last, and no other channel, sees it."""
+    x = channels(dtype).unflatten(0, (-1, 3))
+    heads = len(x)
+    return _ssd(dtype, length, heads, 3, x=_ended(torch.ones(2, length, heads, 3, dtype=dtype), x), D=torch.ones(heads))
+
+
+def ssd_gate(dtype: torch.dtype, length: int) -> Case:
+    z = channels(dtype).unflatten(0, (-1, 3))
+    return _ssd(dtype, length, len(z), 3, z=_ended(torch.ones(2, length, len(z), 3, dtype=dtype), z))
+
+
+def ssd_step(dtype: torch.dtype, length: int) -> Case:
+    x = points(dtype)
+    return _ssd(dtype, length, len(x), 2, dt=_ended(torch.full((2, length, len(x)), 0.5, dtype=dtype), x))
+
+
+def ssd_early_step(dtype: torch.dtype, length: int) -> Case:
+    """A step of each size at the first token, after which all decays are small beside its own."""
+    x = points(dtype)
+    dt = torch.full((2, length, len(x)), -6.0, dtype=dtype)
+    dt[:, 0] = x
+    return _ssd(dtype, length, len(x), 2, dt=dt)
+
+
+def ssd_decay(dtype: torch.dtype, length: int) -> Case:
+    rates = -points(torch.float32).abs()
+    return _ssd(dtype, length, len(rates), 2, A=rates, seq_lens=torch.tensor([length, 1], dtype=torch.int32))
+
+
+def ssd_ten_thousands(dtype: torch.dtype, length: int) -> Case:
+    """Of B and C, and x so small that float16 holds y."""
+    large = {name: torch.full((2, length, 1, 16), 1e4, dtype=dtype) for name in ("B", "C")}
+    x = torch.full((2, length, 5, 7), 2.0**-18, dtype=dtype)
+    return _ssd(dtype, length, 5, 7, x=x, past=torch.zeros(2, 5, 7, 16), **large)
+
+
+def attention(dtype: torch.dtype, length: int, softcap: float = 0.0) -> Case:
     """Each point is a head's query; keys of 1 and -1 give it scores of its own size, values tell the keys apart."""
     x, length = points(dtype), min(length, 100)
     heads, dim, S = len(x), 8, length + 8
@@ -119,11 +181,11 @@ def attention(dtype: torch.dtype, length: int, softcap: float = 0.0) -> tuple[Op
     return OPS["CausalAttention"], values, {"scale": 1.0, "softcap": softcap}
 
 
-def attention_softcap(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+def attention_softcap(dtype: torch.dtype, length: int) -> Case:
     return attention(dtype, length, softcap=50.0)
 
 
-def attention_ten_thousands(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+def attention_ten_thousands(dtype: torch.dtype, length: int) -> Case:
     """Scores beyond 2^29, of which a rounding is larger than float16 holds of exp2; the first key's is the largest."""
     op, _, attributes = attention(dtype, length)
     g = torch.Generator().manual_seed(1)
@@ -144,14 +206,14 @@ def attention_ten_thousands(dtype: torch.dtype, length: int) -> tuple[Op, Values
     return op, values, {**attributes, "scale": 0.125}
 
 
-def norm(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+def norm(dtype: torch.dtype, length: int) -> Case:
     """A row of each size."""
     x = points(dtype)[:, None] * torch.linspace(0.25, 1.0, 33).to(dtype)
     values: Values = {"x": x[None], "weight": torch.linspace(-1.0, 2.0, 33).to(dtype), "residual": None}
     return OPS["RmsNorm"], values, {"epsilon": 1e-6, "wide": 0}
 
 
-def rotary(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+def rotary(dtype: torch.dtype, length: int) -> Case:
     x = points(dtype)
     heads = x[None, :, None, None].expand(1, len(x), 1, 8).contiguous()
     angles = torch.linspace(0.1, 1.5, 8).expand(1, len(x), 8)
@@ -159,7 +221,7 @@ def rotary(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, objec
     return OPS["RotaryQueryKey"], values, {}
 
 
-def linear(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+def linear(dtype: torch.dtype, length: int) -> Case:
     """A token of each size, by a weight that picks its first feature out."""
     x = torch.zeros(1, len(points(dtype)), 8, dtype=dtype)
     x[0, :, 0] = points(dtype)
@@ -173,7 +235,7 @@ CASES = {
     case.__name__: case
     for case in (
         conv, scan_gate, scan_step, scan_decay, scan_input, attention, attention_softcap, attention_ten_thousands, norm,
-        rotary, linear,
+        rotary, linear, ssd_input, ssd_gate, ssd_step, ssd_early_step, ssd_decay, ssd_ten_thousands,
     )
 }  # fmt: skip
 LENGTHS = (1, 3, 300)
