@@ -18,6 +18,9 @@ from seqexport.plugins.ops.experts import ACTIVATIONS
 from seqexport.runtimes.pytorch.experts import experts_implementation, goes_through_interface
 
 NAME = "seqexport"
+MOST = {"experts": 1024, "experts a token": 256}
+"""What the kernels take on every device."""
+
 FLOATS = {torch.float32, torch.float16, torch.bfloat16}
 LAYOUT = (
     ("_is_expert_parallel", False, "are spread over devices"),
@@ -44,6 +47,7 @@ register("experts", experts)
 def _experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """hidden_states [tokens,D], top_k_index and top_k_weights [tokens,k]: one row of the op's batch."""
     first = "gate_up_proj" if module.has_gate else "up_proj"
+    _check_counts(module.down_proj.shape[0], top_k_index.shape[-1])
     y: Tensor = torch.ops.seqexport.experts(
         hidden_states[None],
         top_k_index[None].int(),
@@ -56,6 +60,12 @@ def _experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weig
         _activation(module),
     )[0]
     return y[0]
+
+
+def _check_counts(experts: int, chosen: int) -> None:
+    for (what, most), count in zip(MOST.items(), (experts, chosen), strict=True):
+        if count > most:
+            raise UserError(f"it has {count} {what}; Experts takes at most {most}")
 
 
 def check_experts(module: Any) -> None:

@@ -142,6 +142,12 @@ def test_one_layer_of_unknown_experts_is_named(change: Callable[[Any], None], ex
         refuse_unsupported(model)
 
 
+def test_more_experts_than_the_op_takes_are_refused() -> None:
+    model = build(of("Mixtral", **SIZES | {"intermediate_size": 4}, num_local_experts=1025))
+    with pytest.raises(UserError, match="has 1025 experts; Experts takes at most 1024"), explained(model):
+        discover_states(model)
+
+
 class Choosy(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x if x.sum() > 0 else -x

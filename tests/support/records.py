@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +18,35 @@ FOLDER = Path(__file__).parent
 PACKAGES = ("transformers", "torch", "onnxruntime")
 
 
-class Passed(msgspec.Struct, frozen=True):
-    """What passed of a family: the dtypes of each backend, and the digest of the model that it was."""
-
-    digest: str
-    dtypes: dict[str, list[str]]
-
-
 class Record(msgspec.Struct, frozen=True):
     """One run.
 
     Attributes:
         versions: of the packages that it was a run of.
-        families: by name; those of which nothing passed are not there.
+        tried: the families that were run, and the digest of the model of each.
+        passed: the dtypes by family and backend.
     """
 
     date: str
     versions: dict[str, str]
-    families: dict[str, Passed]
+    tried: dict[str, str]
+    passed: dict[str, dict[str, list[str]]]
 
     def dtypes(self, family: str, backend: str) -> list[str]:
         """What passed of the model that is tested today."""
-        passed = self.families.get(family)
-        return passed.dtypes.get(backend, []) if passed is not None and passed.digest == digest(family) else []
+        same = self.tried.get(family) == digest(family)
+        return self.passed.get(family, {}).get(backend, []) if same else []
 
 
-def record(passed: Iterable[tuple[str, str, str]], versions: Mapping[str, str]) -> Record:
-    """A record of cases (family, dtype, backend), made today."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for family, dtype, backend in passed:
-        found.setdefault(family, {}).setdefault(backend, []).append(dtype)
-    families = {
-        name: Passed(digest(name), {backend: found[name][backend] for backend in BACKENDS if backend in found[name]})
-        for name in EXPORTED
-        if name in found
-    }
-    return Record(datetime.date.today().isoformat(), dict(versions), families)
+def record(outcomes: Mapping[tuple[str, str, str], bool], versions: Mapping[str, str]) -> Record:
+    """A record of what cases (family, dtype, backend) came to, made today."""
+    passed: dict[str, dict[str, list[str]]] = {}
+    for (family, dtype, backend), fine in outcomes.items():
+        if fine and backend in BACKENDS:
+            passed.setdefault(family, {}).setdefault(backend, []).append(dtype)
+    families = {family for family, _, _ in outcomes}
+    tried = {family: digest(family) for family in EXPORTED if family in families}
+    return Record(datetime.date.today().isoformat(), dict(versions), tried, passed)
 
 
 def write(file: Path, made: Record) -> None:
@@ -88,5 +81,4 @@ class Recorder:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if not hasattr(session.config, "workerinput"):
-            passed = [case for case, fine in self.outcomes.items() if fine and case[2] in BACKENDS]
-            write(self.file, record(passed, {name: importlib.metadata.version(name) for name in PACKAGES}))
+            write(self.file, record(self.outcomes, {name: importlib.metadata.version(name) for name in PACKAGES}))

@@ -31,13 +31,14 @@ def make_bundles(folder: Path, families: list[str]) -> None:
 def run(folder: Path) -> None:
     """Build and verify every bundle of today's models, and record those that pass."""
     wanted = {f"{family}-{dtype}-{digest(family)}": (family, dtype) for family in EXPORTED for dtype in DTYPES}
-    passed = []
+    outcomes = {}
     for name, (family, dtype) in wanted.items():
-        if (folder / name).is_dir() and _does("build", folder / name) and _does("verify", folder / name):
-            passed.append((family, dtype, "tensorrt"))
+        if (folder / name).is_dir():
+            fine = _does("build", folder / name) and _does("verify", folder / name)
+            outcomes[family, dtype, "tensorrt"] = fine
     file = records.FOLDER / "tensorrt.json"
-    records.write(file, records.record(passed, {"TensorRT": _version(), "GPU": _gpu()}))
-    print(f"{file}: {len(passed)} of {len(wanted)} passed")
+    records.write(file, records.record(outcomes, {"TensorRT": _version(), "GPU": _gpu()}))
+    print(f"{file}: {sum(outcomes.values())} of {len(outcomes)} passed")
 
 
 def _does(command: str, bundle: Path) -> bool:
