@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 from transformers import PreTrainedModel
 
-from seqexport.exporter.attributes import attribute
 from seqexport.plugins.ops.op import DOMAIN, TYPES, VERSION
+from seqexport.runtimes.pytorch.attributes import attribute
 
 INDEX_NAMES = {"layer_idx", "layer_id", "layer_index"}
 BEGIN, END = 0, 1

@@ -7,12 +7,13 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FunctionType
+from types import FrameType, FunctionType
 
 from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from seqexport.exporter.patches import missing_ops
+from seqexport.exporter.patches.experts import check_experts
 from seqexport.exporter.patches.rotary import switch_length, switching
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import Family, StateSpec
@@ -56,17 +57,33 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
         raise UserError(f"{name} is an encoder-decoder; expected a causal language model")
     if model.get_output_embeddings() is None:
         raise UserError(f"{name} has no output embeddings; expected a causal language model")
-    for module in model.modules():
-        if hasattr(module, "_is_expert_parallel") or type(module).__name__.endswith("Experts"):
-            raise UserError(f"{name} has a mixture of experts ({type(module).__name__}); this is not supported")
+    for path, module in model.named_modules():
+        where = _layer(path, module)
+        if type(module).__name__.endswith("Experts"):
+            _refuse_experts(name, where, module)
         missing = _called_names(type(module)) & missing_ops().keys()
         if missing:
-            raise UserError(f"{name} needs the op {missing_ops()[min(missing)]}, which this version does not have")
+            op = missing_ops()[min(missing)]
+            raise UserError(f"{name} needs the op {op}, which this version does not have, in {where}")
         if _is_own_attention(module):
             raise UserError(
-                f"{name} computes attention itself in {type(module).__name__}, not through transformers' "
-                "attention interface; only causal attention through it is supported"
+                f"{name} computes attention itself in {where}, not through transformers' attention interface; only "
+                "causal attention through it is supported"
             )
+
+
+def _layer(path: str, module: nn.Module) -> str:
+    """What a part of a model is to be called: the number of its layer, and its class."""
+    number = next((part for part in path.split(".") if part.isdigit()), None)
+    kind = type(module).__name__
+    return kind if number is None else f"layer {number} ({kind})"
+
+
+def _refuse_experts(name: str, where: str, module: nn.Module) -> None:
+    try:
+        check_experts(module)
+    except UserError as why:
+        raise UserError(f"{name}: the experts of {where} {why}; such a mixture of experts is not supported") from None
 
 
 def _called_names(kind: type[nn.Module]) -> set[str]:
@@ -95,9 +112,8 @@ def explained(model: nn.Module) -> Iterator[None]:
     except Exception as error:
         told = next((cause for cause in causes(error) if isinstance(cause, UserError)), None)
         if told is None:
-            raise UserError(
-                f"{name} cannot be exported: {_place(error)} does what the exporter does not know"
-            ) from error
+            where = _place(model, error)
+            raise UserError(f"{name} cannot be exported: {where} does what the exporter does not know") from error
         if name not in str(told):
             raise UserError(f"{name} cannot be exported: {told}") from error
         if told is error:
@@ -113,14 +129,25 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
-def _place(error: BaseException) -> str:
-    """The model's own line that could not be traced, as far as the errors say."""
-    frames = [frame for cause in causes(error) for frame in traceback.extract_tb(cause.__traceback__)]
-    modeling = [frame for frame in frames if Path(frame.filename).name.startswith("modeling_")]
+def _place(model: nn.Module, error: BaseException) -> str:
+    """The model's own line that could not be traced, as far as the errors say, and the layer that it ran for."""
+    frames = [frame for cause in causes(error) for frame in traceback.walk_tb(cause.__traceback__)]
+    modeling = [(frame, line) for frame, line in frames if Path(frame.f_code.co_filename).name.startswith("modeling_")]
     if not modeling:
         return "one of its layers"
-    last = modeling[-1]
-    return f"{last.name}() at line {last.lineno} of its {Path(last.filename).name}"
+    last, line = modeling[-1]
+    return (
+        f"{last.f_code.co_name}() at line {line} of its {Path(last.f_code.co_filename).name}{_running(model, frames)}"
+    )
+
+
+def _running(model: nn.Module, frames: Sequence[tuple[FrameType, int]]) -> str:
+    """The innermost part of a layer that the frames ran."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    running = [frame.f_locals.get("self") for frame, _ in frames]
+    parts = [(paths[id(part)], part) for part in running if isinstance(part, nn.Module) and id(part) in paths]
+    layers = [_layer(path, part) for path, part in parts if any(name.isdigit() for name in path.split("."))]
+    return f", in {layers[-1]}," if layers else ""
 
 
 def eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:

@@ -251,6 +251,7 @@ def _translation(op: Op) -> Callable[..., Any]:
 
     def translate(*args: Any) -> Any:
         attributes = dict(zip(op.attributes, args[n:], strict=False))
-        return node(*args[:n], **{**op.attributes, **attributes})
+        made = node(*args[:n], **{**op.attributes, **attributes})
+        return [made] if len(op.outputs) == 1 else made  # PyTorch's schema has a list
 
     return translate

@@ -42,6 +42,17 @@ Exported = Callable[..., Bundle]
 Trace = Callable[..., ir.Model]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--support", type=Path, metavar="FILE", help="run every case of every family; record what passed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (file := config.getoption("--support")) is not None:
+        from tests.support.records import Recorder
+
+        config.pluginmanager.register(Recorder(file))
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """The folder of a tiny random checkpoint, by its name in ``CHECKPOINTS``."""

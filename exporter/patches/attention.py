@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,11 +26,15 @@ HARMLESS = {"position_ids", "position_embeddings", "past_key_values", "cache_pos
 class CausalMask:
     """What our mask interface gives the layers in place of a tensor: a causal mask, windowed or not.
 
+    Attributes:
+        known: whether CausalAttention can apply it. A model may ask for masks that no layer of its takes.
+
     Raises:
         UserError: a layer wants to compute with it.
     """
 
     window: int = 0
+    known: bool = True
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -61,11 +65,7 @@ register("attention", causal_attention)
 
 
 def _mask(*args: Any, mask_function: Callable[..., Any], local_size: int | None = None, **kwargs: Any) -> CausalMask:
-    """A marker for the mask that transformers asks for, if it is one that CausalAttention can apply.
-
-    Raises:
-        UserError: for any mask but causal and causal with a sliding window.
-    """
+    """A marker for the mask that transformers asks for: known if it is causal, or causal with a sliding window."""
     mask = CausalMask(local_size or 0)
     with _disable_current_modes():  # the mask of real positions, also while shapes alone are traced
         position, keys = torch.tensor(4 * mask.window + 5), torch.arange(4 * mask.window + 8)
@@ -74,9 +74,7 @@ def _mask(*args: Any, mask_function: Callable[..., Any], local_size: int | None 
             same = torch.equal(torch.as_tensor(mask_function(0, 0, position, keys)).expand_as(wanted), wanted)
         except Exception:  # it reads tensors of the call
             same = False
-    if not same:
-        raise UserError("it masks attention in a way that is neither causal nor a causal sliding window")
-    return mask
+    return replace(mask, known=same)
 
 
 def _attention(states: GraphStates) -> Callable[..., tuple[Tensor, None]]:
@@ -114,11 +112,13 @@ def _attention(states: GraphStates) -> Callable[..., tuple[Tensor, None]]:
     return attention
 
 
-def _check(module: nn.Module, states: GraphStates, mask: object, kwargs: dict[str, Any]) -> int:
+def _check(module: nn.Module, states: GraphStates, mask: Any, kwargs: dict[str, Any]) -> int:
     """The layer that the keys belong to, if what it asks for is what CausalAttention computes."""
     kind, layer = type(module).__name__, states.take_new_keys()
     if layer is None:
         raise UserError(f"{kind} attends to keys that are not its own cache's; this is not supported")
+    if isinstance(mask, CausalMask) and not mask.known:
+        raise UserError(f"{kind} masks attention in a way that is neither causal nor a causal sliding window")
     if not getattr(module, "is_causal", True) or not isinstance(mask, CausalMask | None):
         raise UserError(f"{kind} builds an attention mask of its own; only causal attention is supported")
     extra = [name for name, x in kwargs.items() if isinstance(x, Tensor) and name not in HARMLESS]

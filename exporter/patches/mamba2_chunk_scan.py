@@ -10,7 +10,6 @@ from torch import Tensor
 
 from seqexport.exporter.patches.registry import missing, replaces
 from seqexport.exporter.states import GraphStates
-from seqexport.plugins.errors import UserError
 
 missing("mamba_chunk_scan_combined", op="SsdScan (Mamba-2), as mamba_ssm calls it")
 
@@ -31,13 +30,12 @@ def mamba2_chunk_scan(
     return_final_states: bool = False,
     **kwargs: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """hidden_states [B,L,H,P], dt [B,L,H], A and D [H], B and C [B,L,G,N]; the state is [B,H,P,N], float32."""
-    if tuple(dt_limit) != (0.0, math.inf):
-        raise UserError(
-            f"its time steps are limited to {tuple(dt_limit)}, which transformers applies to prompts and not to single "
-            "tokens; only models without time_step_limit are supported"
-        )
+    """hidden_states [B,L,H,P], dt [B,L,H], A and D [H], B and C [B,L,G,N]; the state is [B,H,P,N], float32.
+
+    The limit holds in every call, as in ``runtimes/pytorch/time_steps.py``.
+    """
     H, P, N = *hidden_states.shape[2:], B.shape[-1]
+    low, high = dt_limit
     past = states.past(states.layer, "recurrent_state", ("batch", H, P, N), hidden_states, torch.float32)
     y, present = torch.ops.seqexport.ssd_scan(
         hidden_states,
@@ -51,5 +49,7 @@ def mamba2_chunk_scan(
         past,
         states.seq_lens,
         int(dt_softplus),
+        max(float(low), 0.0),
+        float(high) if math.isfinite(high) else 0.0,
     )
     return (y, present) if return_final_states else y

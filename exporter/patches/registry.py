@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from torch import nn
 
-from seqexport.exporter.attributes import attribute
 from seqexport.exporter.states import GraphStates
+from seqexport.runtimes.pytorch.attributes import called_function
 
 Patch = Callable[[nn.Module, GraphStates], AbstractContextManager[None]]
 """Called with what is traced and its states; what it changes is changed inside the block that it gives."""
@@ -49,7 +48,10 @@ def replaces(name: str) -> Callable[[Function], Function]:
     """
 
     def decorate(function: Function) -> Function:
-        register(name, lambda model, states: _replaced(model, name, functools.partial(function, states)))
+        def patch(model: nn.Module, states: GraphStates) -> AbstractContextManager[None]:
+            return called_function(model, name, lambda original: functools.partial(function, states))
+
+        register(name, patch)
         return function
 
     return decorate
@@ -74,15 +76,4 @@ def patched(model: nn.Module, states: GraphStates) -> Iterator[None]:
     with ExitStack() as stack:
         for patch in list(_patches.values()):
             stack.enter_context(patch(model, states))
-        yield
-
-
-@contextmanager
-def _replaced(model: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Let ``name`` mean ``function`` in every Python module that ``model`` is made of."""
-    homes = {type(module).__module__ for module in model.modules()}
-    with ExitStack() as stack:
-        for home in sorted(homes):
-            if hasattr(sys.modules[home], name):
-                stack.enter_context(attribute(sys.modules[home], name, function))
         yield

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from seqexport.exporter.attributes import attribute
 from seqexport.exporter.patches.registry import register
 from seqexport.exporter.states import GraphStates
+from seqexport.runtimes.pytorch.attributes import attribute
 
 
 @contextmanager

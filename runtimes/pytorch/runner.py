@@ -1,18 +1,19 @@
 """The PyTorch original: transformers' model on transformers' own cache, nothing of ours in it.
 
-Two things that transformers does not do are made up for by how it is called:
+Three things that transformers does not do are made up for, the first two by how it is called:
 
 1. Ragged batches. Its families treat right padding differently, so sequences of one length run as one batch, and
    as soon as a call is ragged each sequence gets a cache of its own and runs alone.
 2. Chunks. A Mamba layer that is fed more than one token starts its scan from zeros whatever state it has, so
    models with recurrent states take the first prefill whole and later chunks token by token.
+3. Limited time steps. Single tokens obey Mamba-2's limit as prompts do: ``runtimes/pytorch/time_steps.py``.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -29,7 +30,9 @@ from seqexport.runtimes.bundle import MEMORY, Bundle
 from seqexport.runtimes.manifest import Logits
 from seqexport.runtimes.pytorch.cache import new_cache, read, tensor_dtype, write
 from seqexport.runtimes.pytorch.checkpoint import load_original
+from seqexport.runtimes.pytorch.experts import experts_implementation
 from seqexport.runtimes.pytorch.float64 import float64_arithmetic
+from seqexport.runtimes.pytorch.time_steps import limited_time_steps
 
 Arithmetic = Literal["native", "float64"]
 
@@ -74,6 +77,7 @@ class TorchRunner(Runner):
         model.train(False)
         nn.Module.to(model, self.device)
         self.model: PreTrainedModel = model
+        self._limited_time_steps = limited_time_steps(model)
         parameters = inspect.signature(model.forward).parameters
         self._cache_argument = "cache_params" if "cache_params" in parameters else "past_key_values"
         self._slices_logits = "logits_to_keep" in parameters
@@ -108,8 +112,18 @@ class TorchRunner(Runner):
             ).logits
         return logits[:, -1:] if last else logits
 
-    def computing(self) -> AbstractContextManager[None]:
-        return float64_arithmetic() if self.arithmetic == "float64" else nullcontext()
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        with self._limited_time_steps(), self._wide():
+            yield
+
+    @contextmanager
+    def _wide(self) -> Iterator[None]:
+        if self.arithmetic == "native":
+            yield
+            return
+        with experts_implementation(self.model, "eager"), float64_arithmetic():  # the others have no float64
+            yield
 
     def reset_peak_device_memory(self) -> None:
         if self.device.type == "cuda":

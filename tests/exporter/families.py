@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as tf
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seqexport.runtimes.quiet import quiet
@@ -58,6 +59,9 @@ SSD: dict[str, Any] = {
     "mamba_d_conv": 3,
     "mamba_chunk_size": 4,
 }
+LIMIT = (0.4, 0.9)
+"""Of time steps: most of what a random model would take lies outside."""
+
 MAMBA2: dict[str, Any] = {
     **MAMBA,
     "hidden_size": 24,
@@ -68,36 +72,89 @@ MAMBA2: dict[str, Any] = {
     "chunk_size": 4,
 }
 ZAMBA2: dict[str, Any] = {
-    "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+    **SIZES,
+    "num_hidden_layers": 4,
+    "num_key_value_heads": 3,
+    "layers_block_type": ["linear_attention", "hybrid", "hybrid", "hybrid"],
     "n_mamba_heads": 6,
-    "mamba_headdim": 8,
     "mamba_d_state": 5,
     "mamba_ngroups": 2,
-    "mamba_expand": 2,
     "chunk_size": 4,
-    "num_mem_blocks": 1,
+    "num_mem_blocks": 2,
+    "use_shared_attention_adapter": True,
     "adapter_rank": 4,
-    "attention_head_dim": 16,
+    "use_mem_rope": True,
+    "time_step_min": LIMIT[0],
+}
+FALCON_H1: dict[str, Any] = {
+    **HEADS,
+    **SSD,
+    "mamba_d_ssm": 48,
+    "ssm_multipliers": [0.5, 1.5, 0.7, 1.2, 0.9],
+    "mlp_multipliers": [0.8, 1.3],
+    **{f"{name}_multiplier": x for name, x in {"embedding": 2.0, "lm_head": 0.5, "key": 0.6, "ssm_in": 1.2}.items()},
+    **{f"{name}_multiplier": x for name, x in {"attention_in": 0.9, "attention_out": 1.1, "ssm_out": 0.7}.items()},
+}
+NEMOTRON_H: dict[str, Any] = {
+    **{name: value for name, value in HEADS.items() if name != "num_hidden_layers"},
+    "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp", "linear_attention"],
+    "ssm_state_size": 5,
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 8,
+    "n_groups": 2,
+    "conv_kernel": 3,
+    "chunk_size": 4,
+    "time_step_min": LIMIT[0],
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "moe_shared_expert_intermediate_size": 28,
+    "routed_scaling_factor": 2.5,
 }
 GRANITE: dict[str, Any] = {
-    "num_local_experts": 0,
+    **SIZES,
+    **SSD,
     "shared_intermediate_size": 40,
-    "layer_types": ["mamba", "attention", "mamba"],
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
     "embedding_multiplier": 3.0,
     "attention_multiplier": 0.3,
     "residual_multiplier": 0.7,
     "logits_scaling": 2.0,
 }
+# In float16 a token between two experts may go to the other; of these models' none does.
+EXPERTS: dict[str, Any] = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 16}
+LFM2_MOE: dict[str, Any] = {
+    **SIZES,
+    **EXPERTS,
+    "layer_types": ["conv", "full_attention", "conv"],
+    "num_dense_layers": 1,
+    "routed_scaling_factor": 1.5,
+}
 
 Build = Callable[[], PreTrainedModel]
 
 
-def of(name: str, **config: Any) -> Build:
-    """The causal language model of a config class, by its name."""
-    return lambda: tf.AutoModelForCausalLM.from_config(getattr(tf, f"{name}Config")(**config))
+@dataclass(frozen=True)
+class Family:
+    """The causal language model of a config class.
+
+    Attributes:
+        kind: the class's name without ``Config``, which is also transformers' name of the family.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+
+    def __call__(self) -> PreTrainedModel:
+        model: PreTrainedModel = tf.AutoModelForCausalLM.from_config(getattr(tf, f"{self.kind}Config")(**self.settings))
+        return model
 
 
-EXPORTED: dict[str, Build] = {
+def of(kind: str, **settings: Any) -> Family:
+    return Family(kind, settings)
+
+
+EXPORTED: dict[str, Family] = {
     "mamba": of("Mamba", **MAMBA, conv_kernel=3, time_step_rank=3, use_bias=True),
     "falcon_mamba": of("FalconMamba", **MAMBA, conv_kernel=4, time_step_rank=3),
     "gpt2": of("GPT2", **GPT2),
@@ -109,12 +166,24 @@ EXPORTED: dict[str, Build] = {
     "gemma2": of("Gemma2", **HEADS, sliding_window=WINDOW, query_pre_attn_scalar=11),
     "phi3": of("Phi3", **SIZES),
     "phi3_longrope": of("Phi3", **SIZES, original_max_position_embeddings=48, rope_parameters=LONGROPE),
-    "mamba2": of("Mamba2", **MAMBA2),
+    "mamba2": of("Mamba2", **MAMBA2, time_step_limit=LIMIT),
     "bamba": of("Bamba", **SIZES, **SSD, attn_layer_indices=[1]),
-    "falcon_h1": of("FalconH1", **HEADS, **SSD, mamba_d_ssm=48, ssm_multipliers=[0.5, 1.5, 0.7, 1.2, 0.9]),
-    "granite_hybrid": of("GraniteMoeHybrid", **SIZES, **SSD, **GRANITE),
-    "jamba": of("Jamba", **JAMBA, num_experts=1),
+    "falcon_h1": of("FalconH1", **FALCON_H1),
+    "falcon_h1_norm": of("FalconH1", **FALCON_H1 | {"num_hidden_layers": 2}, mamba_rms_norm=True),
+    "zamba2": of("Zamba2", **ZAMBA2),
+    "nemotron_h": of("NemotronH", **NEMOTRON_H),
+    "nemotron_h_groups": of("NemotronH", **NEMOTRON_H, moe_latent_size=16, n_group=4, topk_group=2),
+    "granite_hybrid": of("GraniteMoeHybrid", **GRANITE, num_local_experts=5),
+    "granite_hybrid_dense": of("GraniteMoeHybrid", **GRANITE, num_local_experts=0, position_embedding_type="rope"),
+    "jamba": of("Jamba", **JAMBA, num_experts=5, expert_layer_period=3, expert_layer_offset=0),
     "lfm2": of("Lfm2", **SIZES, layer_types=["conv", "full_attention", "conv"]),
+    "lfm2_moe": of("Lfm2Moe", **LFM2_MOE),
+    "mixtral": of("Mixtral", **SIZES, num_local_experts=5),
+    "qwen2_moe": of(
+        "Qwen2Moe", **SIZES, **EXPERTS | {"num_experts": 5}, shared_expert_intermediate_size=20, mlp_only_layers=[1]
+    ),
+    "qwen3_moe": of("Qwen3Moe", **HEADS, **EXPERTS, norm_topk_prob=True),
+    "olmoe": of("Olmoe", **SIZES | {"num_key_value_heads": 3}, **EXPERTS),
     "cohere2": of("Cohere2", **SIZES, sliding_window=WINDOW, layer_types=ALTERNATING),
     "gemma3_text": of("Gemma3Text", **HEADS, sliding_window=WINDOW, query_pre_attn_scalar=11, layer_types=ALTERNATING),
     "granite": of("Granite", **SIZES, attention_multiplier=0.3, logits_scaling=2.0, embedding_multiplier=3.0),
@@ -125,6 +194,8 @@ EXPORTED: dict[str, Build] = {
     "starcoder2": of("Starcoder2", **SIZES, sliding_window=WINDOW),
 }
 
+HYBRIDS_AND_MIXTURES = list(EXPORTED)[list(EXPORTED).index("mamba2") : list(EXPORTED).index("olmoe") + 1]
+
 OWN_ATTENTION = "computes attention itself in"
 REFUSED: dict[str, tuple[Build, str]] = {
     "qwen3_next": (
@@ -134,11 +205,6 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "bloom": (of("Bloom", vocab_size=VOCAB, hidden_size=24, n_head=3, n_layer=2), OWN_ATTENTION),
     "falcon": (of("Falcon", **SIZES), OWN_ATTENTION),
     "gptj": (of("GPTJ", **GPT2, rotary_dim=4), OWN_ATTENTION),
-    "mixtral": (of("Mixtral", **SIZES, num_local_experts=3), "MixtralForCausalLM has a mixture of experts"),
-    "jetmoe": (
-        of("JetMoe", **{k: v for k, v in HEADS.items() if k != "head_dim"}, kv_channels=8, num_local_experts=2),
-        "JetMoeForCausalLM has a mixture of experts (JetMoeParallelExperts)",
-    ),
     "recurrent_gemma": (
         of("RecurrentGemma", **SIZES, lru_width=24, head_dim=8, attention_window_size=WINDOW),
         "RecurrentGemmaForCausalLM needs the op RgLru (Griffin's recurrence), which this version does not have",
@@ -153,15 +219,10 @@ REFUSED: dict[str, tuple[Build, str]] = {
     ),
 }
 REFUSED_IN_TRACING: dict[str, tuple[Build, str]] = {
-    "zamba2": (
-        of("Zamba2", **SIZES | {"num_hidden_layers": 4}, **ZAMBA2),
-        "its time steps are limited to (0.001, inf), which transformers applies to prompts and not to single tokens; "
-        "only models without time_step_limit are supported",
-    ),
     "doge": (of("Doge", **SIZES), "its layers compute with the attention mask; only causal attention is supported"),
     "bert": (
         of("Bert", **{k: v for k, v in SIZES.items() if k != "num_key_value_heads"}),
-        "it masks attention in a way that is neither causal nor a causal sliding window",
+        "BertSelfAttention masks attention in a way that is neither causal nor a causal sliding window",
     ),
     "openai-gpt": (of("OpenAIGPT", **GPT2), "it keeps no states in its cache that the exporter knows"),
     "xmod": (
@@ -236,13 +297,14 @@ NO_LANGUAGE_MODEL = wrapper(
 
 
 def build(make: Build, seed: int = 0) -> PreTrainedModel:
-    """The model with every parameter drawn at random: no zero biases, no unit norms."""
+    """The model with every weight drawn at random: no zero biases, no unit norms."""
     torch.manual_seed(seed)
     with quiet():
         model = make().eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(_random(name, parameter))
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if isinstance(tensor, nn.Parameter) or name.endswith("bias"):  # a router's correction is a buffer
+                tensor.copy_(_random(name, tensor))
     return model
 
 

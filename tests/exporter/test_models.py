@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+import torch
+from torch import nn
 from transformers import LlamaConfig
 
 from seqexport.exporter.causal_lm import discover_states
@@ -11,6 +16,7 @@ from seqexport.exporter.models import (
     check_capacity,
     default_capacity,
     eos_token_ids,
+    explained,
     family_of,
     position_limit,
     refuse_unsupported,
@@ -18,7 +24,8 @@ from seqexport.exporter.models import (
 from seqexport.exporter.presets import PRESETS, resolve_source
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import Family
-from tests.exporter.families import EXPORTED, JAMBA, SIZES, build, of
+from seqexport.runtimes.quiet import quiet
+from tests.exporter.families import EXPORTED, SIZES, build, of
 
 
 @pytest.mark.parametrize(
@@ -93,16 +100,71 @@ def test_dynamic_rotary_embedding_limits_the_cache() -> None:
     )
 
 
-def test_mixture_of_experts_is_refused_only_where_there_is_one() -> None:
-    refuse_unsupported(build(of("Jamba", **JAMBA, num_experts=1)))
-    with pytest.raises(UserError, match="JambaForCausalLM has a mixture of experts"):
-        refuse_unsupported(build(of("Jamba", **JAMBA, num_experts=2)))
+JETMOE = of("JetMoe", **SIZES, kv_channels=8, num_local_experts=2)
+GPT_OSS = of("GptOss", **SIZES | {"head_dim": 8}, num_local_experts=4, num_experts_per_tok=2)
+
+
+def odd_activation(module: Any) -> None:
+    module.act_fn = nn.Tanh()
+
+
+def spread(module: Any) -> None:
+    module._is_expert_parallel = True
+
+
+def quantised(module: Any) -> None:
+    weights = module.down_proj.to(torch.float8_e4m3fn)
+    module.down_proj = nn.Parameter(weights, requires_grad=False)
+
+
+def test_experts_that_the_op_does_not_compute_are_refused() -> None:
+    refuse_unsupported(build(EXPORTED["mixtral"]))
+    for make, expected in (
+        (JETMOE, r"layer 0 \(JetMoeParallelExperts\) do not go through transformers' experts interface"),
+        (GPT_OSS, r"layer 0 \(GptOssExperts\) interleave gate and up"),
+    ):
+        with quiet(), pytest.raises(UserError, match=f"ForCausalLM: the experts of {expected}; such a mixture of"):
+            refuse_unsupported(make())
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (odd_activation, "have the activation Tanh, and the op has silu, gelu, gelu_tanh, relu, relu2"),
+        (spread, "are spread over devices"),
+        (quantised, r"are quantised \(torch.float8_e4m3fn\)"),
+    ],
+)
+def test_one_layer_of_unknown_experts_is_named(change: Callable[[Any], None], expected: str) -> None:
+    model = build(EXPORTED["mixtral"])
+    change(model.model.layers[2].mlp.experts)
+    with pytest.raises(UserError, match=rf"the experts of layer 2 \(MixtralExperts\) {expected}; such"):
+        refuse_unsupported(model)
+
+
+def test_more_experts_than_the_op_takes_are_refused() -> None:
+    model = build(of("Mixtral", **SIZES | {"intermediate_size": 4}, num_local_experts=1025))
+    with pytest.raises(UserError, match="has 1025 experts; Experts takes at most 1024"), explained(model):
+        discover_states(model)
+
+
+class Choosy(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_a_layer_that_cannot_be_traced_is_named() -> None:
+    model = build(EXPORTED["granite_hybrid"])
+    model.model.layers[1].shared_mlp.activation = Choosy()
+    expected = r"\(\) at line \d+ of its modeling_granitemoehybrid.py, in layer 1 \(Choosy\), does what"
+    with pytest.raises(UserError, match=expected), explained(model):
+        discover_states(model)
 
 
 def test_layer_of_unknown_ops_is_refused_only_where_there_is_one() -> None:
     dense = {**SIZES, "head_dim": 10, "mlp_only_layers": [0, 1, 2]}
     refuse_unsupported(build(of("Qwen3Next", **dense, layer_types=["full_attention"] * 3)))
-    with pytest.raises(UserError, match="Qwen3NextForCausalLM needs the op GatedDeltaRule"):
+    with pytest.raises(UserError, match=r"the op GatedDeltaRule, .* in layer 0 \(Qwen3NextGatedDeltaNet\)"):
         refuse_unsupported(build(of("Qwen3Next", **dense, layer_types=["linear_attention"] * 3)))
 
 

@@ -116,8 +116,7 @@ def test_a_mask_is_compared_whole_in_one_call() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert attention._mask(mask_function=sliding, local_size=4096).window == 4096
     assert calls == [4 * 4096 + 8]
-    with pytest.raises(UserError, match="it masks attention in a way that is neither causal nor"):
-        attention._mask(mask_function=sliding, local_size=4095)
+    assert not attention._mask(mask_function=sliding, local_size=4095).known
 
 
 @pytest.mark.parametrize("use", [lambda mask: mask.dtype, lambda mask: mask[:, None], lambda mask: mask.shape])

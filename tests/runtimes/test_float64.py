@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.ops import causal_attention, causal_conv1d, selective_scan
+from seqexport.plugins.ops import causal_attention, causal_conv1d, selective_scan, ssd_scan
 from seqexport.runtimes.pytorch.float64 import float64_arithmetic
 from tests.runtimes.tiny import NAMES, VOCAB, make
 
@@ -25,10 +25,9 @@ def rms(x: Tensor, eps: float, weight: Tensor | float = 1.0) -> Tensor:
 
 def mamba(w: Weights, config: Any, ids: Tensor) -> Tensor:
     x = w["backbone.embeddings.weight"][ids]
+    mixer = mamba2_mixer if config.model_type == "mamba2" else mamba_mixer
     for i in range(config.num_hidden_layers):
-        x = x + mamba_mixer(
-            w, f"backbone.layers.{i}.mixer.", config, rms(x, 1e-5, w[f"backbone.layers.{i}.norm.weight"])
-        )
+        x = x + mixer(w, f"backbone.layers.{i}.mixer.", config, rms(x, 1e-5, w[f"backbone.layers.{i}.norm.weight"]))
     return rms(x, 1e-5, w["backbone.norm_f.weight"]) @ w["lm_head.weight"].T
 
 
@@ -47,6 +46,22 @@ def mamba_mixer(w: Weights, p: str, config: Any, x: Tensor) -> Tensor:
     past = x.new_zeros(batch, D, N)
     y, _ = selective_scan.reference(inner, dt, A, B[:, :, None], C[:, :, None], w[p + "D"], gate, bias, past, None, 1)
     return y @ w[p + "out_proj.weight"].T
+
+
+def mamba2_mixer(w: Weights, p: str, config: Any, x: Tensor) -> Tensor:
+    batch, length, H, P, G, N = *x.shape[:2], config.num_heads, config.head_dim, config.n_groups, config.state_size
+    gate, inner, dt = (x @ w[p + "in_proj.weight"].T).split([H * P, H * P + 2 * G * N, H], dim=-1)
+    past = x.new_zeros(batch, inner.shape[-1], config.conv_kernel - 1)
+    inner, _ = causal_conv1d.reference(inner, w[p + "conv1d.weight"][:, 0], w[p + "conv1d.bias"], past, None, "silu")
+    inner, B, C = inner.split([H * P, G * N, G * N], dim=-1)
+    groups, A = (batch, length, G, N), -torch.exp(w[p + "A_log"])
+    low, high = config.time_step_limit
+    y, _ = ssd_scan.reference(
+        inner.view(batch, length, H, P), dt, A, B.view(groups), C.view(groups), w[p + "D"], None, w[p + "dt_bias"],
+        x.new_zeros(batch, H, P, N), None, 1, low, high,
+    )  # fmt: skip
+    y = (y.flatten(2) * functional.silu(gate)).view(batch, length, G, -1)
+    return (rms(y, 1e-5).flatten(2) * w[p + "norm.weight"]) @ w[p + "out_proj.weight"].T
 
 
 def transformer(w: Weights, config: Any, ids: Tensor) -> Tensor:

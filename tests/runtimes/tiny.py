@@ -14,6 +14,8 @@ from transformers import (
     Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     PreTrainedModel,
@@ -36,7 +38,8 @@ ATTENTION = {
     "head_dim": 8,
     "max_position_embeddings": 256,
 }
-NAMES = ("mamba", "falcon_mamba", "llama", "gemma2")
+HEADS = {"num_heads": 4, "head_dim": 8, "n_groups": 2, "chunk_size": 4, "time_step_limit": (0.4, 0.9)}
+NAMES = ("mamba", "falcon_mamba", "mamba2", "llama", "gemma2")
 
 
 def make(name: str, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
@@ -45,6 +48,7 @@ def make(name: str, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTr
     config, kind = {
         "mamba": (MambaConfig(**SCAN | changes), MambaForCausalLM),
         "falcon_mamba": (FalconMambaConfig(**SCAN | changes), FalconMambaForCausalLM),
+        "mamba2": (Mamba2Config(**SCAN | HEADS | changes), Mamba2ForCausalLM),
         "llama": (LlamaConfig(**ATTENTION | changes), LlamaForCausalLM),
         "gemma2": (Gemma2Config(**ATTENTION | {"sliding_window": 5} | changes), Gemma2ForCausalLM),
     }[name]

@@ -1,0 +1,54 @@
+"""What is supported, by the tests that passed: the cases of families, dtypes and backends, and their records.
+
+python -m tests.support run            run every case and record it, for the transformers that is installed
+python -m tests.support table          write the table of docs/supported.md out of the records
+python -m tests.support bundles DIR    export what TensorRT is to run
+python -m tests.support tensorrt DIR   on a GPU: build each bundle's engine, verify it, and record it
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from tests.exporter.families import EXPORTED, HYBRIDS_AND_MIXTURES
+
+PROPERTY = "support"
+"""The property of a test that says which case it is."""
+
+BACKENDS = {"pytorch": "PyTorch", "portable": "ONNX Runtime", "library": "with our library", "tensorrt": "TensorRT"}
+DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family in a dtype, on a backend; ``fused`` is the graph of target ``tensorrt`` by its bodies."""
+
+    family: str
+    dtype: str
+    backend: str
+
+    def __str__(self) -> str:
+        return f"{self.family}-{self.dtype}-{self.backend}"
+
+    @property
+    def as_property(self) -> list[str]:
+        return [self.family, self.dtype, self.backend]
+
+
+def cases(*, every: bool) -> list[Case]:
+    """All cases, or those of CI: float16 where the issues were, since float32 says most of the rest."""
+    found = []
+    for family in EXPORTED:
+        found += [Case(family, "float32", backend) for backend in ("pytorch", "portable", "fused", "library")]
+        if every or family in HYBRIDS_AND_MIXTURES:
+            found += [Case(family, "float16", backend) for backend in ("pytorch", "portable", "library")]
+        if every:
+            found.append(Case(family, "bfloat16", "pytorch"))
+    return found
+
+
+def digest(family: str) -> str:
+    """Of the tiny model that is tested, so that a record of another one is known to be old."""
+    model = EXPORTED[family]
+    return hashlib.sha256(repr((model.kind, sorted(model.settings.items()))).encode()).hexdigest()[:8]
