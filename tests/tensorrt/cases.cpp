@@ -146,18 +146,22 @@ void linear(Arrays& a, const Case& call) {
 
 void rms_norm(Arrays& a, const Case& call) {
   const int64_t B = a["x"].shape[0], L = a["x"].shape[1], D = a["x"].shape[2];
+  const int64_t width = D / int64_t(call.attribute("groups", 1));
   a["y"] = a["sum"] = zeros(a["x"]);
   if (call.attribute("wide", 0) != 0) a["sum"].type = 'F';
   for (int64_t b = 0; b < B; ++b) {
     for (int64_t t = 0; t < L; ++t) {
-      double squares = 0;
+      std::vector<double> squares(size_t(D / width));
       for (int64_t d = 0; d < D; ++d) {
-        const double s = a["x"].at({b, t, d}) + (call.has("residual") ? a["residual"].at({b, t, d}) : 0);
+        const double gated = a["x"].at({b, t, d}) * (call.has("z") ? silu(a["z"].at({b, t, d})) : 1);
+        const double s = gated + (call.has("residual") ? a["residual"].at({b, t, d}) : 0);
         a["sum"].at({b, t, d}) = s;
-        squares += s * s;
+        squares[size_t(d / width)] += s * s;
       }
-      const double root = std::sqrt(squares / double(D) + call.attribute("epsilon", 1e-6));
-      for (int64_t d = 0; d < D; ++d) a["y"].at({b, t, d}) = a["sum"].at({b, t, d}) / root * a["weight"].at({d});
+      for (int64_t d = 0; d < D; ++d) {
+        const double root = std::sqrt(squares[size_t(d / width)] / double(width) + call.attribute("epsilon", 1e-6));
+        a["y"].at({b, t, d}) = a["sum"].at({b, t, d}) / root * a["weight"].at({d});
+      }
     }
   }
 }
@@ -299,9 +303,10 @@ Case norm_case(const std::string& label, bool all, int64_t L) {
   c.arrays["x"] = uniform('T', "BLD", sizes);
   c.arrays["weight"] = uniform('T', "D", sizes);
   if (!all) return c;
-  c.inputs.push_back("residual");
+  c.inputs.insert(c.inputs.end(), {"residual", "z"});
   c.kept = {{"sum", "residual"}};
-  c.attributes = {{"epsilon", 0.01f}, {"wide", 1}};
+  c.attributes = {{"epsilon", 0.01f}, {"groups", 3}, {"wide", 1}};
+  c.arrays["z"] = uniform('T', "BLD", sizes);
   c.arrays["residual"] = uniform('F', "BLD", sizes, -3, 3);
   return c;
 }
