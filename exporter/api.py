@@ -47,7 +47,7 @@ def export(
     opset: int = 20,
     passes: Sequence[ir.passes.PassBase] = (),
     tokenizer: PathLike | None = None,
-    arch: Literal["mamba", "transformer", "hybrid"] | None = None,
+    arch: Literal["mamba", "mamba2", "transformer", "hybrid"] | None = None,
     clamp_weights: bool = False,
     force: bool = False,
     trust_remote_code: bool = False,
@@ -57,8 +57,9 @@ def export(
     """Export a causal language model to a bundle: an ONNX file with explicit states, and the proof that it is right.
 
     Args:
-        model: a checkpoint's folder, a Hugging Face hub id, ``preset:mamba`` or ``preset:transformer`` (small models
-            that ship inside), or a loaded transformers model, which stays as it is.
+        model: a checkpoint's folder, a Hugging Face hub id, ``preset:mamba``, ``preset:mamba2``,
+            ``preset:transformer`` or ``preset:hybrid`` (small models that ship inside), or a loaded transformers
+            model, which stays as it is.
         output: the bundle's folder; it appears whole or not at all.
         target: ``portable`` for any ONNX Runtime, ``ort`` for the fastest in a stock one, ``tensorrt`` for engines
             with our plugins.
