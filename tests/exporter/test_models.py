@@ -49,7 +49,7 @@ def test_arch_that_contradicts_the_model() -> None:
     expected = r"`arch=mamba`, but here is a LlamaForCausalLM \(transformer\); drop `arch` or pass a Mamba"
     with pytest.raises(UserError, match=expected):
         check_arch("mamba", llama, config)
-    with pytest.raises(UserError, match="`arch=mamba2`, but .*; drop `arch` or pass a Mamba2 checkpoint"):
+    with pytest.raises(UserError, match=r"`arch=mamba2`, but .*; drop `arch` or pass a Mamba2 checkpoint"):
         check_arch("mamba2", mamba, config)
 
 

@@ -10,9 +10,7 @@ def run(
     stream = torch.float32 if wide else x.dtype
     y = x if in_place else poisoned(*x.shape, dtype=x.dtype)
     total = residual if in_place else poisoned(*x.shape, dtype=stream) if wants_sum else None
-    params = kernels.params(
-        "rms_norm", x, weight, residual, z, y, total, epsilon, groups, norm_before_gate, wide
-    )
+    params = kernels.params("rms_norm", x, weight, residual, z, y, total, epsilon, groups, norm_before_gate, wide)
     kernels.call("rms_norm", params, torch.cuda.current_stream().cuda_stream)
     return y, total
 
