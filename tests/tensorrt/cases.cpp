@@ -311,6 +311,30 @@ Case norm_case(const std::string& label, bool all, int64_t L) {
   return c;
 }
 
+// Without the sum, which nobody reads.
+Case norm_alone_case(const std::string& label, bool all, int64_t L) {
+  Case c = norm_case(label + ", no sum", all, L);
+  c.outputs = {"y"};
+  c.kept = {};
+  c.attributes.emplace_back("outputs", "y");
+  return c;
+}
+
+// A call whose inputs of these names are windows of wider tensors, at 16 bytes where L is more than 1.
+Case in_windows(Case c, const std::vector<std::string>& names, const std::vector<std::pair<std::string, int32_t>>& sizes,
+                int64_t L) {
+  const int64_t first = L > 1 ? 16 : 3;
+  c.label += ", windows";
+  for (const std::string& name : names) {
+    const std::vector<int64_t>& shape = c.arrays[name].shape;
+    const int64_t count = shape[2] * (shape.size() > 3 ? shape[3] : 1);
+    c.windows[name] = {first, first + count + first};
+    c.attributes.emplace_back(name + "_at", int32_t(first));
+  }
+  for (const auto& [name, size] : sizes) c.attributes.emplace_back(name, size);
+  return c;
+}
+
 // Every input is needed; fewer features are turned where `all` is false.
 Case rotary_case(const std::string& label, bool all, int64_t L) {
   const Extents sizes = {{'B', 2}, {'L', L}, {'Q', 4}, {'H', 2}, {'E', 48}, {'R', all ? 48 : 10}};
@@ -345,6 +369,15 @@ double Case::attribute(const std::string& name, double fallback) const {
   return fallback;
 }
 
+Array widened(const Array& input, int64_t first, int64_t width) {
+  const int64_t B = input.shape[0], L = input.shape[1], count = int64_t(input.values.size()) / (B * L);
+  Array wide = {input.type, "BLW", {B, L, width}, std::vector<double>(size_t(B * L * width), 1000)};
+  for (int64_t token = 0; token < B * L; ++token) {
+    std::copy_n(input.values.begin() + token * count, count, wide.values.begin() + token * width + first);
+  }
+  return wide;
+}
+
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const auto make : {conv_case, scan_case, attention_case, embedding_case,
@@ -353,6 +386,13 @@ std::vector<Case> cases() {
     all.push_back(make("every input, decode", true, 1));
     all.push_back(make("needed inputs, prefill", false, 63));
     all.push_back(make("needed inputs, decode", false, 1));
+  }
+  for (const int64_t L : {63, 1}) {
+    all.push_back(norm_alone_case("every input", true, L));
+    all.push_back(in_windows(norm_case("every input", true, L), {"z"}, {}, L));
+    all.push_back(in_windows(conv_case("every input", true, L), {"x"}, {{"D", 24}}, L));
+    all.push_back(in_windows(scan_case("every input", true, L), {"x", "dt", "B", "C", "z"}, {{"G", 2}}, L));
+    all.push_back(in_windows(attention_case("every input", true, L), {"query", "key", "value"}, {{"Hq", 4}}, L));
   }
   return all;
 }
