@@ -14,15 +14,19 @@ from torch import Tensor
 
 from seqexport.plugins.ops import OPS, Op
 from tests.onnxruntime.library_ops import PROVIDERS, LibraryOps, one_node, session_options
-from tests.ops import test_causal_attention, test_causal_conv1d, test_rms_norm, test_selective_scan
+from tests.ops import test_causal_attention, test_causal_conv1d, test_rms_norm, test_selective_scan, test_ssd_scan
 from tests.ops.conformance import Values
+from tests.ops.test_descriptions import LISTED
 
 MAKE = {
     "CausalAttention": test_causal_attention.make,
     "CausalConv1d": test_causal_conv1d.make,
     "RmsNorm": lambda **options: test_rms_norm.make(without=(), **options),
     "SelectiveScan": test_selective_scan.make,
+    "SsdScan": test_ssd_scan.make,
 }
+ON_CPU = {stem for stem, _, cpu in LISTED if cpu == "CPU"}
+NAMES = [name for name in MAKE if OPS[name].stem in ON_CPU]
 
 
 def test_every_op_with_windows_is_here() -> None:
@@ -47,7 +51,7 @@ def widened(x: Tensor, first: int) -> Tensor:
     return wide
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("first", [0, 5, 16])
 @pytest.mark.parametrize("length", [1, 70])
