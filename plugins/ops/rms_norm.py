@@ -12,8 +12,8 @@ Symbols: B batch, L tokens in this call, D channels, in ``groups`` of neighbours
     sum      S[B,L,D]      s, what the next residual is
 
 With ``norm_before_gate`` silu(z) multiplies y instead of x. T is float32, float16 or bfloat16. S is float32 if ``wide``
-is 1, else T. Arithmetic is float32, and s is not rounded before it is normalised; transformers rounds it to T first, and
-y before it is multiplied by the weight.
+is 1, else T. Arithmetic is float32, and s is not rounded before it is normalised; transformers rounds it to T first,
+and y before it is multiplied by the weight.
 """
 
 from __future__ import annotations
