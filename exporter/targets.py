@@ -14,6 +14,7 @@ from seqexport.exporter.passes.fuse_embedding import fuse_embedding
 from seqexport.exporter.passes.fuse_linear import fuse_linear
 from seqexport.exporter.passes.fuse_rms_norm import fuse_rms_norm
 from seqexport.exporter.passes.fuse_rotary_embedding import fuse_rotary_embedding
+from seqexport.exporter.passes.fuse_scan_gate import fuse_scan_gate
 from seqexport.exporter.passes.graph_pass import GraphPass
 from seqexport.exporter.passes.name_inputs import name_inputs
 from seqexport.exporter.passes.opset_17 import to_opset_17
@@ -28,6 +29,7 @@ from seqexport.runtimes.manifest import Target
 FUSIONS = (
     fuse_embedding,
     fuse_rms_norm,
+    fuse_scan_gate,
     read_in_place,
     unflatten_products,
     fuse_linear,
