@@ -187,7 +187,7 @@ def compare(
     """Compare backends with the PyTorch original: how exact they are, how fast, and what they keep in memory.
 
     Args:
-        bundles: one, or two to set their curves side by side.
+        bundles: one, or up to four to set their curves side by side.
         backends: what to run; ``torch`` is the original itself.
         text: a held-out text, UTF-8; one ships inside.
         quick: fewer and smaller measurements, for small models.
@@ -201,13 +201,13 @@ def compare(
     Raises:
         Error: a bundle, the text or an original cannot be read. A backend that fails is a result like any other.
     """
-    from seqexport.runtimes.comparison.compare import FULL, QUICK
+    from seqexport.runtimes.comparison.compare import FULL, MOST_BUNDLES, QUICK
     from seqexport.runtimes.comparison.compare import compare as run
     from seqexport.runtimes.quiet import quiet
 
     opened = [_bundle(bundle) for bundle in bundles]
-    if not 1 <= len(opened) <= 2:
-        raise UserError(f"`bundles`: {len(opened)}; compare one, or two side by side")
+    if not 1 <= len(opened) <= MOST_BUNDLES:
+        raise UserError(f"`bundles`: {len(opened)}; compare one, or up to four side by side")
     given = {"device": device, "threads": threads, "plugins": plugins}
     with quiet():
         openers, truth = _openers(backends, given, original)

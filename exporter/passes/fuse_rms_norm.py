@@ -49,16 +49,19 @@ def _weight(graph: ir.Graph, norm: Norm) -> ir.Value | None:
 
 
 def _replace(graph: ir.Graph, place: ir.Node, norm: Norm, weight: ir.Value) -> None:
+    residual: ir.Value | None
+    stream: ir.Value | None
     dtype, total = norm.y.dtype, without_cast(norm.s)
+    x, residual, z, stream = total, None, norm.z, None
     if pair := gated(norm):  # 2
-        x, z, residual, stream = *pair, None, None
-    else:
-        added = _addends(total, dtype)
-        if added is None and total.dtype != dtype:
-            return
-        x, residual = added or (total, None)
-        is_read = added is not None or (norm.s is not total and len(norm.s.uses()) > norm.reads)
-        z, stream = norm.z, (total if added else norm.s) if is_read else None  # 4
+        x, z = pair
+    elif added := _addends(total, dtype):
+        x, residual = added
+        stream = total
+    elif total.dtype != dtype:
+        return
+    elif norm.s is not total and len(norm.s.uses()) > norm.reads:  # 4
+        stream = norm.s
     attributes = {
         "epsilon": norm.epsilon,
         "groups": norm.groups,

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
-from seqexport.exporter.passes.matching import only_user, other_input, rank, same_shape, takes_over
+from seqexport.exporter.passes.matching import only_user, other_input, same_shape, takes_over
 from seqexport.exporter.passes.parameters import derived
 from seqexport.exporter.passes.rms_norm_pattern import gate_of
 from seqexport.plugins.ops import DOMAIN, OPS
@@ -49,9 +49,9 @@ def _in_one(y: ir.Value) -> ir.Value:  # 2
 
 
 def _in_heads(graph: ir.Graph, scan: ir.Node, z: ir.Value, y: ir.Value) -> ir.Value:  # 2
-    assert y.shape is not None and rank(y) == 4
-    shape = [0, 0, *(int(size) for size in y.shape[2:])]
-    name = f"heads.{shape[2]}.{shape[3]}"
+    assert y.shape is not None
+    shape = [0, 0, *(size for size in y.shape[2:] if isinstance(size, int))]
+    name = "heads." + ".".join(map(str, shape[2:]))
     heads = derived(graph, name, ir.DataType.INT64, [len(shape)], lambda: np.array(shape))
     node = ir.node("Reshape", [z, heads])
     node.outputs[0].shape, node.outputs[0].type = y.shape, y.type

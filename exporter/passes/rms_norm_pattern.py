@@ -44,7 +44,7 @@ def norm_of(mean: ir.Node) -> Norm | None:  # 1
     if squares is None or not is_constant(squares.inputs[1], 2) or squares.inputs[0] is None:
         return None
     read = squares.inputs[0]
-    s = _in_one(read)
+    s, groups = _in_one(read)
     if s is None or s.dtype != FLOAT or rank(s) != 3 or made_by(s, "Sub") is not None or not _is_over_last(mean, read):
         return None
     epsilon, product = _unit(mean, read)
@@ -60,7 +60,6 @@ def norm_of(mean: ir.Node) -> Norm | None:  # 1
     y = _through_cast(gated)
     if y.dtype not in FLOATS or (z is not None and z.dtype != y.dtype):
         return None
-    groups = 1 if read is s or read.shape is None else int(read.shape[2])
     return Norm(s, 2 if read is s else 1, groups, epsilon, weight, z, y)
 
 
@@ -95,17 +94,18 @@ def without_cast(value: ir.Value) -> ir.Value:
     return node.inputs[0] if node is not None and node.inputs[0] is not None else value
 
 
-def _in_one(read: ir.Value) -> ir.Value | None:  # 2
-    """[batch, seq, D] out of which groups are made that the norm alone reads, or which is read as it is."""
+def _in_one(read: ir.Value) -> tuple[ir.Value | None, int]:  # 2
+    """[batch, seq, D] out of which so many groups are made that the norm alone reads, or which is read as it is."""
     if rank(read) != 4:
-        return read
+        return read, 1
     node = made_by(read, "Reshape")
     whole = node.inputs[0] if node is not None else None
     if whole is None or rank(whole) != 3 or len(read.uses()) != 2 or read.shape is None or whole.shape is None:
-        return None
+        return None, 1
     groups, width = read.shape[2:]
-    is_split = isinstance(groups, int) and isinstance(width, int) and groups * width == whole.shape[2]
-    return whole if is_split and list(read.shape[:2]) == list(whole.shape[:2]) else None
+    if not isinstance(groups, int) or not isinstance(width, int) or groups * width != whole.shape[2]:
+        return None, 1
+    return whole if list(read.shape[:2]) == list(whole.shape[:2]) else None, groups
 
 
 def _in_one_again(value: ir.Value, s: ir.Value) -> ir.Value:  # 2
