@@ -145,9 +145,11 @@ void linear(int dtype, int rows, int in_features, int out_features, int out_feat
   finish("linear");
 }
 
-void norm(int dtype, int rows, int channels, bool wide, bool with_residual) {
+void norm(int dtype, int rows, int channels, bool wide, bool with_residual, int groups = 0) {  // 0: no gate either
   const int stream = wide ? int(SEQEXPORT_FLOAT32) : dtype;
-  RmsNormParams p = {dtype, rows, channels, wide, 1e-5f};
+  RmsNormParams p = {dtype, rows, channels, groups ? groups : 1, !with_residual, wide, 1e-5f};
+  p.z_stride = channels;
+  p.z = groups ? values(dtype, size_t(rows) * channels) : nullptr;
   p.x = values(dtype, size_t(rows) * channels);
   p.weight = values(dtype, channels);
   p.residual = with_residual ? values(stream, size_t(rows) * channels) : nullptr;
@@ -216,6 +218,9 @@ int main() {
       norm(dtype, 2, 2568, wide, true);
       norm(dtype, 2, 20000, wide, true);
       norm(dtype, 1, 2051, wide, true);
+      norm(dtype, 5, 2056, wide, true, 1);
+      norm(dtype, 3, 72, wide, false, 9);
+      norm(dtype, 2, 20000, wide, false, 1);
     }
     rotary(dtype, 3, 32, 8, 128, 128);
     rotary(dtype, 5, 3, 1, 80, 20);

@@ -67,7 +67,7 @@ def attention(**changed):
 
 
 def norm(**changed):
-    sizes = {"dtype": 2, "rows": 4, "channels": 8, "epsilon": 1e-6}
+    sizes = {"dtype": 2, "rows": 4, "channels": 8, "groups": 1, "z_stride": 8, "epsilon": 1e-6}
     return "rms_norm", {**sizes, **changed}
 
 
@@ -129,6 +129,8 @@ def last_token(**changed):
     (norm(channels=0), "channels (D) must be in 1 to"),
     (norm(dtype=-1), "dtype must be 0 (float32), 1 (float16) or 2 (bfloat16), got -1"),
     (norm(wide=2), "wide must be in 0 to 1, got 2"),
+    (norm(groups=3), "groups must divide D (channels) = 8, got 3"),
+    (norm(z_stride=7), "z_stride must be at least a token's 8 elements, got 7"),
     (norm(epsilon=-1), "epsilon must be finite and 0 or more, got -1"),
     (norm(weight=None), "weight is null"),
     (norm(wide=1, sum=ADDRESS + 2), "sum must be aligned to 4 bytes"),

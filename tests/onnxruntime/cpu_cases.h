@@ -22,7 +22,7 @@ class Tensor {
   double operator[](size_t i) const;
   void set(size_t i, double value);
   size_t size() const { return count_; }
-  void* data() const { return data_.get(); }
+  void* data(size_t at = 0) const { return data_.get() + at * bytes(); }
 
  private:
   size_t bytes() const { return dtype_ == SEQEXPORT_FLOAT32 ? 4 : 2; }

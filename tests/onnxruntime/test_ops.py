@@ -196,7 +196,7 @@ def test_ssd_scan_chunks_are_as_accurate_as_the_whole(ops: LibraryOps, chunk: in
 @dtypes
 @lengths
 @pytest.mark.parametrize("wide", [0, 1])
-@pytest.mark.parametrize("without", [(), ("residual",)], ids=str)
+@pytest.mark.parametrize("without", [("z",), ("residual", "z")], ids=str)
 def test_rms_norm_lengths(ops: LibraryOps, length: int, wide: int, without: Any, dtype: torch.dtype) -> None:
     ops.check(NORM, norm(length=length, D=200, dtype=dtype, wide=wide, without=without), wide=wide)
 
@@ -205,6 +205,16 @@ def test_rms_norm_lengths(ops: LibraryOps, length: int, wide: int, without: Any,
 @pytest.mark.parametrize("D", [1, 7, 33, 768, 2049, 20000])
 def test_rms_norm_sizes(ops: LibraryOps, D: int, dtype: torch.dtype) -> None:
     ops.check(NORM, norm(D=D, dtype=dtype), epsilon=1e-5)
+
+
+@dtypes
+@pytest.mark.parametrize("norm_before_gate", [0, 1])
+@pytest.mark.parametrize(("D", "groups"), [(33, 1), (60, 4), (7, 7), (4096, 8)])
+def test_rms_norm_gates_and_groups(
+    ops: LibraryOps, D: int, groups: int, norm_before_gate: int, dtype: torch.dtype
+) -> None:
+    values = norm(D=D, dtype=dtype, without=("residual",) if D % 2 else ())
+    ops.check(NORM, values, groups=groups, norm_before_gate=norm_before_gate)
 
 
 @dtypes

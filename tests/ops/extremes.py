@@ -210,7 +210,15 @@ def norm(dtype: torch.dtype, length: int) -> Case:
     """A row of each size."""
     x = points(dtype)[:, None] * torch.linspace(0.25, 1.0, 33).to(dtype)
     values: Values = {"x": x[None], "weight": torch.linspace(-1.0, 2.0, 33).to(dtype), "residual": None}
-    return OPS["RmsNorm"], values, {"epsilon": 1e-6, "wide": 0}
+    return OPS["RmsNorm"], values | {"z": None}, {"epsilon": 1e-6}
+
+
+def norm_gate(dtype: torch.dtype, length: int) -> Case:
+    """A gate of each size."""
+    z = points(dtype)[:, None].expand(-1, 33).contiguous()
+    x = torch.linspace(-2.0, 2.0, 33).to(dtype).expand_as(z).contiguous()
+    values: Values = {"x": x[None], "weight": torch.ones(33, dtype=dtype), "residual": None, "z": z[None]}
+    return OPS["RmsNorm"], values, {"norm_before_gate": 1}
 
 
 def rotary(dtype: torch.dtype, length: int) -> Case:
@@ -235,7 +243,7 @@ CASES = {
     case.__name__: case
     for case in (
         conv, scan_gate, scan_step, scan_decay, scan_input, attention, attention_softcap, attention_ten_thousands, norm,
-        rotary, linear, ssd_input, ssd_gate, ssd_step, ssd_early_step, ssd_decay, ssd_ten_thousands,
+        norm_gate, rotary, linear, ssd_input, ssd_gate, ssd_step, ssd_early_step, ssd_decay, ssd_ten_thousands,
     )
 }  # fmt: skip
 LENGTHS = (1, 3, 300)
