@@ -1,5 +1,5 @@
-// The products of many tokens on tensor cores (sm_80 and later, 16 bits, rows of whole vectors): four warps, each 32 pairs
-// by 32 features of both halves; tiles of both factors come through shared memory, kStages at a time.
+// The products of many tokens on tensor cores (sm_80 and later, 16 bits, rows of whole vectors): four warps, each 32
+// pairs by 32 features of both halves; tiles of both factors come through shared memory, kStages at a time.
 #pragma once
 
 #include "experts_product.cuh"

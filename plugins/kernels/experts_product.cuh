@@ -1,5 +1,5 @@
-// What the two products of experts read and write, whichever kernel computes them. A tile is up to kTileRows pairs of one
-// expert by two halves of features: gate and up of the same hidden channels, or neighbouring features of a weight.
+// What the two products of experts read and write, whichever kernel computes them. A tile is up to kTileRows pairs of
+// one expert by two halves of features: gate and up of the same hidden channels, or neighbouring features of a weight.
 #pragma once
 
 #include "experts_sort.cuh"
@@ -28,7 +28,9 @@ struct ExpertOperands {
   __device__ __forceinline__ int features() const { return kIsDown ? p.channels : p.hidden; }
 
   // Features of a block of two halves, and the first of one half of it.
-  __host__ __device__ static constexpr int width(int half) { return kProduct == ExpertProduct::kGatedUp ? half : 2 * half; }
+  __host__ __device__ static constexpr int width(int half) {
+    return kProduct == ExpertProduct::kGatedUp ? half : 2 * half;
+  }
   __device__ __forceinline__ int first_feature(int block, int which, int half) const {
     return block * width(half) + (kProduct == ExpertProduct::kGatedUp ? 0 : which * half);
   }

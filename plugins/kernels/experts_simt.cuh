@@ -1,5 +1,5 @@
-// The products of many tokens without tensor cores: float32, devices before sm_80, and rows that are no whole vectors. A
-// thread has 8 pairs by 2 features of both halves.
+// The products of many tokens without tensor cores: float32, devices before sm_80, and rows that are no whole vectors.
+// A thread has 8 pairs by 2 features of both halves.
 #pragma once
 
 #include "experts_product.cuh"
@@ -41,7 +41,8 @@ __global__ void __launch_bounds__(kThreads) product_kernel(ExpertsParams p, Many
   wait_for_previous_kernel();
   if (int(blockIdx.y) >= *many.sorted.tile_count) return;
   const ExpertOperands<T, kProduct> operands{p, many, many.sorted.tiles[blockIdx.y]};
-  const int first_pair = threadIdx.x / (kHalf / kColumns) * kPairs, column = threadIdx.x % (kHalf / kColumns) * kColumns;
+  const int first_pair = threadIdx.x / (kHalf / kColumns) * kPairs;
+  const int column = threadIdx.x % (kHalf / kColumns) * kColumns;
   float sums[kPairs][2][kColumns] = {};
   const Rows<T> rows([&](int r) -> const T* {
     const int pair = operands.tile.first + r;

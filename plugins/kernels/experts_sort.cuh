@@ -13,17 +13,17 @@ namespace seqexport {
 
 constexpr int kTileRows = 64;
 
-// Pairs first..end, all of one expert, with the first of a tile's.
+// Up to kTileRows pairs, first..end, all of one expert.
 struct Tile {
-  int expert, first, end, unused;
+  int expert, first, end;
 };
 
 // In the workspace. Pairs of no expert are left out.
 struct SortedPairs {
-  int* starts;       // [E + 1], the first pair of each expert
-  int* order;        // [M k], token * k + choice
-  Tile* tiles;       // [tiles_most]
-  int* tile_count;   // [1]
+  int* starts;      // [E + 1], the first pair of each expert
+  int* order;       // [M k], token * k + choice
+  Tile* tiles;      // [tiles_most]
+  int* tile_count;  // [1]
 };
 
 inline int tiles_most(int pairs, int experts) { return pairs / kTileRows + std::min(pairs, experts); }
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kExpertsMost) tile_kernel(ExpertsParams p, Sor
   int start = 0, end = 0, total;
   if (expert < p.experts) start = sorted.starts[expert], end = sorted.starts[expert + 1];
   int at = sum_before(ceil_div(end - start, kTileRows), shared, total);
-  for (; start < end; start += kTileRows) sorted.tiles[at++] = {expert, start, min(start + kTileRows, end), 0};
+  for (; start < end; start += kTileRows) sorted.tiles[at++] = {expert, start, min(start + kTileRows, end)};
   if (expert == 0) *sorted.tile_count = total;
 }
 
