@@ -81,6 +81,11 @@ def linear(**changed):
     return "linear", {**sizes, **changed}
 
 
+def experts(**changed):
+    sizes = {"dtype": 2, "rows": 4, "channels": 8, "choices": 2, "experts": 4, "gate_up_channels": 12, "hidden": 6}
+    return "experts", {**sizes, "gated": 1, "workspace_bytes": 1 << 20, **changed}
+
+
 def embedding(**changed):
     return "embedding", {"dtype": 2, "rows": 4, "vocab": 9, "channels": 8, **changed}
 
@@ -101,6 +106,13 @@ def last_token(**changed):
     (linear(out_features1=2, weight1=None), "weight1 is null"),
     (linear(out_features1=2, y1=None), "y1 is null"),
     (linear(bias=ADDRESS + 1), "bias must be aligned to 2 bytes"),
+    (experts(choices=257), "choices (k) must be in 1 to 256, got 257"),
+    (experts(experts=1025), "experts (E) must be in 1 to 1024, got 1025"),
+    (experts(gate_up_channels=7), "U (rows of gate_up) must be F (hidden channels) = 6, or 2 F where gated, got 7"),
+    (experts(gated=0), "input 'gate_up' must have U = 6 rows, which is F with gated = 0, got 12"),
+    (experts(activation=5), "activation must be 0 (silu), 1 (gelu), 2 (gelu_tanh), 3 (relu) or 4 (relu2), got 5"),
+    (experts(workspace_bytes=47), "workspace_bytes must be at least 48, got 47"),
+    (experts(workspace=None), "workspace is null; pass the device pointer of 48 bytes or more"),
     (embedding(vocab=0), "vocab (V) must be in 1 to"),
     (embedding(ids=ADDRESS + 2), "ids must be aligned to 4 bytes"),
     (last_token(seq_lens=None), "seq_lens is null"),

@@ -185,6 +185,43 @@ void rotary_embedding(Arrays& a, const Case&) {
   }
 }
 
+double activated(double x, double which) {
+  if (which == 0) return silu(x);
+  return x > 0 ? x * x : 0;  // relu2
+}
+
+// The sum of the chosen experts of token t of row b, channel d.
+double chosen_experts(Arrays& a, const Case& call, int64_t b, int64_t t, int64_t d) {
+  const int64_t D = a["x"].shape[2], E = a["down"].shape[0], F = a["down"].shape[2];
+  const bool gated = call.attribute("gated", 1) != 0;
+  double sum = 0;
+  for (int64_t i = 0; i < a["chosen"].shape[2]; ++i) {
+    const int64_t e = int64_t(a["chosen"].at({b, t, i}));
+    if (e < 0 || e >= E) continue;
+    double y = call.has("down_bias") ? a["down_bias"].at({e, d}) : 0;
+    for (int64_t f = 0; f < F; ++f) {
+      const auto projected = [&](int64_t row) {
+        double value = call.has("gate_up_bias") ? a["gate_up_bias"].at({e, row}) : 0;
+        for (int64_t c = 0; c < D; ++c) value += a["gate_up"].at({e, row, c}) * a["x"].at({b, t, c});
+        return value;
+      };
+      y += a["down"].at({e, d, f}) * activated(projected(f), gated ? 0 : 1) * (gated ? projected(F + f) : 1);
+    }
+    sum += a["weight"].at({b, t, i}) * y;
+  }
+  return sum;
+}
+
+void experts(Arrays& a, const Case& call) {
+  a["y"] = zeros(a["x"]);
+  const std::vector<int64_t>& shape = a["x"].shape;
+  for (int64_t b = 0; b < shape[0]; ++b) {
+    for (int64_t t = 0; t < shape[1]; ++t) {
+      for (int64_t d = 0; d < shape[2]; ++d) a["y"].at({b, t, d}) = chosen_experts(a, call, b, t, d);
+    }
+  }
+}
+
 Array ragged(int64_t length) { return integers({double(length), double((length + 1) / 2)}); }
 
 Case conv_case(const std::string& label, bool all, int64_t L) {
@@ -297,6 +334,26 @@ Case linear_case(const std::string& label, bool all, int64_t L) {
   return c;
 }
 
+// Gated, and a choice outside the experts, where `all` is true; else relu2 without a gate.
+Case experts_case(const std::string& label, bool all, int64_t L) {
+  const Extents sizes = {{'B', 2}, {'L', L}, {'D', 16}, {'k', 2}, {'E', 5}, {'F', 8}, {'U', all ? 16 : 8}};
+  Case c = {"Experts", label, {}, {"x", "chosen", "weight", "gate_up", "down"}, {"y"}, {}, {}, experts};
+  for (const auto& [name, axes] : Axes{{"x", "BLD"}, {"gate_up", "EUD"}, {"down", "EDF"}}) {
+    c.arrays[name] = uniform('T', axes, sizes);
+  }
+  c.arrays["weight"] = uniform('F', "BLk", sizes, 0, 1);
+  c.arrays["chosen"] = {'I', "BLk", {2, L, 2}, {}};
+  for (int64_t i = 0; i < 4 * L; ++i) c.arrays["chosen"].values.push_back(double(all && i == 1 ? 5 : i * 3 % 5));
+  if (!all) {
+    c.attributes = {{"gated", 0}, {"activation", "relu2"}};
+    return c;
+  }
+  c.inputs.insert(c.inputs.end(), {"gate_up_bias", "down_bias"});
+  c.arrays["gate_up_bias"] = uniform('T', "EU", sizes);
+  c.arrays["down_bias"] = uniform('T', "ED", sizes);
+  return c;
+}
+
 Case norm_case(const std::string& label, bool all, int64_t L) {
   const Extents sizes = {{'B', 2}, {'L', L}, {'D', 72}};
   Case c = {"RmsNorm", label, {}, {"x", "weight"}, {"y", "sum"}, {}, {}, rms_norm};
@@ -381,7 +438,7 @@ Array widened(const Array& input, int64_t first, int64_t width) {
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const auto make : {conv_case, scan_case, attention_case, embedding_case,
-                          last_token_case, linear_case, norm_case, rotary_case}) {
+                          last_token_case, linear_case, experts_case, norm_case, rotary_case}) {
     all.push_back(make("every input, prefill", true, 63));
     all.push_back(make("every input, decode", true, 1));
     all.push_back(make("needed inputs, prefill", false, 63));
