@@ -44,5 +44,8 @@ std::vector<int32_t> ragged(int batch, int length);
 // CausalConv1d, SelectiveScan, SsdScan and CausalAttention, which keep states.
 void run_sequence_cases(const Kernels& k, const Pool& pool, int dtype);
 
+// Experts.
+void run_experts_cases(const Kernels& k, const Pool& pool, int dtype);
+
 // Linear, RmsNorm, RotaryQueryKey, Embedding and LastToken, which keep none.
 void run_token_cases(const Kernels& k, const Pool& pool, int dtype);
