@@ -24,6 +24,7 @@ WIDE = "test_shapes and (256 or 128)"
     ("file", "select"),
     [
         ("test_selective_scan.py", f"{WIDE} or test_every_plan or test_chunked"),
+        ("test_ssd_scan.py", f"{WIDE} or test_chunked"),
         ("test_causal_attention.py", f"{WIDE} or test_window or test_peaked or test_chunked"),
     ],
 )
@@ -31,7 +32,9 @@ def test_less_shared_memory(kernels: object, file: str, select: str, limit: int)
     _run(file, select, SEQEXPORT_SHARED_MEMORY=str(limit))
 
 
-@pytest.mark.parametrize("file", ["test_selective_scan.py", "test_causal_attention.py", "test_linear.py"])
+@pytest.mark.parametrize(
+    "file", ["test_selective_scan.py", "test_ssd_scan.py", "test_causal_attention.py", "test_linear.py"]
+)
 def test_without_overlapping_launches(kernels: object, file: str) -> None:
     _run(file, "test_graph_capture or test_ragged or test_groups", SEQEXPORT_PDL="0")
 
