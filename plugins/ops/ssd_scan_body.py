@@ -16,7 +16,7 @@ from seqexport.plugins.ops.op import Call
 from seqexport.plugins.ops.ragged import TOKEN_MASK
 
 CHUNK = 64
-"""Tokens; measured in exporter/benchmarks/op_bodies.py."""
+"""Tokens; measured in exporter/benchmarks/ssd_bodies.py."""
 
 PARTS = 4
 """Of a sum over N, of up to 256."""
@@ -28,12 +28,12 @@ LEAST_A = -3e38
 """So that a padded token's step of 0 is one also where A is infinite."""
 
 
-def body(call: Call) -> list[str]:
+def body(call: Call, chunk: int = CHUNK) -> list[str]:
     return [
         *constants(),
         *delta(call),
         *entering(call),
-        *_chunks(),
+        *_chunks(chunk),
         "present = Reshape (last, past_shape)",
         *finished(call),
     ]
@@ -105,9 +105,9 @@ def entering(call: Call) -> list[str]:  # 1
     ]
 
 
-def _chunks() -> list[str]:
+def _chunks(chunk: int) -> list[str]:
     return [
-        f"most = Constant <value_ints = [{CHUNK}]> ()",
+        f"most = Constant <value_ints = [{chunk}]> ()",
         "Q = Min (L_, most)",
         "Q_less_1 = Sub (Q, unit)",
         "L_up = Add (L_, Q_less_1)",

@@ -2,7 +2,7 @@
 
 C is its query and B its key, of every head its own; what enters the state is its value. Its state is [B,H,N,P], ours
 [B,H,P,N]. It goes token by token, so that what comes later reaches nothing. Measured faster than the function body at
-every length, transposes included (exporter/benchmarks/op_bodies.py).
+every length, transposes included (exporter/benchmarks/ssd_bodies.py).
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ import onnx_ir as ir
 from seqexport.plugins.ops import Call
 from seqexport.plugins.ops.ssd_scan_body import constants, delta, entering, finished
 
+MOST_STATES = 128
+"""It sums over N in one go, and rounds too often beyond."""
+
 
 def body(node: ir.Node, call: Call) -> list[str] | None:
-    """None where the number of heads is not known."""
-    x = node.inputs[0]
-    if x is None or x.shape is None or not isinstance(x.shape[2], int):
+    """None where the number of heads is not known, or that of states is not or too large."""
+    x, B = node.inputs[0], node.inputs[3]
+    if x is None or x.shape is None or B is None or B.shape is None:
         return None
-    heads = x.shape[2]
+    heads, N = x.shape[2], B.shape[3]
+    if not isinstance(heads, int) or not isinstance(N, int) or N > MOST_STATES:
+        return None
     return [
         *constants(),
         *delta(call),
