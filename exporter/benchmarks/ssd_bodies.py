@@ -2,8 +2,8 @@
 
     python -m seqexport.exporter.benchmarks.ssd_bodies [-o ssd_bodies.json]
 
-Each form is checked against float64 before it is timed. What was found: chunks with matrix products are several times as
-fast as one token a step, and no slower for a single token; 32 to 64 tokens make a good chunk. LinearAttention of
+Each form is checked against float64 before it is timed. What was found: chunks with matrix products are several times
+as fast as one token a step, and no slower for a single token; 32 to 64 tokens make a good chunk. LinearAttention of
 com.microsoft is faster still, its transposes included: that is what target ``ort`` uses.
 """
 

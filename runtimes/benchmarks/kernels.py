@@ -211,7 +211,7 @@ class Benchmark:
         true = (torch.stack(ys, 1) + D * x) * torch.nn.functional.silu(z)
         require_near("selective_scan", y, true, 4e-3)
 
-    def ssd(self, batch, length, heads, head_size, states, groups=1):
+    def ssd(self, batch, length, heads, head_size, states, groups):
         x, z = (bf16(batch, length, heads, head_size) for _ in range(2))
         B, C = (bf16(batch, length, groups, states) for _ in range(2))
         dt, y = bf16(batch, length, heads), torch.full_like(x, float("nan"))
@@ -376,17 +376,17 @@ def main() -> None:
         ):
             bench.scan(*shape)
     if options.only in "ssd_scan":
-        for shape in (
-            (8, 2048, 80, 64, 128),
-            (1, 65536, 80, 64, 128),
-            (1, 2048, 24, 64, 128),
-            (1, 2048, 80, 64, 128),
+        for sizes in (
+            (8, 2048, 80, 64, 128, 1),
+            (1, 65536, 80, 64, 128, 1),
+            (1, 2048, 24, 64, 128, 1),
+            (1, 2048, 80, 64, 128, 1),
             (1, 2048, 128, 64, 128, 8),
-            (1, 2048, 24, 80, 128),
-            (64, 1, 80, 64, 128),
-            (1, 1, 80, 64, 128),
+            (1, 2048, 24, 80, 128, 1),
+            (64, 1, 80, 64, 128, 1),
+            (1, 1, 80, 64, 128, 1),
         ):
-            bench.ssd(*shape)
+            bench.ssd(*sizes)
     if options.only in "causal_attention":
         bench.attention(1, 32, 32, 2048, 0, 64)
         bench.attention(8, 32, 32, 2048, 0, 128)
