@@ -16,7 +16,7 @@ from seqexport.plugins.ops.op import Call
 from seqexport.plugins.ops.ragged import TOKEN_MASK
 
 CHUNK = 64
-"""Tokens; measured in exporter/benchmarks/op_bodies.py."""
+"""Tokens; measured in exporter/benchmarks/ssd_bodies.py."""
 
 PARTS = 4
 """Of a sum over N, of up to 256."""
@@ -28,18 +28,18 @@ LEAST_A = -3e38
 """So that a padded token's step of 0 is one also where A is infinite."""
 
 
-def body(call: Call) -> list[str]:
+def body(call: Call, chunk: int = CHUNK) -> list[str]:
     return [
-        *_constants(),
-        *_delta(call),
-        *_entering(call),
-        *_chunks(),
+        *constants(),
+        *delta(call),
+        *entering(call),
+        *_chunks(chunk),
         "present = Reshape (last, past_shape)",
-        *_finished(call),
+        *finished(call),
     ]
 
 
-def _constants() -> list[str]:
+def constants() -> list[str]:
     return [
         "zero = Constant <value_int = 0> ()",
         "one = Constant <value_int = 1> ()",
@@ -59,7 +59,7 @@ def _constants() -> list[str]:
     ]
 
 
-def _delta(call: Call) -> list[str]:
+def delta(call: Call) -> list[str]:
     lines = [
         "dt_wide = Cast <to = 1> (dt)",
         "biased = Add (dt_wide, dt_bias)" if "dt_bias" in call else "biased = Identity (dt_wide)",
@@ -73,7 +73,7 @@ def _delta(call: Call) -> list[str]:
     return [*lines, f"delta_all = Identity ({step})"]
 
 
-def _entering(call: Call) -> list[str]:  # 1
+def entering(call: Call) -> list[str]:  # 1
     """In float32: ``exponents`` [B,L,H], ``dx`` [B,L,H,P], ``B_valid`` and ``C_wide``; where rows are ragged also
     ``mask4`` [B,L,1,1]."""
     names = {"delta_all": "delta", "x_wide": "x_valid", "B_wide": "B_valid"}
@@ -105,9 +105,9 @@ def _entering(call: Call) -> list[str]:  # 1
     ]
 
 
-def _chunks() -> list[str]:
+def _chunks(chunk: int) -> list[str]:
     return [
-        f"most = Constant <value_ints = [{CHUNK}]> ()",
+        f"most = Constant <value_ints = [{chunk}]> ()",
         "Q = Min (L_, most)",
         "Q_less_1 = Sub (Q, unit)",
         "L_up = Add (L_, Q_less_1)",
@@ -232,7 +232,7 @@ STATE = [
 ]
 
 
-def _finished(call: Call) -> list[str]:
+def finished(call: Call) -> list[str]:
     """y of ``y_scan``: the skip connection added, the gate applied, and padded tokens 0."""
     lines, y = [], "y_scan"
     if "D" in call:

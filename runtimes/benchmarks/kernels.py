@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seqexport.plugins import library
 from seqexport.plugins.kernels.c_api import Kernels
+from seqexport.plugins.ops import ssd_scan
 from seqexport.runtimes.output import write_json
 
 SPECIAL_FUNCTIONS_PER_CLOCK, FLOAT32_FMAS_PER_CLOCK = 16, 128  # of one SM
@@ -34,6 +35,19 @@ WANTED = {
     ("selective_scan", "B,L,D=(1,2048,1536) N=16"): SCAN,
     ("selective_scan", "B,L,D=(8,2048,5120) N=16"): SCAN,
     ("selective_scan", "B,L,D=(1,65536,5120) N=16"): SCAN,
+    **{
+        ("ssd_scan", f"B,L,H,P,N,G={sizes}"): ("times the speed of mamba_ssm", least, ("mamba_ssm",))
+        for sizes, least in {
+            (8, 2048, 80, 64, 128, 1): 3.0,
+            (1, 65536, 80, 64, 128, 1): 3.0,
+            (1, 2048, 24, 64, 128, 1): 9.2,
+            (1, 2048, 80, 64, 128, 1): 7.0,
+            (1, 2048, 128, 64, 128, 8): 7.6,
+            (1, 2048, 24, 80, 128, 1): 10.5,
+            (64, 1, 80, 64, 128, 1): 1.1,
+            (1, 1, 80, 64, 128, 1): 1.45,
+        }.items()
+    },
     ("causal_attention", "B,Hq,Hkv,L=(1,32,32,2048) past=0 Dh=64 bfloat16"): PREFILL,
     ("causal_attention", "B,Hq,Hkv,L=(8,32,32,2048) past=0 Dh=128 bfloat16"): PREFILL,
     ("causal_attention", "B,Hq,Hkv,L=(1,32,8,1) past=32767 Dh=64 bfloat16"): ("of copy bandwidth", 0.65, ("floor",)),
@@ -197,6 +211,42 @@ class Benchmark:
         true = (torch.stack(ys, 1) + D * x) * torch.nn.functional.silu(z)
         require_near("selective_scan", y, true, 4e-3)
 
+    def ssd(self, batch, length, heads, head_size, states, groups):
+        x, z = (bf16(batch, length, heads, head_size) for _ in range(2))
+        B, C = (bf16(batch, length, groups, states) for _ in range(2))
+        dt, y = bf16(batch, length, heads), torch.full_like(x, float("nan"))
+        A = -torch.rand(heads, device="cuda") * 8 - 0.1
+        D, bias = torch.randn(heads, device="cuda"), torch.randn(heads, device="cuda") - 3
+        past = torch.randn(batch, heads, head_size, states, device="cuda")
+
+        def call(past, present):
+            params = self.kernels.params("ssd_scan", x, dt, A, B, C, D, z, bias, past, None, y, present, True)
+            return self.launch("ssd_scan", params)
+
+        once = call(past, torch.empty_like(past))
+        once()
+        tokens = min(length, 512)
+        xs, dts, Bs, Cs, zs = (t[:1, :tokens].double() for t in (x, dt, B, C, z))
+        true, _ = ssd_scan.reference(
+            xs, dts, A.double(), Bs, Cs, D.double(), zs, bias.double(), past[:1].double(), None, 1
+        )
+        require_near("ssd_scan", y[:1, :tokens], true, 4e-3)
+        peer = _ssd_peer(x, dt, A, B, C, D, z, bias)
+        if length == 1:
+            states_of = [past.clone() for _ in range(max(2, -(-int(MORE_THAN_L2) // (past.numel() * 4))))]
+            ours = microseconds_in_graph([call(state, state) for state in states_of])
+            theirs = peer and microseconds_in_graph([functools.partial(peer, state) for state in states_of])
+        else:
+            ours, theirs = microseconds(once), peer and min(microseconds(functools.partial(peer, past, q), 20)
+                                                            for q in (64, 128, 256))  # fmt: skip
+        moved = 2 * (3 * x.numel() + dt.numel() + 2 * B.numel()) + 8 * past.numel()
+        Q = min(length, 128)
+        operations = batch * length * (groups * Q * states + heads * (Q * head_size + 4 * head_size * states))
+        floor = max(moved / self.copy_rate, operations / self.matrix_rate * (length > 1)) * 1e6
+        sizes = (batch, length, heads, head_size, states, groups)
+        note = "in a graph" if length == 1 else f"{operations / ours / 1e6:.0f} TFLOP/s"
+        self.add("ssd_scan", f"B,L,H,P,N,G={sizes}", ours, floor, {"mamba_ssm": theirs} if peer else {}, note)
+
     def attention(self, batch, query_heads, kv_heads, length, past, dim, dtype=BF16):
         query, key, value = (
             torch.randn(batch, length, h, dim, device="cuda").to(dtype) for h in (query_heads, kv_heads, kv_heads)
@@ -329,6 +379,26 @@ def batched(x, chosen, weight, gate_up, down):
     return out.view(*chosen.shape, -1).sum(1).to(x.dtype)
 
 
+def _ssd_peer(x, dt, A, B, C, D, z, bias):
+    """mamba_ssm's kernel of a state and, where there are several tokens, the length of its chunks."""
+    if not importlib.util.find_spec("mamba_ssm"):
+        return None
+    if x.shape[1] > 1:
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+        return lambda past, chunk: mamba_chunk_scan_combined(
+            x, dt, A, B, C, chunk, D=D, z=z, dt_bias=bias, initial_states=past, dt_softplus=True,
+            return_final_states=True,
+        )  # fmt: skip
+    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+
+    (P, N), steps = (x.shape[-1], B.shape[-1]), dt[:, 0, :, None].expand(-1, -1, x.shape[-1])
+    rates, skip, shift = A[:, None, None].expand(-1, P, N), D[:, None].expand(-1, P), bias[:, None].expand(-1, P)
+    return lambda state: selective_state_update(
+        state, x[:, 0], steps, rates, B[:, 0], C[:, 0], skip, z=z[:, 0], dt_bias=shift, dt_softplus=True
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", help="libseqexport_kernels.so; default: the one that was built")
@@ -354,6 +424,18 @@ def main() -> None:
             (64, 1, 5120),
         ):
             bench.scan(*shape)
+    if options.only in "ssd_scan":
+        for sizes in (
+            (8, 2048, 80, 64, 128, 1),
+            (1, 65536, 80, 64, 128, 1),
+            (1, 2048, 24, 64, 128, 1),
+            (1, 2048, 80, 64, 128, 1),
+            (1, 2048, 128, 64, 128, 8),
+            (1, 2048, 24, 80, 128, 1),
+            (64, 1, 80, 64, 128, 1),
+            (1, 1, 80, 64, 128, 1),
+        ):
+            bench.ssd(*sizes)
     if options.only in "causal_attention":
         bench.attention(1, 32, 32, 2048, 0, 64)
         bench.attention(8, 32, 32, 2048, 0, 128)

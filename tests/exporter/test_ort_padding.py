@@ -21,6 +21,13 @@ SCAN = (
     "y, present = seqexport.SelectiveScan <dt_softplus = 1> (x, dt, A, B, C, D, z, bias, past, lens)",
     {"A": -np.abs(handmade.values(6, 4)), "D": handmade.values(6), "bias": handmade.values(6)},
 )
+SSD = (
+    "float[batch, seq, 4, 3] x, float[batch, seq, 4] dt, float[batch, seq, 2, 5] B, float[batch, seq, 2, 5] C,"
+    " float[batch, seq, 4, 3] z, float[batch, 4, 3, 5] past, int32[batch] lens",
+    "float[batch, seq, 4, 3] y, float[batch, 4, 3, 5] present",
+    "y, present = seqexport.SsdScan <dt_softplus = 1> (x, dt, A, B, C, D, z, bias, past, lens)",
+    {"A": -np.abs(handmade.values(4)), "D": handmade.values(4), "bias": handmade.values(4)},
+)
 CONV = (
     "float[batch, seq, 6] x, float[batch, 6, 2] past, int32[batch] lens",
     "float[batch, seq, 6] y, float[batch, 6, 2] present",
@@ -29,7 +36,7 @@ CONV = (
 )
 
 
-@pytest.mark.parametrize("case", [SCAN, CONV], ids=["SelectiveScan", "CausalConv1d"])
+@pytest.mark.parametrize("case", [SCAN, SSD, CONV], ids=["SelectiveScan", "SsdScan", "CausalConv1d"])
 @pytest.mark.parametrize("seq", [5, 1])
 def test_padded_nan_reaches_nothing_valid(case: Any, seq: int) -> None:
     inputs, outputs, node, constants = case

@@ -89,6 +89,34 @@ def scan_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, dtype
     return y.masked_fill(~valid[..., None], 0), h
 
 
+def ssd_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, limits, dtype):
+    batch, length, heads, _ = x.shape
+    group = torch.arange(heads, device=DEVICE) * B.shape[2] // heads
+    valid = torch.ones(batch, length, dtype=torch.bool, device=DEVICE) if lens is None else lens_mask(lens, length)
+
+    def clean(tensor):
+        shape = (batch, length) + (1,) * (tensor.dim() - 2)
+        return tensor.to(dtype).masked_fill(~valid.view(shape), 0)
+
+    x, dt, B, C = clean(x), clean(dt), clean(B), clean(C)
+    delta = dt if dt_bias is None else dt + dt_bias.to(dtype)
+    if dt_softplus:
+        delta = torch.nn.functional.softplus(delta)
+    least, most = limits
+    delta = delta.clamp(least or None, most or None) if least or most else delta
+    delta = delta.masked_fill(~valid[..., None], 0)
+    decay, dx, h, ys = torch.exp(delta * A.to(dtype)), delta[..., None] * x, past.to(dtype), []
+    for t in range(length):
+        h = decay[:, t, :, None, None] * h + dx[:, t, ..., None] * B[:, t, group, None]
+        ys.append((h * C[:, t, group, None]).sum(-1))
+    y = torch.stack(ys, 1)
+    if D is not None:
+        y = y + D.to(dtype)[:, None] * x
+    if z is not None:
+        y = y * torch.nn.functional.silu(clean(z))
+    return y.masked_fill(~valid[..., None, None], 0), h
+
+
 def attention_reference(query, key, value, past_key, past_value, past_lens, lens, scale, window, softcap, dtype):
     """Row by row over the valid tokens, softmax in at least float32 as PyTorch's eager attention has it."""
     batch, length, heads, _ = query.shape

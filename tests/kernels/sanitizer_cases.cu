@@ -16,6 +16,7 @@
 #include "rms_norm.h"
 #include "rotary_embedding.h"
 #include "selective_scan.h"
+#include "ssd_scan.h"
 
 namespace {
 
@@ -104,6 +105,28 @@ void scan(int dtype, int batch, int length, int channels, int states, int groups
   p.workspace = chunks > 1 ? output(SEQEXPORT_FLOAT32, p.workspace_bytes / 4) : nullptr;
   check(seqexport_selective_scan(&p, nullptr));
   finish("selective_scan");
+}
+
+void ssd(int dtype, int batch, int length, int heads, int head_size, int states, int groups, int segments, bool ragged) {
+  SsdScanParams p = {dtype, batch, length, heads, head_size, states, groups, 1, 0.01f, 0.5f, segments};
+  const size_t tokens = size_t(batch) * length, channels = size_t(heads) * head_size;
+  p.x_stride = p.z_stride = channels, p.dt_stride = heads;
+  p.B_stride = p.C_stride = groups * states;
+  p.x = values(dtype, tokens * channels);
+  p.dt = values(dtype, tokens * heads);
+  p.z = values(dtype, tokens * channels);
+  p.B = values(dtype, tokens * groups * states);
+  p.C = values(dtype, tokens * groups * states);
+  p.A = floats(heads, 1.f, -1.f);
+  p.D = floats(heads);
+  p.dt_bias = floats(heads);
+  p.past = p.present = floats(batch * channels * states);
+  p.seq_lens = ragged ? ints(std::vector<int32_t>(batch, length / 2)) : nullptr;
+  p.y = output(dtype, tokens * channels);
+  p.workspace_bytes = size_t(4) << 20;
+  p.workspace = output(SEQEXPORT_FLOAT32, p.workspace_bytes / 4);
+  check(seqexport_ssd_scan(&p, nullptr));
+  finish("ssd_scan");
 }
 
 void attention(int dtype, int length, int query_heads, int kv_heads, int key_dim, int value_dim, int past, int splits,
@@ -219,6 +242,12 @@ int main() {
     scan(dtype, 10, 40, 1536, 16, 1, 1, false);
     scan(dtype, 40, 40, 768, 16, 1, 1, false);
     scan(dtype, 1, 600, 1100, 16, 1, 0, true);
+    ssd(dtype, 2, 1, 5, 64, 128, 1, 0, false);
+    ssd(dtype, 2, 1, 3, 33, 17, 3, 0, true);
+    ssd(dtype, 1, 300, 4, 64, 128, 2, 0, true);
+    ssd(dtype, 2, 100, 2, 80, 100, 1, 3, false);
+    ssd(dtype, 1, 130, 2, 7, 16, 1, 0, false);
+    ssd(dtype, 1, 70, 1, 256, 256, 1, 0, true);
     attention(dtype, 1, 8, 2, 64, 64, 500, 3, true);
     attention(dtype, 5, 4, 2, 80, 64, 100, 1, false);
     attention(dtype, 150, 4, 2, 64, 64, 40, 1, true);

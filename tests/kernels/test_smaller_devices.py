@@ -24,6 +24,7 @@ WIDE = "test_shapes and (256 or 128)"
     ("file", "select"),
     [
         ("test_selective_scan.py", f"{WIDE} or test_every_plan or test_chunked"),
+        ("test_ssd_scan.py", f"{WIDE} or test_chunked"),
         ("test_causal_attention.py", f"{WIDE} or test_window or test_peaked or test_chunked"),
     ],
 )
@@ -32,7 +33,11 @@ def test_less_shared_memory(kernels: object, file: str, select: str, limit: int)
 
 
 @pytest.mark.parametrize(
+<<<<<<< HEAD
     "file", ["test_selective_scan.py", "test_causal_attention.py", "test_linear.py", "test_experts.py"]
+=======
+    "file", ["test_selective_scan.py", "test_ssd_scan.py", "test_causal_attention.py", "test_linear.py"]
+>>>>>>> ssd
 )
 def test_without_overlapping_launches(kernels: object, file: str) -> None:
     _run(file, "test_graph_capture or test_ragged or test_groups", SEQEXPORT_PDL="0")

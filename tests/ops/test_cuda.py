@@ -20,6 +20,7 @@ from tests.ops import (
     test_rms_norm,
     test_rotary_embedding,
     test_selective_scan,
+    test_ssd_scan,
 )
 from tests.ops.conformance import NO_CUDA, Values, assert_as_accurate_as_torch, run_cuda, run_float64, run_reference
 
@@ -29,6 +30,7 @@ MAKE = {
     "RmsNorm": test_rms_norm.make,
     "RotaryQueryKey": test_rotary_embedding.make,
     "SelectiveScan": functools.partial(test_selective_scan.make, dt_softplus=0),
+    "SsdScan": functools.partial(test_ssd_scan.make, dt_softplus=0),
 }
 NAMES = sorted(MAKE)
 STREAM = 77
@@ -121,7 +123,7 @@ def test_outputs_have_memory_of_their_own(name: str, dtype: torch.dtype, built: 
         assert getattr(params, field) == (None if value is None else value.data_ptr())
 
 
-@pytest.mark.parametrize("name", ["CausalAttention", "SelectiveScan"])
+@pytest.mark.parametrize("name", ["CausalAttention", "SelectiveScan", "SsdScan"])
 def test_the_workspace_that_the_sizes_ask_for(name: str, built: Recorder) -> None:
     run(name, MAKE[name]())
     assert built.calls[0][1].workspace_bytes == 4096

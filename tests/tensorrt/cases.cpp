@@ -79,6 +79,33 @@ void selective_scan(Arrays& a, const Case& call) {
   }
 }
 
+void ssd_scan(Arrays& a, const Case& call) {
+  const int64_t B = a["x"].shape[0], L = a["x"].shape[1], H = a["x"].shape[2], P = a["x"].shape[3];
+  const int64_t N = a["B"].shape[3], G = a["B"].shape[2];
+  a["y"] = zeros(a["x"]);
+  a["present"] = a["past"];
+  for (int64_t b = 0; b < B; ++b) {
+    for (int64_t h = 0; h < H; ++h) {
+      for (int64_t t = 0; t < valid(a, b, L); ++t) {
+        double delta = a["dt"].at({b, t, h}) + (call.has("dt_bias") ? a["dt_bias"].at({h}) : 0);
+        if (call.attribute("dt_softplus", 0) != 0) delta = softplus(delta);
+        delta = std::max(delta, call.attribute("dt_min", 0));
+        if (call.attribute("dt_max", 0) > 0) delta = std::min(delta, call.attribute("dt_max", 0));
+        for (int64_t p = 0; p < P; ++p) {
+          const double x = a["x"].at({b, t, h, p});
+          double y = call.has("D") ? a["D"].at({h}) * x : 0;
+          for (int64_t n = 0; n < N; ++n) {
+            double& state = a["present"].at({b, h, p, n});
+            state = std::exp(delta * a["A"].at({h})) * state + delta * a["B"].at({b, t, h * G / H, n}) * x;
+            y += a["C"].at({b, t, h * G / H, n}) * state;
+          }
+          a["y"].at({b, t, h, p}) = call.has("z") ? y * silu(a["z"].at({b, t, h, p})) : y;
+        }
+      }
+    }
+  }
+}
+
 // softmax over the keys that query t of row b and head h sees, times their values.
 std::vector<double> attend(Arrays& a, const Case& call, int64_t b, int64_t t, int64_t h) {
   const int64_t group = a["query"].shape[2] / a["key"].shape[2], Dh = a["query"].shape[3], Dv = a["value"].shape[3];
@@ -255,6 +282,26 @@ Case scan_case(const std::string& label, bool all, int64_t L) {
   c.arrays["D"] = uniform('F', "D", sizes);
   c.arrays["z"] = uniform('T', "BLD", sizes);
   c.arrays["dt_bias"] = uniform('F', "D", sizes, -2, -1);
+  c.arrays["seq_lens"] = ragged(L);
+  return c;
+}
+
+Case ssd_case(const std::string& label, bool all, int64_t L) {
+  const Extents sizes = {{'B', 2}, {'L', L}, {'H', 4}, {'P', 32}, {'N', 16}, {'G', all ? 2 : 1}};
+  Case c = {"SsdScan", label, {}, {"x", "dt", "A", "B", "C", "past"}, {"y", "present"}, {{"present", "past"}},
+            {}, ssd_scan};
+  for (const auto& [name, axes] : Axes{{"x", "BLHP"}, {"B", "BLGN"}, {"C", "BLGN"}}) {
+    c.arrays[name] = uniform('T', axes, sizes);
+  }
+  c.arrays["dt"] = uniform('T', "BLH", sizes, 0.01, 0.2);
+  c.arrays["A"] = uniform('F', "H", sizes, -4, -0.1);
+  c.arrays["past"] = uniform('F', "BHPN", sizes);
+  if (!all) return c;
+  c.inputs = {"x", "dt", "A", "B", "C", "D", "z", "dt_bias", "past", "seq_lens"};
+  c.attributes = {{"dt_softplus", 1}, {"dt_min", 0.15f}, {"dt_max", 0.25f}};
+  c.arrays["D"] = uniform('F', "H", sizes);
+  c.arrays["z"] = uniform('T', "BLHP", sizes);
+  c.arrays["dt_bias"] = uniform('F', "H", sizes, -2, -1);
   c.arrays["seq_lens"] = ragged(L);
   return c;
 }
@@ -437,8 +484,8 @@ Array widened(const Array& input, int64_t first, int64_t width) {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const auto make : {conv_case, scan_case, attention_case, embedding_case,
-                          last_token_case, linear_case, experts_case, norm_case, rotary_case}) {
+  for (const auto make : {conv_case, scan_case, ssd_case, attention_case, embedding_case, last_token_case, linear_case,
+                          experts_case, norm_case, rotary_case}) {
     all.push_back(make("every input, prefill", true, 63));
     all.push_back(make("every input, decode", true, 1));
     all.push_back(make("needed inputs, prefill", false, 63));

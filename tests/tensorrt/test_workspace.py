@@ -19,6 +19,7 @@ def test_the_kernels_never_want_more_than_the_plugins_ask_for(native_library: Ca
         leave_out("tests/tensorrt/test_workspace.py left out: no CUDA device")
     kernels = Kernels(native_library("kernels"))
     assert max(scans(kernels)) <= kernels.ops["selective_scan"].workspace
+    assert max(ssds(kernels)) <= kernels.ops["ssd_scan"].workspace
     assert max(attentions(kernels)) <= kernels.ops["causal_attention"].workspace
 
 
@@ -27,6 +28,14 @@ def scans(kernels: Kernels) -> list[int]:
     return [
         kernels.workspace("selective_scan", params(dtype=1, batch=B, length=L, channels=D, states=N, groups=1))
         for B, L, D, N in itertools.product((1, 3, 8), LENGTHS, (64, 1536, 5120), (1, 8, 16, 128, 256))
+    ]
+
+
+def ssds(kernels: Kernels) -> list[int]:
+    params = kernels.ops["ssd_scan"].struct
+    return [
+        kernels.workspace("ssd_scan", params(dtype=1, batch=B, length=L, heads=H, head_size=P, states=N, groups=1))
+        for B, L, H, (P, N) in itertools.product((1, 3, 8), LENGTHS, (1, 24, 128), ((64, 128), (256, 256), (7, 16)))
     ]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from seqexport.exporter.passes.functions import call_of, define
-from seqexport.exporter.passes.ort import causal_attention, causal_conv1d, selective_scan
+from seqexport.exporter.passes.ort import causal_attention, causal_conv1d, selective_scan, ssd_scan
 from seqexport.plugins.ops import DOMAIN, Call
 
 ORT_DOMAIN = "seqexport.ort"
@@ -22,6 +22,7 @@ LOWERINGS: dict[str, Callable[[ir.Node, Call], list[str] | None]] = {
     "CausalAttention": causal_attention.body,
     "CausalConv1d": causal_conv1d.body,
     "SelectiveScan": selective_scan.body,
+    "SsdScan": ssd_scan.body,
 }
 
 
