@@ -16,7 +16,7 @@ from seqexport.runtimes.ort.runner import ATTENTION_SINCE
 
 FOLDER = Path("demo")
 REPORT = FOLDER / "report.html"
-BUNDLES = {arch: FOLDER / arch for arch in ("mamba", "transformer")}
+BUNDLES = {arch: FOLDER / arch for arch in ("mamba", "mamba2", "transformer", "hybrid")}
 
 
 def main() -> None:

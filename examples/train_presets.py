@@ -1,7 +1,7 @@
-"""Trains the two byte-level models that ship with the package, on the text that ships with Python.
+"""Trains the byte-level models that ship with the package, on the text that ships with Python.
 
     python examples/train_presets.py --arch mamba --out mamba --device cuda --minutes 4
-    python examples/train_presets.py --arch transformer --out transformer --quick    # seconds, on a CPU
+    python examples/train_presets.py --arch hybrid --out hybrid --quick    # seconds, on a CPU
 
 A plain transformers checkpoint comes out: config, fp16 weights, a tokenizer whose ids are the bytes,
 and `training_log.json`: how the model was trained, and how many bits it needs for a byte of held-out text.
@@ -25,7 +25,14 @@ import preset_corpus
 import torch
 import torch.nn.functional as F
 import transformers
-from preset_models import bits_per_byte, difference_from_transformers, logits_of, new_model, save_tokenizer
+from preset_models import (
+    ARCHITECTURES,
+    bits_per_byte,
+    difference_from_transformers,
+    logits_of,
+    new_model,
+    save_tokenizer,
+)
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
@@ -225,7 +232,7 @@ def run(options: Options, corpus: preset_corpus.Corpus, out: Path) -> dict:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--arch", type=click.Choice(["mamba", "transformer"]), required=True)
+@click.option("--arch", type=click.Choice(list(ARCHITECTURES)), required=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="New folder.")
 @click.option("--corpus", type=click.Path(path_type=Path), help="A folder that preset_corpus.py wrote.")
 @click.option("--steps", default=10000, help="How many steps, unless --minutes is given.")

@@ -47,7 +47,7 @@ def export(
     opset: int = 20,
     passes: Sequence[ir.passes.PassBase] = (),
     tokenizer: PathLike | None = None,
-    arch: Literal["mamba", "transformer", "hybrid"] | None = None,
+    arch: Literal["mamba", "mamba2", "transformer", "hybrid"] | None = None,
     clamp_weights: bool = False,
     force: bool = False,
     trust_remote_code: bool = False,
@@ -57,8 +57,9 @@ def export(
     """Export a causal language model to a bundle: an ONNX file with explicit states, and the proof that it is right.
 
     Args:
-        model: a checkpoint's folder, a Hugging Face hub id, ``preset:mamba`` or ``preset:transformer`` (small models
-            that ship inside), or a loaded transformers model, which stays as it is.
+        model: a checkpoint's folder, a Hugging Face hub id, ``preset:mamba``, ``preset:mamba2``,
+            ``preset:transformer`` or ``preset:hybrid`` (small models that ship inside), or a loaded transformers
+            model, which stays as it is.
         output: the bundle's folder; it appears whole or not at all.
         target: ``portable`` for any ONNX Runtime, ``ort`` for the fastest in a stock one, ``tensorrt`` for engines
             with our plugins.
@@ -186,7 +187,7 @@ def compare(
     """Compare backends with the PyTorch original: how exact they are, how fast, and what they keep in memory.
 
     Args:
-        bundles: one, or two to set their curves side by side.
+        bundles: one, or up to four to set their curves side by side.
         backends: what to run; ``torch`` is the original itself.
         text: a held-out text, UTF-8; one ships inside.
         quick: fewer and smaller measurements, for small models.
@@ -200,13 +201,13 @@ def compare(
     Raises:
         Error: a bundle, the text or an original cannot be read. A backend that fails is a result like any other.
     """
-    from seqexport.runtimes.comparison.compare import FULL, QUICK
+    from seqexport.runtimes.comparison.compare import FULL, MOST_BUNDLES, QUICK
     from seqexport.runtimes.comparison.compare import compare as run
     from seqexport.runtimes.quiet import quiet
 
     opened = [_bundle(bundle) for bundle in bundles]
-    if not 1 <= len(opened) <= 2:
-        raise UserError(f"`bundles`: {len(opened)}; compare one, or two side by side")
+    if not 1 <= len(opened) <= MOST_BUNDLES:
+        raise UserError(f"`bundles`: {len(opened)}; compare one, or up to four side by side")
     given = {"device": device, "threads": threads, "plugins": plugins}
     with quiet():
         openers, truth = _openers(backends, given, original)

@@ -32,13 +32,15 @@ def family_of(specs: Sequence[StateSpec]) -> Family:
     return "mamba" if kinds == {False} else "hybrid"
 
 
-def check_arch(arch: str | None, family: Family, config: PreTrainedConfig) -> None:
-    """Refuse a model that is not of the family that was asked for.
+def check_arch(arch: str | None, specs: Sequence[StateSpec], config: PreTrainedConfig) -> None:
+    """Refuse a model that is not of the family that was asked for: ``mamba2`` is ``mamba`` with states of heads.
 
     Raises:
         UserError: it is of another family.
     """
-    if arch is not None and arch != family:
+    family = family_of(specs)
+    has_heads = {len(spec.shape) for spec in specs if spec.kind == "recurrent_state"} == {4}
+    if arch is not None and arch != family and not (arch == "mamba2" and family == "mamba" and has_heads):
         name = (config.architectures or [config.model_type])[0]
         raise UserError(
             f"`arch={arch}`, but {config.name_or_path or 'the model'} is a {name} ({family}); "

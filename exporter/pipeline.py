@@ -116,7 +116,7 @@ def export(
     with stage("trace"), models.explained(model):
         specs = discover_states(model)
         family = models.family_of(specs)
-        models.check_arch(options.arch, family, model.config)
+        models.check_arch(options.arch, specs, model.config)
         for said in notes.before_tracing(original, options.target, None if family == "mamba" else capacity):
             note(said)
         graph = trace(model, specs, opset=options.opset, last_only=options.logits == "last")

@@ -14,17 +14,27 @@ from seqexport.exporter.passes.fuse_embedding import fuse_embedding
 from seqexport.exporter.passes.fuse_linear import fuse_linear
 from seqexport.exporter.passes.fuse_rms_norm import fuse_rms_norm
 from seqexport.exporter.passes.fuse_rotary_embedding import fuse_rotary_embedding
+from seqexport.exporter.passes.fuse_scan_gate import fuse_scan_gate
 from seqexport.exporter.passes.graph_pass import GraphPass
 from seqexport.exporter.passes.name_inputs import name_inputs
 from seqexport.exporter.passes.opset_17 import to_opset_17
 from seqexport.exporter.passes.ort import lower_for_ort
+from seqexport.exporter.passes.read_in_place import read_in_place
 from seqexport.exporter.passes.reduce_angles import reduce_angles
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
 from seqexport.exporter.passes.unflatten_products import unflatten_products
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import Target
 
-FUSIONS = (fuse_embedding, fuse_rms_norm, unflatten_products, fuse_linear, fuse_rotary_embedding)
+FUSIONS = (
+    fuse_embedding,
+    fuse_rms_norm,
+    fuse_scan_gate,
+    read_in_place,
+    unflatten_products,
+    fuse_linear,
+    fuse_rotary_embedding,
+)
 
 PASSES: dict[Target, ir.passes.Sequential] = {
     "portable": ir.passes.Sequential(GraphPass(divide_by_roots), GraphPass(add_bodies)),

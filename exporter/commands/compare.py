@@ -48,8 +48,8 @@ def command(
 ) -> None:
     """Compare backends with the PyTorch original: how exact they are, how fast, and what they keep in memory.
 
-    Give one bundle, or two to see them side by side: where quadratic attention and the linear scan cross, and how the
-    cache grows while the state does not. Exit code: 0 if every backend ran and held its bounds, else 1.
+    Give one bundle, or up to four to see them side by side: where quadratic attention and the linear scan cross, and
+    how the cache grows while the state does not. Exit code: 0 if every backend ran and held its bounds, else 1.
 
     \b
     Examples:

@@ -15,6 +15,7 @@ from rich.markup import escape
 from seqexport.exporter.api import DTYPES
 from seqexport.exporter.commands.options import remote_code_option
 from seqexport.exporter.flags import flags
+from seqexport.exporter.presets import PRESETS
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.tables import open_console
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="DIR_OR_HUB_ID", help="A checkpoint: a folder, or a Hugging Face hub id.")
 @click.option(
     "--arch",
-    type=click.Choice(["mamba", "transformer"]),
+    type=click.Choice(list(PRESETS)),
     help="Without --model: the shipped model to export (default: mamba). With it: only checked against the model.",
 )
 @click.option(

@@ -19,11 +19,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 from seqexport.exporter.passes.fold_parameters import TRANSPOSED, transposed
 from seqexport.exporter.passes.matching import (
     FLOATS,
-    constant,
     only_user,
     other_input,
     permutation,
     rank,
+    split_sizes,
     takes_over,
     untransposed,
 )
@@ -96,8 +96,8 @@ def _as_rows(graph: ir.Graph, columns: ir.Value) -> ir.Value | None:
 
 def _parts(graph: ir.Graph, projection: Projection) -> list[Projection]:  # 2
     split = only_user(projection.y)
-    sizes = _split_sizes(split, projection.y) if split is not None and split.op_type == "Split" else None
-    if split is None or sizes is None:
+    sizes = split_sizes(split) if split is not None else None
+    if split is None or sizes is None or not 1 < len(sizes) <= MOST:
         return [projection]
     parts, first = [], 0
     for size, y in zip(sizes, split.outputs, strict=True):
@@ -107,18 +107,6 @@ def _parts(graph: ir.Graph, projection: Projection) -> list[Projection]:  # 2
         first += size
         y.shape, y.type = ir.Shape([*list(projection.x.shape or ())[:2], size]), projection.x.type
     return parts
-
-
-def _split_sizes(split: ir.Node, value: ir.Value) -> list[int] | None:
-    """Of two or three parts along the last axis."""
-    axis, count = split.attributes.get("axis"), len(split.outputs)
-    if value.shape is None or axis is None or axis.as_int() not in (-1, len(value.shape) - 1) or not 1 < count <= MOST:
-        return None
-    if len(split.inputs) > 1 and split.inputs[1] is not None:
-        sizes = constant(split.inputs[1])
-        return None if sizes is None else [int(size) for size in sizes]
-    whole = value.shape[-1]
-    return [whole // count] * count if isinstance(whole, int) and whole % count == 0 else None
 
 
 def _rows(graph: ir.Graph, value: ir.Value, first: int, last: int) -> ir.Value:

@@ -62,6 +62,18 @@ def rank(value: ir.Value | None) -> int | None:
     return len(value.shape) if value is not None and value.shape is not None else None
 
 
+def split_sizes(node: ir.Node) -> list[int] | None:
+    """Of the parts that Split cuts the last axis into."""
+    value, axis = node.inputs[0] if node.op_type == "Split" and node.domain == "" else None, node.attributes.get("axis")
+    if value is None or value.shape is None or axis is None or axis.as_int() not in (-1, len(value.shape) - 1):
+        return None
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        sizes = constant(node.inputs[1])
+        return None if sizes is None else [int(size) for size in sizes]
+    whole, count = value.shape[-1], len(node.outputs)
+    return [whole // count] * count if isinstance(whole, int) and whole % count == 0 else None
+
+
 def same_shape(a: ir.Value, b: ir.Value) -> bool:
     return a.shape is not None and b.shape is not None and list(a.shape) == list(b.shape)
 

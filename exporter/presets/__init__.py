@@ -6,7 +6,7 @@ from pathlib import Path
 
 from seqexport.plugins.errors import UserError
 
-PRESETS = {name: Path(__file__).parent / name for name in ("mamba", "transformer")}
+PRESETS = {name: Path(__file__).parent / name for name in ("mamba", "mamba2", "transformer", "hybrid")}
 HELD_OUT = Path(__file__).parent / "heldout.txt"
 """A text that they were not trained on."""
 

@@ -23,7 +23,7 @@
 #define SEQEXPORT_API __attribute__((visibility("default")))
 #endif
 
-#define SEQEXPORT_KERNELS_ABI 3
+#define SEQEXPORT_KERNELS_ABI 4
 
 #ifdef __cplusplus
 extern "C" {

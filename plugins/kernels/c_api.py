@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-ABI = 3
+ABI = 4
 BAD_ARGUMENT = 1
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 CTYPES = {"int32": c_int32, "int64": c_int64, "size": c_size_t, "float": c_float, "pointer": c_void_p}

@@ -12,20 +12,26 @@
 
 namespace seqexport {
 
-__device__ __forceinline__ void load_matrix_x4(uint32_t (&r)[4], const void* row) {
+__device__ __forceinline__ void load_matrix_x4(uint32_t (&r)[4], uint32_t shared_row) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row)));
+               : "r"(shared_row));
 #endif
 }
+__device__ __forceinline__ void load_matrix_x4(uint32_t (&r)[4], const void* row) {
+  load_matrix_x4(r, shared_address(row));
+}
 
-__device__ __forceinline__ void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row) {
+__device__ __forceinline__ void load_matrix_x4_transposed(uint32_t (&r)[4], uint32_t shared_row) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row)));
+               : "r"(shared_row));
 #endif
+}
+__device__ __forceinline__ void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row) {
+  load_matrix_x4_transposed(r, shared_address(row));
 }
 
 template <typename T>

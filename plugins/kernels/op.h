@@ -86,7 +86,9 @@ constexpr size_t kMaxSizes = 8, kMaxInputs = 10, kMaxOutputs = 3, kMaxParamsByte
 // The values of an op's sizes, in the order of Op::sizes; -1 where a size is not known, as of an absent tensor.
 struct Sizes {
   std::array<int64_t, kMaxSizes> values;
-  Sizes() { values.fill(-1); }
+  // By place in Op::inputs, elements of a token of the tensor that an input is a window of; -1 where it is none.
+  std::array<int64_t, kMaxInputs> widths;
+  Sizes() { values.fill(-1), widths.fill(-1); }
   int64_t operator[](int size) const { return values[size_t(size)]; }
   int64_t& operator[](int size) { return values[size_t(size)]; }
 };
@@ -114,7 +116,8 @@ struct Tensor {
   std::vector<Axis> axes;
   bool is_optional = false;     // of an output: the kernels take null
   const char* needs = nullptr;  // an input: one that has this tensor with it; an output is there where that input is
-  Field stride;                 // elements between tokens, where the kernels read tokens that lie apart
+  Field stride;                 // elements between tokens, where the kernels read tokens that lie apart: such an input
+                                // may be a window of a wider tensor, see node.h
 
   template <typename T>
   Tensor(FieldOf<T*> field, char type, std::vector<Axis> axes)

@@ -14,6 +14,6 @@
   OP(rms_norm, RmsNormParams, CUDA, CPU)                   \
   OP(rotary_embedding, RotaryEmbeddingParams, CUDA, CPU)   \
   OP(selective_scan, SelectiveScanParams, CUDA, CPU)       \
-  OP(ssd_scan, SsdScanParams, NONE, NONE)
+  OP(ssd_scan, SsdScanParams, CUDA, CPU)
 
 #endif /* SEQEXPORT_KERNELS_OP_LIST_H_ */

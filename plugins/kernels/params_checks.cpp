@@ -136,8 +136,9 @@ void check_workspace(const Workspace& workspace, const void* params) {
   check_aligned(workspace.data, params, 16);
   if (!workspace.least) return;
   const size_t least = workspace.least(params), bytes = workspace.bytes.of<size_t>(params);
-  require(bytes >= least && workspace.data.of<void*>(params), "%s must be at least %zu, got %zu",
-          workspace.bytes.name, least, bytes);
+  require(bytes >= least, "%s must be at least %zu, got %zu", workspace.bytes.name, least, bytes);
+  require(workspace.data.of<void*>(params), "%s is null; pass the device pointer of %zu bytes or more",
+          workspace.data.name, least);
 }
 
 }  // namespace

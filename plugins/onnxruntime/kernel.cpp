@@ -79,14 +79,19 @@ Read read_text(const OrtKernelInfo* info, const char* name, Value& value) {
   return read;
 }
 
+Read read_whole(const OrtKernelInfo* info, const char* name, Value& value) {
+  int64_t whole = 0;
+  const Read read = outcome(api().KernelInfoGetAttribute_int64(info, name, &whole));
+  if (read == Read::kValue) value = double(whole);
+  return read;
+}
+
 Read read_attribute(const OrtKernelInfo* info, const Attribute& attribute, Value& value) {
   if (attribute.kind == Attribute::kChoice) return read_text(info, attribute.name, value);
-  int64_t whole = 0;
+  if (attribute.kind == Attribute::kInt) return read_whole(info, attribute.name, value);
   float real = 0;
-  const bool is_whole = attribute.kind == Attribute::kInt;
-  const Read read = outcome(is_whole ? api().KernelInfoGetAttribute_int64(info, attribute.name, &whole)
-                                     : api().KernelInfoGetAttribute_float(info, attribute.name, &real));
-  if (read == Read::kValue) value = is_whole ? double(whole) : double(real);
+  const Read read = outcome(api().KernelInfoGetAttribute_float(info, attribute.name, &real));
+  if (read == Read::kValue) value = double(real);
   return read;
 }
 
@@ -116,6 +121,10 @@ Kernel::Kernel(const Op& op, Device device, const OrtKernelInfo* info)
   for (const Attribute& attribute : op.attributes) {
     Value value;
     if (read_attribute(info, attribute, value) != Read::kAbsent) node_.set(attribute.name, value);
+  }
+  for (const std::string& name : placement_attributes(op)) {
+    Value value;
+    if (read_whole(info, name.c_str(), value) != Read::kAbsent) node_.set(name, value);
   }
 }
 

@@ -31,12 +31,19 @@ std::string listed_inputs(const OrtShapeInferContext* context) {
   return text;
 }
 
-bool is_wide(const OrtShapeInferContext* context) {
-  const OrtOpAttr* wide = attribute(context, kWideAttribute);
-  int64_t value = 0;
+// -1 where the node has no such attribute.
+int64_t whole(const OrtShapeInferContext* context, const char* name) {
+  const OrtOpAttr* found = attribute(context, name);
+  int64_t value = -1;
   size_t size = sizeof value;
-  if (wide) check(api().ReadOpAttr(wide, ORT_OP_ATTR_INT, &value, size, &size));
-  return value == 1;
+  if (found) check(api().ReadOpAttr(found, ORT_OP_ATTR_INT, &value, size, &size));
+  return value;
+}
+
+bool is_wide(const OrtShapeInferContext* context) { return whole(context, kWideAttribute) == 1; }
+
+bool is_window(const OrtShapeInferContext* context, const Tensor& input) {
+  return input.stride && whole(context, (input.name + std::string(kWindowSuffix)).c_str()) >= 0;
 }
 
 // The extents of a tensor, and the names of those that have one.
@@ -48,7 +55,7 @@ struct Extents {
 // What is known of one input.
 struct Input {
   ONNXTensorElementDataType type;
-  Extents extents;
+  Extents extents;  // of a window those of B and L
 };
 
 // Nothing for an input that is absent, or of unknown type. Names are owned by the context.
@@ -76,19 +83,18 @@ using Inputs = std::vector<std::optional<Input>>;
 
 // Those of the input that has the output's very axes, else axis by axis those of the first that has each; nothing where
 // one is not known.
-std::optional<Extents> extents_of(const Op& op, const Tensor& output, const Inputs& inputs) {
-  const auto has_rank = [&](size_t i) {
-    return inputs[i] && inputs[i]->extents.sizes.size() == op.inputs[i].axes.size();
-  };
+std::optional<Extents> extents_of(const Op& op, const Tensor& output, const Inputs& inputs, const Sizes& stated) {
+  const auto rank = [&](size_t i) { return inputs[i] ? inputs[i]->extents.sizes.size() : 0; };
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (has_rank(i) && op.inputs[i].axes == output.axes) return inputs[i]->extents;
+    if (rank(i) == op.inputs[i].axes.size() && op.inputs[i].axes == output.axes) return inputs[i]->extents;
   }
   Extents extents;
   for (const Axis& axis : output.axes) {
     const size_t before = extents.sizes.size();
-    if (axis.size == Axis::kNone) extents.sizes.push_back(axis.offset), extents.names.push_back("");
+    const int64_t constant = axis.length(stated);
+    if (constant >= 0) extents.sizes.push_back(constant), extents.names.push_back("");
     for (size_t i = 0; i < inputs.size() && extents.sizes.size() == before; ++i) {
-      for (size_t a = 0; has_rank(i) && a < op.inputs[i].axes.size() && extents.sizes.size() == before; ++a) {
+      for (size_t a = 0; a < rank(i) && extents.sizes.size() == before; ++a) {
         if (!(op.inputs[i].axes[a] == axis)) continue;
         extents.sizes.push_back(inputs[i]->extents.sizes[a]);
         extents.names.push_back(inputs[i]->extents.names[a]);
@@ -114,13 +120,25 @@ void set_output(OrtShapeInferContext* context, size_t index, ONNXTensorElementDa
 
 void infer_shapes(const Op& op, OrtShapeInferContext* context) {
   Inputs inputs;
-  for (const int position : positions(op, listed_inputs(context))) inputs.push_back(input(context, position));
+  for (const int position : positions(op, listed_inputs(context))) {
+    const Tensor& described = op.inputs[inputs.size()];
+    const size_t rank = is_window(context, described) ? 3 : described.axes.size();
+    std::optional<Input> found = input(context, position);
+    if (found && found->extents.sizes.size() != rank) {
+      found->extents = {};
+    } else if (found && is_window(context, described)) {
+      found->extents.sizes.resize(2), found->extents.names.resize(2);
+    }
+    inputs.push_back(std::move(found));
+  }
   if (!inputs[0]) return;
+  Sizes stated;
+  for (size_t i = 2; i < op.sizes.size(); ++i) stated[int(i)] = whole(context, op.sizes[i].name);
   const ONNXTensorElementDataType t = inputs[0]->type;
   for (size_t i = 0; i < op.outputs.size(); ++i) {
     const Tensor& output = op.outputs[i];
     const bool is_float = output.type == 'F' || (output.type == 'S' && is_wide(context));
-    std::optional<Extents> extents = extents_of(op, output, inputs);
+    std::optional<Extents> extents = extents_of(op, output, inputs, stated);
     if (extents) set_output(context, i, is_float ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : t, std::move(*extents));
   }
 }

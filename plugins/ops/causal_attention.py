@@ -299,6 +299,7 @@ OP = Op(
     },
     outputs={"y": "T", "present_key": "T", "present_value": "T"},
     attributes={"scale": 0.0, "window": 0, "softcap": 0.0},
+    windows={"query": ("Hq", "Dh"), "key": ("Hkv", "Dh"), "value": ("Hkv", "Dv")},
     reference=reference,
     fake=fake,
     body=body,

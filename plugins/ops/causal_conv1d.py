@@ -158,6 +158,7 @@ OP = Op(
     inputs={"x": "T", "weight": "T", "bias?": "T", "past": "T", "seq_lens?": "I"},
     outputs={"y": "T", "present": "T"},
     attributes={"activation": "none"},
+    windows={"x": ("D",)},
     reference=reference,
     fake=fake,
     body=body,

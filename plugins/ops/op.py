@@ -52,6 +52,9 @@ class Op:
             attributes, so that calls of one form have one body.
         attributes: names and defaults.
         brought_by: for an output that may be absent, the optional input that brings it.
+        windows: inputs whose tokens the kernels read where they lie apart, with the sizes after B and L: in target
+            ``tensorrt`` such an input may be a window of a wider tensor (``read_in_place``).
+        optional_outputs: outputs that a node leaves out in target ``tensorrt`` where nothing reads them.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Op:
     body: Callable[[Call], list[str]]
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     brought_by: Mapping[str, str] = field(default_factory=dict)
+    windows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    optional_outputs: tuple[str, ...] = ()
 
     @property
     def input_names(self) -> tuple[str, ...]:

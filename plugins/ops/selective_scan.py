@@ -209,6 +209,7 @@ OP = Op(
     },
     outputs={"y": "T", "present": "F"},
     attributes={"dt_softplus": 0},
+    windows={**dict.fromkeys(("x", "dt", "z"), ("D",)), **dict.fromkeys(("B", "C"), ("G", "N"))},
     reference=reference,
     fake=fake,
     body=body,

@@ -117,6 +117,11 @@ OP = Op(
     },
     outputs={"y": "T", "present": "F"},
     attributes={"dt_softplus": 0, "dt_min": 0.0, "dt_max": 0.0},
+    windows={
+        **dict.fromkeys(("x", "z"), ("H", "P")),
+        **dict.fromkeys(("B", "C"), ("G", "N")),
+        "dt": ("H",),
+    },
     reference=reference,
     fake=fake,
     body=body,

@@ -1,11 +1,14 @@
 #include "plugin_node.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 namespace seqexport::tensorrt {
 namespace {
 
-constexpr char kFormat[] = "seqexport-plugin 1";  // the number changes with the lines that follow it
+constexpr char kFormat[] = "seqexport-plugin 2";  // the number changes with the lines that follow it
+
+constexpr size_t kHeadLines = 5;              // those before the attributes
 
 // FNV-1a: tells a damaged text from a whole one.
 std::string checksum(std::string_view text) {
@@ -32,14 +35,28 @@ void Node::settle_tensors() {
   for (size_t i = 0; i < op().outputs.size(); ++i) {
     if (has_output(op(), op().outputs[i], is_given)) outputs_.push_back(int(i));
   }
+  if (listed_outputs_.empty()) return;
+  const std::vector<int> named = named_outputs(op(), listed_outputs_);
+  if (!std::includes(outputs_.begin(), outputs_.end(), named.begin(), named.end())) {
+    throw Refusal("attribute 'outputs' names one without the input that brings it, in " + quoted(listed_outputs_));
+  }
+  outputs_ = named;
 }
 
 void Node::set_attribute(const AttributeField& field) {
   if (field.name == kTypeAttribute) return set_type(field.value);
-  if (field.name != kInputsAttribute) return set(field.name, field.value);
+  const bool is_inputs = field.name == kInputsAttribute;
+  if (!is_inputs && field.name != kOutputsAttribute) return set(field.name, field.value);
   const std::string* names = std::get_if<std::string>(&field.value);
-  if (!names) throw Refusal("attribute 'inputs' must be names of inputs, got " + written(field.value));
-  inputs_ = named_inputs(op(), *names);
+  if (!names) {
+    throw Refusal("attribute " + quoted(field.name) + " must be names of " + field.name + ", got " +
+                  written(field.value));
+  }
+  if (is_inputs) {
+    inputs_ = named_inputs(op(), *names);
+  } else {
+    listed_outputs_ = *names;
+  }
 }
 
 void Node::set_type(const Value& value) {
@@ -58,8 +75,12 @@ std::string Node::input_names(const char* separator) const {
   return joined(names, separator);
 }
 
+// Format, op, inputs, outputs, placements, then the attributes, a line each.
 std::string Node::serialise() const {
-  std::vector<std::string> lines = {kFormat, op().name, input_names(",")};
+  std::vector<std::string> outputs, placed;
+  for (const int place : outputs_) outputs.push_back(op().outputs[size_t(place)].name);
+  for (const auto& [name, value] : placements()) placed.push_back(name + "=" + std::to_string(value));
+  std::vector<std::string> lines = {kFormat, op().name, input_names(","), joined(outputs, ","), joined(placed, ",")};
   for (size_t i = 0; i < op().attributes.size(); ++i) lines.push_back(number(attribute(i)));
   const std::string text = joined(lines, "\n");
   return text + "\n" + checksum(text);
@@ -72,12 +93,17 @@ Node Node::restored(const Op& op, std::string name, std::string_view text) {
     throw Refusal(reason + "damaged (" + std::to_string(text.size()) + " bytes, wrong checksum); rebuild the engine");
   }
   const std::vector<std::string> lines = split(text.substr(0, end), '\n');
-  if (lines[0] != kFormat || lines.size() != 3 + op.attributes.size()) {
+  if (lines[0] != kFormat || lines.size() != kHeadLines + op.attributes.size()) {
     throw Refusal(reason + "of format " + quoted(lines[0]) + ", expected " + quoted(kFormat) + "; rebuild the engine");
   }
   if (lines[1] != op.name) throw Refusal(reason + "that of a " + lines[1] + "; rebuild the engine");
-  Node node(op, std::move(name), {{kInputsAttribute, lines[2]}});
-  for (size_t i = 0; i < op.attributes.size(); ++i) node.set(i, std::strtod(lines[3 + i].c_str(), nullptr));
+  std::vector<AttributeField> fields = {{kInputsAttribute, lines[2]}, {kOutputsAttribute, lines[3]}};
+  for (const std::string& placed : split(lines[4], ',')) {
+    const size_t end = placed.find('=');
+    if (end != std::string::npos) fields.push_back({placed.substr(0, end), std::atof(placed.c_str() + end + 1)});
+  }
+  Node node(op, std::move(name), fields);
+  for (size_t i = 0; i < op.attributes.size(); ++i) node.set(i, std::strtod(lines[kHeadLines + i].c_str(), nullptr));
   return node;
 }
 
@@ -114,14 +140,17 @@ Sizes Node::check_shapes(const std::vector<Shape>& shapes) const {
   return seqexport::Node::check_shapes(by_place(shapes));
 }
 
-std::pair<int, int> Node::source(const Axis& axis) const {
+std::optional<std::pair<int, int>> Node::source(const Axis& axis) const {
+  if (stated(axis.size) >= 0) return std::nullopt;
   for (int position = 0; position < input_count(); ++position) {
     const std::vector<Axis>& axes = input(position).axes;
-    for (size_t i = 0; i < axes.size(); ++i) {
-      if (axes[i] == axis) return {position, int(i)};
+    const size_t whole = is_window(size_t(inputs_[size_t(position)])) ? 2 : axes.size();
+    for (size_t i = 0; i < whole; ++i) {
+      if (axes[i] == axis) return std::pair(position, int(i));
     }
   }
-  throw std::logic_error("an output's axis is not an input's");
+  throw Refusal("attribute " + quoted(op().sizes[size_t(axis.size)].name) +
+                " must say what it is: every input that has it is a window of another tensor");
 }
 
 void Node::launch(Type type, const Sizes& sizes, const void* const* inputs, void* const* outputs, void* workspace,

@@ -40,8 +40,8 @@ class Node : public seqexport::Node {
   Type check_types(const std::vector<Type>& types) const;
   // The op's sizes, if the shapes go together; sizes of unknown extents are -1.
   Sizes check_shapes(const std::vector<Shape>& shapes) const;
-  // Position and axis of the input that has the length of this axis of an output.
-  std::pair<int, int> source(const Axis& axis) const;
+  // Position and axis of the input that has the length of this axis of an output; nothing where an attribute has it.
+  std::optional<std::pair<int, int>> source(const Axis& axis) const;
 
   // Queues the op on `stream`, a cudaStream_t; inputs and outputs by position.
   void launch(Type type, const Sizes& sizes, const void* const* inputs, void* const* outputs, void* workspace,
@@ -61,6 +61,7 @@ class Node : public seqexport::Node {
   std::string name_;
   std::vector<int> inputs_;   // position -> place in Op::inputs
   std::vector<int> outputs_;  // position -> place in Op::outputs
+  std::string listed_outputs_;  // the attribute kOutputsAttribute; empty: all that the inputs bring
   Type declared_type_ = Type::kOther;
 };
 

@@ -54,11 +54,12 @@ Value value_of(const nvinfer1::PluginField& field) {
 
 }  // namespace
 
-FieldNames::FieldNames(const Op& op) {
+FieldNames::FieldNames(const Op& op) : placed_(placement_attributes(op)) {
   static constexpr PluginFieldType kinds[] = {PluginFieldType::kINT32, PluginFieldType::kFLOAT32,
                                               PluginFieldType::kCHAR};
   for (const Attribute& attribute : op.attributes) fields_.emplace_back(attribute.name, nullptr, kinds[attribute.kind]);
-  for (const char* name : {kInputsAttribute, kTypeAttribute}) {
+  for (const std::string& name : placed_) fields_.emplace_back(name.c_str(), nullptr, PluginFieldType::kINT32);
+  for (const char* name : {kInputsAttribute, kOutputsAttribute, kTypeAttribute}) {
     fields_.emplace_back(name, nullptr, PluginFieldType::kCHAR);
   }
   collection_ = {int32_t(fields_.size()), fields_.data()};
@@ -110,11 +111,12 @@ nvinfer1::DimsExprs output_shape(const Node& node, int index, const nvinfer1::Di
   nvinfer1::DimsExprs shape = {};
   shape.nbDims = int32_t(axes.size());
   for (size_t i = 0; i < axes.size(); ++i) {
-    if (axes[i].size == Axis::kNone) {
-      shape.d[i] = builder.constant(axes[i].offset);
+    const auto source = axes[i].size == Axis::kNone ? std::nullopt : node.source(axes[i]);
+    if (source) {
+      shape.d[i] = inputs[source->first].d[source->second];
     } else {
-      const auto [position, axis] = node.source(axes[i]);
-      shape.d[i] = inputs[position].d[axis];
+      shape.d[i] = builder.constant(axes[i].size == Axis::kNone ? axes[i].offset
+                                                                : node.stated(axes[i].size) + axes[i].offset);
     }
   }
   return shape;

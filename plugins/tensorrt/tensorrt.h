@@ -21,6 +21,7 @@ class FieldNames {
   const nvinfer1::PluginFieldCollection* get() const { return &collection_; }
 
  private:
+  const std::vector<std::string> placed_;  // names that fields_ points to
   std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection collection_;
 };

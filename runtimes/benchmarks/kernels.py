@@ -279,6 +279,55 @@ class Benchmark:
         note = f"{moved / ours / 1e6:.2f} TB/s" if rows < 64 else f"{operations / ours / 1e6:.0f} TFLOP/s"
         self.add("linear", shape, ours, floor, {"torch": peer}, note)
 
+    def experts(self, rows, D, E, k, F):
+        """Of few tokens, calls in turn choose other experts, so that their weights come from memory."""
+        gate_up, down = bf16(E, 2 * F, D, scale=D**-0.5), bf16(E, D, F, scale=F**-0.5)
+        x, weight = bf16(rows, D), torch.rand(rows, k, device="cuda")
+        chosen = [torch.rand(rows, E, device="cuda").topk(k).indices.int() for _ in range(16 if rows <= 64 else 1)]
+        y = torch.full((rows, D), float("nan"), device="cuda", dtype=BF16)
+        inputs = [(x, each, weight, gate_up, down) for each in chosen]
+        call = [self.launch("experts", self.kernels.params("experts", *each, None, None, y)) for each in inputs]
+        call[0]()
+        require_near("experts", y, grouped(x.double(), chosen[0], weight, gate_up, down), 1e-2)
+        calls = {"ours": call, "torch grouped_mm": [functools.partial(grouped, *each) for each in inputs]}
+        if rows * k <= 64:
+            calls["torch bmm"] = [functools.partial(batched, *each) for each in inputs]
+        rounds = 1 if rows > 64 else 4
+        times = {name: microseconds_in_graph(each, rounds) for name, each in calls.items()}
+        ours = times.pop("ours")
+        active = statistics.mean(len(each.unique()) for each in chosen)
+        moved, operations = 2 * active * 3 * D * F, 2 * rows * k * 3 * D * F
+        floor = max(operations / self.matrix_rate, moved / self.copy_rate) * 1e6
+        note = f"{moved / ours / 1e6:.2f} TB/s, {operations / ours / 1e6:.0f} TFLOP/s"
+        self.add("experts", f"M,D=({rows},{D}) E={E} k={k} F={F} bfloat16", ours, floor, times, note)
+
+
+def grouped(x, chosen, weight, gate_up, down):
+    """Gated experts as transformers' ``grouped_mm`` has them; in float64 one expert after another."""
+    pairs, order = chosen.flatten().sort()
+    counts = torch.histc(pairs, bins=len(down), min=0, max=len(down) - 1)
+    rows, ends = x[order // chosen.shape[1]], counts.cumsum(0, dtype=torch.int32)
+
+    def product(rows, weights):
+        if rows.dtype != torch.float64:
+            return torch.nn.functional.grouped_mm(rows, weights.mT, offs=ends)
+        parts = rows.tensor_split(ends[:-1].long().cpu())
+        return torch.cat([part @ w.double().T for part, w in zip(parts, weights, strict=True)])
+
+    gate, up = product(rows, gate_up).chunk(2, -1)
+    out = product(torch.nn.functional.silu(gate) * up, down) * weight.flatten()[order, None]
+    back = torch.empty_like(out)
+    back[order] = out
+    return back.view(*chosen.shape, -1).sum(1).to(x.dtype)
+
+
+def batched(x, chosen, weight, gate_up, down):
+    """The same as transformers' ``batched_mm`` has them: the chosen experts' weights are gathered first."""
+    pairs = chosen.flatten()
+    gate, up = torch.bmm(gate_up[pairs], x.repeat_interleave(chosen.shape[1], 0)[..., None]).chunk(2, 1)
+    out = torch.bmm(down[pairs], torch.nn.functional.silu(gate) * up).squeeze(-1) * weight.flatten()[:, None]
+    return out.view(*chosen.shape, -1).sum(1).to(x.dtype)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -321,6 +370,11 @@ def main() -> None:
             bench.linear(rows, 768, (50280,))
         bench.linear(2048, 2048, (2048, 512, 512))
         bench.linear(2048, 7168, (2048,))
+    if options.only in "experts":
+        for rows in (1, 4, 8, 32, 2048):
+            bench.experts(rows, 2048, 128, 8, 768)  # Qwen3-30B-A3B
+        for rows in (1, 512):
+            bench.experts(rows, 4096, 8, 2, 14336)  # Mixtral
     if options.json:
         report = {
             "device": torch.cuda.get_device_name(),

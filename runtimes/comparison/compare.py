@@ -1,4 +1,4 @@
-"""Every backend of one or two bundles, beside the PyTorch original: how exact, how fast, how much memory."""
+"""Every backend of one to four bundles, beside the PyTorch original: how exact, how fast, how much memory."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ from seqexport.runtimes.text import Rows, read_rows
 
 FORMAT_VERSION = 1
 TORCH = known.TORCH.name
+MOST_BUNDLES = 4
+"""That a report has colours for."""
+
 STATE_LENGTHS = tuple(2**n for n in range(6, 18))
 
 Factory = Callable[[Bundle], Runner]
@@ -133,7 +136,7 @@ def compare(
     """Compare backends with the PyTorch original, one runner open at a time.
 
     Args:
-        bundles: one, or two whose curves the report sets side by side.
+        bundles: one, or up to ``MOST_BUNDLES`` whose curves the report sets side by side.
         backends: opens a bundle, by the backend's name; ``torch`` is the original itself.
         text: a held-out text, UTF-8.
         original: None where there is no PyTorch; then only speed is compared.

@@ -27,13 +27,18 @@ except ImportError as error:
     raise UserError("the report needs matplotlib: pip install 'seqexport[report]'") from error
 
 INK, FAINT, GRID, BAD = "#010101", "#020202", "#030303", "#040404"
-MODELS = ("#050505", "#060606")
-VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", BAD: "bad", MODELS[0]: "model-1", MODELS[1]: "model-2"}
+MODELS = ("#050505", "#060606", "#070707", "#080808")
+VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", BAD: "bad"} | {
+    color: f"model-{number}" for number, color in enumerate(MODELS, 1)
+}
 """Stand-ins that become the page's CSS variables, so that the charts follow light and dark."""
 
 SIZE, LINE = (5.0, 3.5), 0.062
 """Of a chart in inches, and of a line of text as a share of its height."""
 MOST_LETTERS = 15
+MOST_NAMED = 2
+"""Bundles of which every line has room for its name."""
+
 EARLY = 0.65
 """Share of the width within which a name still fits to the right of its line."""
 
@@ -172,15 +177,20 @@ Label = tuple[float, float, str, str]
 
 
 def _lines(axes: Axes, comparison: Comparison, value: Callable[[Point], float | None]) -> list[Label]:
-    """A line for each model and backend; PyTorch's is thin and dashed."""
+    """A line for each model and backend; PyTorch's is thin and dashed, and of many models has no name of its own."""
     labels: list[Label] = []
+    crowded = len(comparison.bundles) > MOST_NAMED
+    backends = {result.backend for bundle in comparison.bundles for result in bundle.results} - {TORCH}
     for color, bundle in zip(MODELS, comparison.bundles, strict=False):
         for result in bundle.results:
             points = [(p.length, v) for p in measured(result) if (v := value(p))]
             if points:
                 x, y = [p[0] for p in points], [p[1] for p in points]
                 axes.plot(x, y, color=color, marker="o", ms=4, **_stroke(result))
-                labels.append((x[-1], y[-1], f"{_short(bundle.name)}\n{backend_name(result.backend)}", color))
+                name = f"{_short(bundle.name)}\n{backend_name(result.backend)}"
+                if not crowded or result.backend != TORCH:
+                    name = _short(bundle.name) if crowded and len(backends) == 1 else name
+                    labels.append((x[-1], y[-1], name, color))
     return labels
 
 

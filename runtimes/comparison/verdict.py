@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log
 from typing import Literal
 
@@ -38,6 +38,7 @@ class Crossing:
         tokens: the length; beyond the measured ones if the curves go on as they end; None if there is none.
         seconds: time to first token there.
         longest: the longest length measured on both.
+        models: whose curves cross, where others are there too.
     """
 
     backend: str
@@ -45,6 +46,7 @@ class Crossing:
     tokens: float | None
     seconds: float | None
     longest: int
+    models: str = ""
 
 
 def backend_name(backend: str) -> str:
@@ -150,7 +152,8 @@ def crossings(comparison: Comparison) -> list[Crossing]:
     if linear is None or quadratic is None:
         return []
     found = [_crossing(r, result_of(quadratic, r.backend)) for r in linear.results]
-    return [crossing for crossing in found if crossing]
+    models = f" ({linear.name} beside {quadratic.name})" if len(comparison.bundles) > 2 else ""
+    return [replace(crossing, models=models) for crossing in found if crossing]
 
 
 def _common(a: BackendResult, b: BackendResult) -> list[tuple[Point, Point]]:
@@ -186,7 +189,7 @@ def _at(lengths: Sequence[float], behind: Sequence[float], times: Sequence[float
 
 
 def sentence(crossing: Crossing) -> str:
-    name, longest = backend_name(crossing.backend), units.tokens(crossing.longest)
+    name, longest = backend_name(crossing.backend) + crossing.models, units.tokens(crossing.longest)
     if crossing.where == "inside":
         return (
             f"On {name} the linear scan overtakes quadratic attention at about "

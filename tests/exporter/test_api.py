@@ -142,9 +142,9 @@ def test_options_of_another_backend(bundle: seqexport.Bundle) -> None:
         seqexport.compare([bundle], ["torch"], plugins=False)
 
 
-def test_compare_takes_one_or_two(bundle: seqexport.Bundle) -> None:
-    for bundles in ([], [bundle] * 3):
-        with pytest.raises(seqexport.Error, match=f"`bundles`: {len(bundles)}; compare one, or two"):
+def test_compare_takes_one_to_four(bundle: seqexport.Bundle) -> None:
+    for bundles in ([], [bundle] * 5):
+        with pytest.raises(seqexport.Error, match=f"`bundles`: {len(bundles)}; compare one, or up to four"):
             seqexport.compare(bundles)
 
 

@@ -112,3 +112,55 @@ def test_another_norm_stays(case: str) -> None:
 def test_a_norm_of_each_head_stays() -> None:
     graph = norm("float[batch, seq, 2, 6] s", "float[batch, seq, 2, 6] y", UNIT + SCALED)
     assert "RmsNorm" not in fused(graph, fuse_rms_norm)
+
+
+GROUPS = UNIT.replace("(s, ", "(grouped, ")
+GATE = "z_wide = Cast <to = 1> (z) sigmoid = Sigmoid (z_wide) gate = Mul (z_wide, sigmoid)"
+MAMBA2 = (
+    GATE
+    + " x_wide = Cast <to = 1> (x) s = Mul (x_wide, gate) grouped = Reshape (s, in_groups)"
+    + GROUPS
+    + """
+    whole = Reshape (unit, in_one) narrow = Cast <to = 10> (whole) y = Mul (weight, narrow)
+"""
+)
+BEFORE_GATE = (
+    "s = Cast <to = 1> (x) grouped = Reshape (s, in_groups)"
+    + GROUPS
+    + GATE
+    + """
+    weights = Reshape (weight, of_groups) weight_wide = Cast <to = 1> (weights) scaled = Mul (weight_wide, unit)
+    whole = Reshape (scaled, in_one) gated = Mul (whole, gate) y = Cast <to = 10> (gated)
+"""
+)
+HALVES = "float16[batch, seq, 6] x, float16[batch, seq, 6] z"
+
+
+def gated_norm(body: str, outputs: str = "float16[batch, seq, 6] y", groups: int = 2, **constants: Array) -> ir.Model:
+    shapes = {"in_groups": [0, 0, groups, 6 // groups], "of_groups": [groups, 6 // groups], "in_one": [0, 0, 6]}
+    constants |= {name: np.array(shape) for name, shape in shapes.items()}
+    return norm(HALVES, outputs, body, weight=values(6, dtype=np.float16), **constants)
+
+
+@pytest.mark.parametrize(("body", "norm_before_gate"), [(MAMBA2, 0), (BEFORE_GATE, 1)], ids=["Mamba-2", "Falcon-H1"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_gated_norm_in_groups_is_one_node(body: str, norm_before_gate: int, groups: int) -> None:
+    graph = gated_norm(body, groups=groups)
+    assert fused(graph, fuse_rms_norm) == {"RmsNorm": 1}
+    node = node_of(graph, "RmsNorm")
+    assert names(node) == ["x", "weight", None, "z"]
+    attributes = {name: node.attributes[name].as_int() for name in ("groups", "norm_before_gate", "wide")}
+    assert attributes == {"groups": groups, "norm_before_gate": norm_before_gate, "wide": 0}
+
+
+def test_a_gated_value_that_others_read_stays() -> None:
+    graph = gated_norm(MAMBA2 + " seen = Neg (s)", "float16[batch, seq, 6] y, float[batch, seq, 6] seen")
+    assert "RmsNorm" not in fused(graph, fuse_rms_norm)
+
+
+def test_a_norm_of_each_head_in_groups_stays() -> None:
+    """One weight for the channels of any head, as Qwen3 norms queries."""
+    body = MAMBA2.replace("whole = Reshape (unit, in_one) narrow = Cast <to = 10> (whole) y = Mul (weight, narrow)", "")
+    graph = gated_norm(body + "part = Cast <to = 1> (each) scaled = Mul (part, unit) whole = Reshape (scaled, in_one)"
+                       "y = Cast <to = 10> (whole)", each=values(3, dtype=np.float16))  # fmt: skip
+    assert "RmsNorm" not in fused(graph, fuse_rms_norm)

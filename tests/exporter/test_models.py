@@ -37,7 +37,7 @@ def test_source(model: str, expected: str) -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(UserError, match="preset 'nope': expected one of mamba, transformer"):
+    with pytest.raises(UserError, match="preset 'nope': expected one of hybrid, mamba, mamba2, transformer"):
         resolve_source("preset:nope")
 
 
@@ -48,11 +48,16 @@ def test_family(name: str, family: Family) -> None:
 
 def test_arch_that_contradicts_the_model() -> None:
     config = LlamaConfig(**SIZES, architectures=["LlamaForCausalLM"], name_or_path="here")
-    check_arch("transformer", "transformer", config)
-    check_arch(None, "transformer", config)
+    llama, mamba, mamba2 = (discover_states(build(EXPORTED[name])) for name in ("llama", "mamba", "mamba2"))
+    check_arch("transformer", llama, config)
+    check_arch(None, llama, config)
+    for arch in ("mamba", "mamba2"):
+        check_arch(arch, mamba2, config)
     expected = r"`arch=mamba`, but here is a LlamaForCausalLM \(transformer\); drop `arch` or pass a Mamba"
     with pytest.raises(UserError, match=expected):
-        check_arch("mamba", "transformer", config)
+        check_arch("mamba", llama, config)
+    with pytest.raises(UserError, match=r"`arch=mamba2`, but .*; drop `arch` or pass a Mamba2 checkpoint"):
+        check_arch("mamba2", mamba, config)
 
 
 def test_eos_token_ids() -> None:

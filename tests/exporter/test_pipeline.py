@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from seqexport.exporter import targets
 from seqexport.exporter.pipeline import ExportOptions, export
+from seqexport.exporter.presets import PRESETS
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN
 from seqexport.runtimes.backends import open_runner
@@ -109,7 +110,7 @@ def test_weights_are_stored_once(bundle: Bundle) -> None:
     assert 0.7 * parameters < size < 1.02 * parameters + 8192
 
 
-@pytest.mark.parametrize("name", ["mamba", "transformer"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_shipped_models_take_the_size_of_their_parameters(exported: Exported, target: str, name: str) -> None:
     bundle = exported(f"preset:{name}", target=target, dtype="float32", logits="all")
     size = (bundle.path / f"{MODEL}.data").stat().st_size

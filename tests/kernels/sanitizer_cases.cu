@@ -10,6 +10,7 @@
 #include "causal_attention.h"
 #include "causal_conv1d.h"
 #include "embedding.h"
+#include "experts.h"
 #include "last_token.h"
 #include "linear.h"
 #include "rms_norm.h"
@@ -145,9 +146,29 @@ void linear(int dtype, int rows, int in_features, int out_features, int out_feat
   finish("linear");
 }
 
-void norm(int dtype, int rows, int channels, bool wide, bool with_residual) {
+void experts(int dtype, int rows, int channels, int choices, int experts, int hidden, int gated) {
+  ExpertsParams p = {dtype, rows, channels, choices, experts, hidden * (1 + gated), hidden, gated, SEQEXPORT_SILU};
+  std::vector<int32_t> chosen(size_t(rows) * choices);
+  for (int32_t& each : chosen) each = std::rand() % (experts + 2) - 1;  // some of no expert
+  p.x = values(dtype, size_t(rows) * channels);
+  p.chosen = ints(chosen);
+  p.weight = floats(chosen.size());
+  p.gate_up = values(dtype, size_t(experts) * p.gate_up_channels * channels);
+  p.down = values(dtype, size_t(experts) * channels * hidden);
+  p.gate_up_bias = values(dtype, size_t(experts) * p.gate_up_channels);
+  p.down_bias = values(dtype, size_t(experts) * channels);
+  p.y = output(dtype, size_t(rows) * channels);
+  p.workspace_bytes = seqexport_experts_workspace(&p);
+  p.workspace = output(SEQEXPORT_FLOAT32, (p.workspace_bytes + 3) / 4);
+  check(seqexport_experts(&p, nullptr));
+  finish("experts");
+}
+
+void norm(int dtype, int rows, int channels, bool wide, bool with_residual, int groups = 0) {  // 0: no gate either
   const int stream = wide ? int(SEQEXPORT_FLOAT32) : dtype;
-  RmsNormParams p = {dtype, rows, channels, wide, 1e-5f};
+  RmsNormParams p = {dtype, rows, channels, groups ? groups : 1, !with_residual, wide, 1e-5f};
+  p.z_stride = channels;
+  p.z = groups ? values(dtype, size_t(rows) * channels) : nullptr;
   p.x = values(dtype, size_t(rows) * channels);
   p.weight = values(dtype, channels);
   p.residual = with_residual ? values(stream, size_t(rows) * channels) : nullptr;
@@ -208,6 +229,12 @@ int main() {
     linear(dtype, 1, 768, 3000, 0);
     linear(dtype, 3, 1024, 17, 5);
     linear(dtype, 8, 33, 9, 4);
+    for (int gated : {0, 1}) {
+      for (int rows : {1, 5, 150}) {
+        experts(dtype, rows, 136, 3, 7, 72, gated);
+        experts(dtype, rows, 33, 2, 5, 9, gated);
+      }
+    }
     copies(dtype, 5, 33);
     copies(dtype, 3, 768);
     for (bool wide : {false, true}) {
@@ -216,6 +243,9 @@ int main() {
       norm(dtype, 2, 2568, wide, true);
       norm(dtype, 2, 20000, wide, true);
       norm(dtype, 1, 2051, wide, true);
+      norm(dtype, 5, 2056, wide, true, 1);
+      norm(dtype, 3, 72, wide, false, 9);
+      norm(dtype, 2, 20000, wide, false, 1);
     }
     rotary(dtype, 3, 32, 8, 128, 128);
     rotary(dtype, 5, 3, 1, 80, 20);

@@ -67,7 +67,7 @@ def attention(**changed):
 
 
 def norm(**changed):
-    sizes = {"dtype": 2, "rows": 4, "channels": 8, "epsilon": 1e-6}
+    sizes = {"dtype": 2, "rows": 4, "channels": 8, "groups": 1, "z_stride": 8, "epsilon": 1e-6}
     return "rms_norm", {**sizes, **changed}
 
 
@@ -79,6 +79,11 @@ def rotary(**changed):
 def linear(**changed):
     sizes = {"dtype": 2, "rows": 4, "in_features": 8, "out_features": 3}
     return "linear", {**sizes, **changed}
+
+
+def experts(**changed):
+    sizes = {"dtype": 2, "rows": 4, "channels": 8, "choices": 2, "experts": 4, "gate_up_channels": 12, "hidden": 6}
+    return "experts", {**sizes, "gated": 1, "workspace_bytes": 1 << 20, **changed}
 
 
 def embedding(**changed):
@@ -101,6 +106,13 @@ def last_token(**changed):
     (linear(out_features1=2, weight1=None), "weight1 is null"),
     (linear(out_features1=2, y1=None), "y1 is null"),
     (linear(bias=ADDRESS + 1), "bias must be aligned to 2 bytes"),
+    (experts(choices=257), "choices (k) must be in 1 to 256, got 257"),
+    (experts(experts=1025), "experts (E) must be in 1 to 1024, got 1025"),
+    (experts(gate_up_channels=7), "U (rows of gate_up) must be F (hidden channels) = 6, or 2 F where gated, got 7"),
+    (experts(gated=0), "input 'gate_up' must have U = 6 rows, which is F with gated = 0, got 12"),
+    (experts(activation=5), "activation must be 0 (silu), 1 (gelu), 2 (gelu_tanh), 3 (relu) or 4 (relu2), got 5"),
+    (experts(workspace_bytes=47), "workspace_bytes must be at least 48, got 47"),
+    (experts(workspace=None), "workspace is null; pass the device pointer of 48 bytes or more"),
     (embedding(vocab=0), "vocab (V) must be in 1 to"),
     (embedding(ids=ADDRESS + 2), "ids must be aligned to 4 bytes"),
     (last_token(seq_lens=None), "seq_lens is null"),
@@ -129,6 +141,8 @@ def last_token(**changed):
     (norm(channels=0), "channels (D) must be in 1 to"),
     (norm(dtype=-1), "dtype must be 0 (float32), 1 (float16) or 2 (bfloat16), got -1"),
     (norm(wide=2), "wide must be in 0 to 1, got 2"),
+    (norm(groups=3), "groups must divide D (channels) = 8, got 3"),
+    (norm(z_stride=7), "z_stride must be at least a token's 8 elements, got 7"),
     (norm(epsilon=-1), "epsilon must be finite and 0 or more, got -1"),
     (norm(weight=None), "weight is null"),
     (norm(wide=1, sum=ADDRESS + 2), "sum must be aligned to 4 bytes"),

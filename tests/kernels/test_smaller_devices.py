@@ -31,7 +31,9 @@ def test_less_shared_memory(kernels: object, file: str, select: str, limit: int)
     _run(file, select, SEQEXPORT_SHARED_MEMORY=str(limit))
 
 
-@pytest.mark.parametrize("file", ["test_selective_scan.py", "test_causal_attention.py", "test_linear.py"])
+@pytest.mark.parametrize(
+    "file", ["test_selective_scan.py", "test_causal_attention.py", "test_linear.py", "test_experts.py"]
+)
 def test_without_overlapping_launches(kernels: object, file: str) -> None:
     _run(file, "test_graph_capture or test_ragged or test_groups", SEQEXPORT_PDL="0")
 

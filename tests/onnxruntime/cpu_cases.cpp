@@ -48,6 +48,7 @@ void threads_run(void* threads, size_t count, void (*task)(void*, size_t), void*
 void run_all(const Kernels& k, const Pool& pool) {
   for (int dtype : {SEQEXPORT_FLOAT32, SEQEXPORT_FLOAT16, SEQEXPORT_BFLOAT16}) {
     run_sequence_cases(k, pool, dtype);
+    run_experts_cases(k, pool, dtype);
     run_token_cases(k, pool, dtype);
   }
 }

@@ -22,7 +22,7 @@ class Tensor {
   double operator[](size_t i) const;
   void set(size_t i, double value);
   size_t size() const { return count_; }
-  void* data() const { return data_.get(); }
+  void* data(size_t at = 0) const { return data_.get() + at * bytes(); }
 
  private:
   size_t bytes() const { return dtype_ == SEQEXPORT_FLOAT32 ? 4 : 2; }
@@ -41,8 +41,11 @@ double bound_of(int dtype);
 // A row of the whole length, an empty one, and halves.
 std::vector<int32_t> ragged(int batch, int length);
 
-// CausalConv1d, SelectiveScan and CausalAttention, which keep states.
+// CausalConv1d, SelectiveScan, SsdScan and CausalAttention, which keep states.
 void run_sequence_cases(const Kernels& k, const Pool& pool, int dtype);
+
+// Experts.
+void run_experts_cases(const Kernels& k, const Pool& pool, int dtype);
 
 // Linear, RmsNorm, RotaryQueryKey, Embedding and LastToken, which keep none.
 void run_token_cases(const Kernels& k, const Pool& pool, int dtype);

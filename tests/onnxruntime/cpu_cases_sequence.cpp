@@ -5,6 +5,7 @@
 #include "causal_conv1d.h"
 #include "cpu_cases.h"
 #include "selective_scan.h"
+#include "ssd_scan.h"
 
 using namespace seqexport::cpu;
 
@@ -86,6 +87,56 @@ void scan_case(const Kernels& k, const Pool& pool, int dtype, int B, int L, int 
   expect(what + " present", present, h, 1e-6);
 }
 
+struct SsdSizes {
+  int H, P, N, G;
+};
+
+void ssd_case(const Kernels& k, const Pool& pool, int dtype, int B, int L, SsdSizes sizes) {
+  const auto [H, P, N, G] = sizes;
+  const int F = SEQEXPORT_FLOAT32;
+  Tensor x(dtype, size_t(B) * L * H * P), dt(dtype, size_t(B) * L * H), z(dtype, x.size()), y(dtype, x.size());
+  Tensor A(F, H), skip(F, H), bias(F, H), past(F, size_t(B) * H * P * N), present(F, past.size());
+  Tensor Bm(dtype, size_t(B) * L * G * N), C(dtype, Bm.size());
+  for (Tensor* t : {&x, &z, &Bm, &C, &past, &skip, &bias}) t->normal();
+  dt.normal(1, -2);
+  A.normal();
+  for (size_t i = 0; i < A.size(); ++i) A.set(i, -8 * std::fabs(A[i]) - 0.1);
+  const auto lens = ragged(B, L);
+  Doubles truth_y(x.size()), h(past.size());
+  for (size_t i = 0; i < h.size(); ++i) h[i] = past[i];
+  for (int b = 0; b < B; ++b) {
+    for (int t = 0; t < lens[b]; ++t) {
+      for (int c = 0; c < H * P; ++c) {
+        const int head = c / P;
+        const size_t token = size_t(b) * L + t, row = (token * G + size_t(head) * G / H) * N;
+        const double delta = std::log1p(std::exp(dt[token * H + head] + bias[head]));
+        double sum = 0;
+        for (int n = 0; n < N; ++n) {
+          double& state = h[(size_t(b) * H * P + c) * N + n];
+          state = std::exp(delta * A[head]) * state + delta * x[token * H * P + c] * Bm[row + n];
+          sum += C[row + n] * state;
+        }
+        const size_t at = token * H * P + c;
+        truth_y[at] = (sum + skip[head] * x[at]) * z[at] * sigmoid(z[at]);
+      }
+    }
+  }
+  present.copy(past);
+  SsdScanParams p{};
+  p.dtype = dtype, p.batch = B, p.length = L, p.heads = H, p.head_size = P, p.states = N, p.groups = G;
+  p.dt_softplus = 1, p.dt_stride = H, p.x_stride = p.z_stride = int64_t(H) * P;
+  p.B_stride = p.C_stride = int64_t(G) * N;
+  p.x = x.data(), p.dt = dt.data(), p.A = (float*)A.data(), p.B = Bm.data(), p.C = C.data();
+  p.D = (float*)skip.data(), p.z = z.data(), p.dt_bias = (float*)bias.data(), p.seq_lens = lens.data();
+  p.past = (float*)present.data(), p.y = y.data(), p.present = (float*)present.data();
+  k.ssd_scan(p, pool);
+  const std::string what = std::string(k.instruction_set) + " ssd_scan dtype " + std::to_string(dtype) + " L " +
+                           std::to_string(L) + " H " + std::to_string(H) + " P " + std::to_string(P) + " N " +
+                           std::to_string(N) + " G " + std::to_string(G);
+  expect(what + " y", y, truth_y, bound_of(dtype));
+  expect(what + " present", present, h, 1e-6);
+}
+
 struct Heads {
   int query, kv, key_dim, value_dim;
 };
@@ -157,6 +208,12 @@ void run_sequence_cases(const Kernels& k, const Pool& pool, int dtype) {
   scan_case(k, pool, dtype, 3, 40, 30, 5, 4, -2);
   scan_case(k, pool, dtype, 2, 3, 17, 256, 17, -2);
   scan_case(k, pool, dtype, 3, 70, 40, 16, 1, 30);  // decays below the least float
+  for (int L : {1, 7, 8, 63, 200}) {
+    ssd_case(k, pool, dtype, 3, L, {5, 7, 17, 2});
+    ssd_case(k, pool, dtype, 2, L, {10, 64, 128, 1});
+  }
+  ssd_case(k, pool, dtype, 2, 100, {1, 300, 256, 1});
+  ssd_case(k, pool, dtype, 2, 100, {3, 1, 1, 3});
   for (int past : {0, 7, 150}) {
     for (int L : {1, 3, 130}) {
       attention_case(k, pool, dtype, 3, L, past, {4, 2, 64, 64}, 0, 0, true);

@@ -80,29 +80,43 @@ void last_token_case(const Kernels& k, const Pool& pool, int dtype, int B, int L
          truth, 0);
 }
 
-void norm_case(const Kernels& k, const Pool& pool, int dtype, int M, int D, bool wide, bool added, bool in_place) {
-  const int stream = wide ? int(SEQEXPORT_FLOAT32) : dtype;
+// Gated: by a window of a wider z, after the norm where nothing is added, and in two groups.
+void norm_case(const Kernels& k, const Pool& pool, int dtype, int M, int D, bool wide, bool added, bool in_place,
+               bool gated = false) {
+  const int stream = wide ? int(SEQEXPORT_FLOAT32) : dtype, groups = gated && D % 2 == 0 ? 2 : 1, width = D / groups;
+  const int z_stride = D + 5, z_at = 3;
   const float epsilon = 1e-5f;
   Tensor x(dtype, size_t(M) * D), weight(dtype, D), residual(stream, x.size()), y(dtype, x.size());
-  Tensor sum(stream, x.size());
-  for (Tensor* t : {&x, &weight, &residual}) t->normal();
+  Tensor sum(stream, x.size()), z(dtype, size_t(M) * z_stride);
+  for (Tensor* t : {&x, &weight, &residual, &z}) t->normal();
   Doubles truth_y(x.size()), truth_sum(x.size());
+  const auto gate = [&](int m, int d) {
+    const double g = z[size_t(m) * z_stride + z_at + d];
+    return gated ? g / (1 + std::exp(-g)) : 1;
+  };
   for (int m = 0; m < M; ++m) {
-    double squares = 0;
-    for (size_t i = size_t(m) * D; i < size_t(m + 1) * D; ++i) {
-      truth_sum[i] = x[i] + (added ? residual[i] : 0);
-      squares += truth_sum[i] * truth_sum[i];
+    Doubles squares(groups);
+    for (int d = 0; d < D; ++d) {
+      const size_t i = size_t(m) * D + d;
+      truth_sum[i] = added ? x[i] * gate(m, d) + residual[i] : double(x[i]);
+      squares[d / width] += truth_sum[i] * truth_sum[i];
     }
-    const double root = std::sqrt(squares / D + epsilon);
-    for (int d = 0; d < D; ++d) truth_y[size_t(m) * D + d] = truth_sum[size_t(m) * D + d] / root * weight[d];
+    for (int d = 0; d < D; ++d) {
+      const size_t i = size_t(m) * D + d;
+      const double unit = truth_sum[i] / std::sqrt(squares[d / width] / width + epsilon);
+      truth_y[i] = unit * weight[d] * (added ? 1 : gate(m, d));
+    }
   }
   RmsNormParams p{};
-  p.dtype = dtype, p.rows = M, p.channels = D, p.wide = wide, p.epsilon = epsilon;
+  p.dtype = dtype, p.rows = M, p.channels = D, p.groups = groups, p.wide = wide, p.epsilon = epsilon;
+  p.norm_before_gate = !added, p.z_stride = z_stride;
   p.x = x.data(), p.weight = weight.data(), p.residual = added ? residual.data() : nullptr;
+  p.z = gated ? z.data(z_at) : nullptr;
   p.y = in_place ? x.data() : y.data(), p.sum = in_place ? residual.data() : sum.data();
   k.rms_norm(p, pool);
   const std::string what = std::string(k.instruction_set) + " rms_norm dtype " + std::to_string(dtype) + " M " +
-                           std::to_string(M) + " D " + std::to_string(D) + (wide ? " wide" : "");
+                           std::to_string(M) + " D " + std::to_string(D) + (wide ? " wide" : "") +
+                           (gated ? " gated" : "");
   expect(what + " y", in_place ? x : y, truth_y, bound_of(dtype));
   expect(what + " sum", in_place ? residual : sum, truth_sum, bound_of(stream));
 }
@@ -155,6 +169,8 @@ void run_token_cases(const Kernels& k, const Pool& pool, int dtype) {
       norm_case(k, pool, dtype, 1, D, wide, true, false);
       norm_case(k, pool, dtype, 70, D, wide, false, false);
       norm_case(k, pool, dtype, 70, D, wide, true, true);
+      norm_case(k, pool, dtype, 70, D, wide, true, true, true);
+      norm_case(k, pool, dtype, 70, D, wide, false, true, true);
     }
   }
   for (int M : {1, 70}) {

@@ -20,15 +20,16 @@ from tests.ops import (
     test_rms_norm,
     test_rotary_embedding,
     test_selective_scan,
+    test_ssd_scan,
 )
 from tests.ops.conformance import assert_as_accurate_as_torch, run_float64, run_reference
 
-ATTENTION, CONV, SCAN = OPS["CausalAttention"], OPS["CausalConv1d"], OPS["SelectiveScan"]
+ATTENTION, CONV, SCAN, SSD = OPS["CausalAttention"], OPS["CausalConv1d"], OPS["SelectiveScan"], OPS["SsdScan"]
 EMBEDDING, EXPERTS, LAST, LINEAR = OPS["Embedding"], OPS["Experts"], OPS["LastToken"], OPS["Linear"]
 NORM, ROTARY = OPS["RmsNorm"], OPS["RotaryQueryKey"]
 attention, conv, scan = test_causal_attention.make, test_causal_conv1d.make, test_selective_scan.make
 embedding, experts, last_token, linear = test_embedding.make, test_experts.make, test_last_token.make, test_linear.make
-norm, rotary = test_rms_norm.make, test_rotary_embedding.make
+norm, rotary, ssd = test_rms_norm.make, test_rotary_embedding.make, test_ssd_scan.make
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 lengths = pytest.mark.parametrize("length", [1, 2, 63, 500, 2049])
@@ -70,6 +71,27 @@ def test_selective_scan_sizes(ops: LibraryOps, D: int, N: int, G: int) -> None:
 @pytest.mark.parametrize("dt_softplus", [0, 1])
 def test_selective_scan_optional_inputs(ops: LibraryOps, without: Any, dt_softplus: int) -> None:
     ops.check(SCAN, scan(without=without, dt_softplus=dt_softplus), dt_softplus=dt_softplus)
+
+
+@dtypes
+@lengths
+def test_ssd_scan_lengths(ops: LibraryOps, length: int, dtype: torch.dtype) -> None:
+    lens = [length, max(1, length // 3)]
+    ops.check(SSD, ssd(length=length, H=3, P=24, N=16, dtype=dtype, seq_lens=lens), dt_softplus=1)
+
+
+@pytest.mark.parametrize(("H", "P", "N", "G"), test_ssd_scan.SIZES)
+@pytest.mark.parametrize("length", [1, 70])
+def test_ssd_scan_sizes(ops: LibraryOps, H: int, P: int, N: int, G: int, length: int) -> None:
+    values = ssd(length=length, H=H, P=P, N=N, G=G, batch=3, seq_lens=[length, 1, length // 2])
+    ops.check(SSD, values, dt_softplus=1)
+
+
+@pytest.mark.parametrize("without", [(), ("D",), ("z",), ("dt_bias",), ("D", "z", "dt_bias", "seq_lens")], ids=str)
+@pytest.mark.parametrize("attributes", [{}, {"dt_softplus": 1, "dt_min": 0.05, "dt_max": 0.25}], ids=str)
+def test_ssd_scan_optional_inputs(ops: LibraryOps, without: Any, attributes: dict[str, Any]) -> None:
+    values = ssd(without=without, length=20, dt_softplus=attributes.get("dt_softplus", 0))
+    ops.check(SSD, values, **attributes)
 
 
 @dtypes
@@ -117,10 +139,15 @@ def test_causal_attention_never_reads_padding_or_the_empty_cache(ops: LibraryOps
 
 
 @pytest.mark.parametrize(
-    ("op", "values"), [(CONV, conv(batch=4, length=7)), (SCAN, scan(batch=4, length=7, dt_softplus=0))]
+    ("op", "values"),
+    [
+        (CONV, conv(batch=4, length=12)),
+        (SCAN, scan(batch=4, length=12, dt_softplus=0)),
+        (SSD, ssd(batch=4, length=12, dt_softplus=0)),
+    ],
 )
 def test_padded_tokens_change_nothing(ops: LibraryOps, op: Any, values: Any) -> None:
-    lens = [7, 3, 1, 0]
+    lens = [12, 3, 1, 0]
     values = values | {"seq_lens": torch.tensor(lens, dtype=torch.int32)}
     expected = ops.run(op, values)
     poisoned = {k: v.clone() for k, v in values.items()}
@@ -152,10 +179,24 @@ def test_selective_scan_chunks_equal_the_whole(ops: LibraryOps, chunk: int) -> N
         assert all(torch.equal(a, b) for a, b in zip(chunks, whole, strict=True))
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 49])
+def test_ssd_scan_chunks_are_as_accurate_as_the_whole(ops: LibraryOps, chunk: int) -> None:
+    attributes = {"dt_softplus": 1}
+    values = ssd(length=2000 if chunk == 1 else 130)
+    outputs, state, total = [], values["past"], values["x"].shape[1]
+    for start in range(0, total, chunk):
+        part = {k: v[:, start : start + chunk] if k in test_ssd_scan.TOKENS else v for k, v in values.items()}
+        part |= {"past": state, "seq_lens": torch.full((2,), min(chunk, total - start), dtype=torch.int32)}
+        y, state = ops.run(SSD, part, attributes)
+        outputs.append(y)
+    torchs, true = run_reference(SSD, values, attributes), run_float64(SSD, values, attributes)
+    assert_as_accurate_as_torch([torch.cat(outputs, 1), state], torchs, true, torch.float32)
+
+
 @dtypes
 @lengths
 @pytest.mark.parametrize("wide", [0, 1])
-@pytest.mark.parametrize("without", [(), ("residual",)], ids=str)
+@pytest.mark.parametrize("without", [("z",), ("residual", "z")], ids=str)
 def test_rms_norm_lengths(ops: LibraryOps, length: int, wide: int, without: Any, dtype: torch.dtype) -> None:
     ops.check(NORM, norm(length=length, D=200, dtype=dtype, wide=wide, without=without), wide=wide)
 
@@ -164,6 +205,16 @@ def test_rms_norm_lengths(ops: LibraryOps, length: int, wide: int, without: Any,
 @pytest.mark.parametrize("D", [1, 7, 33, 768, 2049, 20000])
 def test_rms_norm_sizes(ops: LibraryOps, D: int, dtype: torch.dtype) -> None:
     ops.check(NORM, norm(D=D, dtype=dtype), epsilon=1e-5)
+
+
+@dtypes
+@pytest.mark.parametrize("norm_before_gate", [0, 1])
+@pytest.mark.parametrize(("D", "groups"), [(33, 1), (60, 4), (7, 7), (4096, 8)])
+def test_rms_norm_gates_and_groups(
+    ops: LibraryOps, D: int, groups: int, norm_before_gate: int, dtype: torch.dtype
+) -> None:
+    values = norm(D=D, dtype=dtype, without=("residual",) if D % 2 else ())
+    ops.check(NORM, values, groups=groups, norm_before_gate=norm_before_gate)
 
 
 @dtypes
@@ -261,6 +312,7 @@ PASTS = {
     "CausalAttention": lambda dtype, L: attention(length=L, S=L + 90, past_lens=[3, 90], dtype=dtype),
     "CausalConv1d": lambda dtype, L: conv(length=L, D=200, dtype=dtype),
     "SelectiveScan": lambda dtype, L: scan(length=L, D=133, N=16, dtype=dtype),
+    "SsdScan": lambda dtype, L: ssd(length=L, H=5, P=12, N=16, dtype=dtype),
 }
 
 
@@ -268,7 +320,7 @@ PASTS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("length", [1, 300])
 def test_present_may_be_the_memory_of_past(ops: LibraryOps, name: str, dtype: torch.dtype, length: int) -> None:
-    values, attributes = PASTS[name](dtype, length), {"dt_softplus": 1} if name == "SelectiveScan" else {}
+    values, attributes = PASTS[name](dtype, length), {"dt_softplus": 1} if name.endswith("Scan") else {}
     apart, in_place = ops.run(OPS[name], values, attributes), ops.run_in_place(OPS[name], values, attributes)
     assert all(torch.equal(a, b) for a, b in zip(apart, in_place, strict=True))
 

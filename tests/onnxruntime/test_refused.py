@@ -114,6 +114,7 @@ def test_sizes_that_do_not_go_together(library: Path, op: Any, values: Any, mess
             "'dt_softplus' must be an integer of at least 0 and at most 1, got another type",
         ),
         (NORM, norm(), {"epsilon": -1.0}, "'epsilon' must be a finite number of at least 0, got -1"),
+        (NORM, norm(), {"groups": 0}, "'groups' must be an integer of at least 1 and at most 1073741824, got 0"),
         (NORM, norm(), {"wide": 2}, "'wide' must be an integer of at least 0 and at most 1, got 2"),
         (
             ATTENTION,
@@ -135,6 +136,11 @@ def test_sizes_that_do_not_go_together(library: Path, op: Any, values: Any, mess
 def test_attributes(library: Path, op: Any, values: Any, attributes: Any, message: str) -> None:
     with pytest.raises(Exception, match=f"{op.name}: attribute {message}"):
         LibraryOps(library).run(op, values, attributes)
+
+
+def test_groups_that_do_not_divide_the_channels(library: Path) -> None:
+    with pytest.raises(Exception, match=re.escape("RmsNorm: groups must divide D (channels) = 24, got 5")):
+        LibraryOps(library).run(NORM, norm(), {"groups": 5})
 
 
 def test_lengths_out_of_range_are_clipped_where_no_memory_depends_on_them(library: Path) -> None:

@@ -21,7 +21,7 @@ from tests.runtimes.ort_attention import runnable
 from tests.runtimes.test_verify import STEPS, Truth, truth
 
 __all__ = ["truth"]
-MODELS = ["preset:mamba", "preset:transformer"]
+MODELS = ["preset:mamba", "preset:transformer", "preset:hybrid"]
 CROSS = "aarch64-linux-gnu-g++"
 
 

@@ -210,7 +210,15 @@ def norm(dtype: torch.dtype, length: int) -> Case:
     """A row of each size."""
     x = points(dtype)[:, None] * torch.linspace(0.25, 1.0, 33).to(dtype)
     values: Values = {"x": x[None], "weight": torch.linspace(-1.0, 2.0, 33).to(dtype), "residual": None}
-    return OPS["RmsNorm"], values, {"epsilon": 1e-6, "wide": 0}
+    return OPS["RmsNorm"], values | {"z": None}, {"epsilon": 1e-6}
+
+
+def norm_gate(dtype: torch.dtype, length: int) -> Case:
+    """A gate of each size."""
+    z = points(dtype)[:, None].expand(-1, 33).contiguous()
+    x = torch.linspace(-2.0, 2.0, 33).to(dtype).expand_as(z).contiguous()
+    values: Values = {"x": x[None], "weight": torch.ones(33, dtype=dtype), "residual": None, "z": z[None]}
+    return OPS["RmsNorm"], values, {"norm_before_gate": 1}
 
 
 def rotary(dtype: torch.dtype, length: int) -> Case:
@@ -231,11 +239,34 @@ def linear(dtype: torch.dtype, length: int) -> Case:
     return OPS["Linear"], values, {}
 
 
+def experts(dtype: torch.dtype, length: int) -> tuple[Op, Values, dict[str, object]]:
+    """A token of each size, whose gate is the token's first channel; the up is 1. Expert 1, NaN, is nobody's."""
+    tokens = points(dtype)[:: 1 if length > 1 else 45]
+    x = torch.zeros(1, len(tokens), 8, dtype=dtype)
+    x[0, :, 0] = tokens
+    gate_up = torch.full((2, 16, 8), torch.nan, dtype=dtype)
+    down, bias = torch.full((2, 8, 8), torch.nan, dtype=dtype), torch.zeros(2, 16, dtype=dtype)
+    gate_up[0], down[0] = 0, 0
+    gate_up[0, :8, 0], bias[:, 8:] = 1, 1
+    down[0, 0, 0], down[0, 1, 1] = 1, -0.5
+    values: Values = {
+        "x": x,
+        "chosen": torch.zeros(1, len(tokens), 1, dtype=torch.int32),
+        "weight": torch.ones(1, len(tokens), 1),
+        "gate_up": gate_up,
+        "down": down,
+        "gate_up_bias": bias,
+        "down_bias": None,
+    }
+    return OPS["Experts"], values, {"gated": 1, "activation": "silu"}
+
+
 CASES = {
     case.__name__: case
     for case in (
         conv, scan_gate, scan_step, scan_decay, scan_input, attention, attention_softcap, attention_ten_thousands, norm,
-        rotary, linear, ssd_input, ssd_gate, ssd_step, ssd_early_step, ssd_decay, ssd_ten_thousands,
+        norm_gate, rotary, linear, ssd_input, ssd_gate, ssd_step, ssd_early_step, ssd_decay, ssd_ten_thousands,
+        experts,
     )
 }  # fmt: skip
 LENGTHS = (1, 3, 300)

@@ -46,6 +46,8 @@ def test_tensors(told: dict[str, Description], name: str) -> None:
     assert [(each.name + "?" * each.optional, each.type) for each in ours.inputs] == list(op.inputs.items())
     assert [(each.name, each.type) for each in ours.outputs] == list(op.outputs.items())
     assert {each.name: each.needs for each in ours.outputs if each.needs} == dict(op.brought_by)
+    assert tuple(each.name for each in ours.outputs if each.optional and not each.needs) == op.optional_outputs
+    assert {each.name: tuple(each.axes[2:]) for each in ours.inputs if each.stride} == dict(op.windows)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,13 +9,14 @@ from tests.ops.conformance import check_op, run_float64, run_reference
 OP = OPS["RmsNorm"]
 
 
-def make(batch=2, length=3, D=24, dtype=torch.float32, without=(), wide=0, scale=1.0, seed=0):
+def make(batch=2, length=3, D=24, dtype=torch.float32, without=("z",), wide=0, scale=1.0, seed=0):
     g = torch.Generator().manual_seed(seed)
     stream = torch.float32 if wide else dtype
     values = {
         "x": (torch.randn(batch, length, D, generator=g) * scale).to(dtype),
         "weight": torch.randn(D, generator=g).to(dtype),
         "residual": (torch.randn(batch, length, D, generator=g) * scale).to(stream),
+        "z": torch.randn(batch, length, D, generator=g).to(dtype),
     }
     return {k: None if k in without else v for k, v in values.items()}
 
@@ -33,12 +34,24 @@ def test_sizes(D, dtype, wide):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("wide", [0, 1])
 def test_without_a_residual_the_sum_is_x(dtype, wide):
-    values = make(dtype=dtype, without=("residual",))
+    values = make(dtype=dtype, without=("residual", "z"))
     check(values, dtype, wide=wide)
     _, total = run_reference(OP, values, {"wide": wide})
     assert total.dtype == (torch.float32 if wide else dtype)
     assert torch.equal(total, values["x"].to(total.dtype))
     assert total.data_ptr() != values["x"].data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("norm_before_gate", [0, 1])
+@pytest.mark.parametrize(("D", "groups"), [(24, 1), (24, 3), (7, 7), (768, 8)])
+@pytest.mark.parametrize("without", [(), ("residual",)], ids=str)
+def test_gates_and_groups(D, groups, norm_before_gate, without, dtype):
+    check(make(D=D, dtype=dtype, without=without), dtype, groups=groups, norm_before_gate=norm_before_gate)
+
+
+def test_groups_without_a_gate():
+    check(make(D=60), groups=4)
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-5, 0.1])
@@ -55,3 +68,23 @@ def test_it_is_transformers_norm_of_the_sum():
     y, total = run_float64(OP, values, {"epsilon": 1e-5})
     torch.testing.assert_close(total, values["x"] + values["residual"])
     torch.testing.assert_close(y, norm(total), rtol=1e-6, atol=1e-6)  # it computes in float32 whatever it is given
+
+
+def test_it_is_mamba2s_gated_norm():
+    from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
+
+    values = make(dtype=torch.float64, without=("residual",))
+    norm = MambaRMSNormGated(24, group_size=8, eps=1e-5).double()
+    norm.weight.data = values["weight"]
+    y, _ = run_float64(OP, values, {"epsilon": 1e-5, "groups": 3})
+    torch.testing.assert_close(y, norm(values["x"], values["z"]), rtol=1e-6, atol=1e-6)
+
+
+def test_it_is_falcon_h1s_norm_before_its_gate():
+    from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1RMSNormGated
+
+    values = make(dtype=torch.float64, without=("residual",))
+    norm = FalconH1RMSNormGated(24, eps=1e-5, n_groups=2, norm_before_gate=True).double()
+    norm.weight.data = values["weight"]
+    y, _ = run_float64(OP, values, {"epsilon": 1e-5, "groups": 2, "norm_before_gate": 1})
+    torch.testing.assert_close(y, norm(values["x"], values["z"]), rtol=1e-6, atol=1e-6)

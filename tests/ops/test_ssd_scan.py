@@ -14,6 +14,15 @@ from tests.ops.conformance import (
 
 OP = OPS["SsdScan"]
 OPTIONAL = ("D", "z", "dt_bias", "seq_lens")
+SIZES = [
+    (1, 1, 1, 1),
+    (4, 7, 16, 2),
+    (2, 64, 128, 1),
+    (6, 80, 100, 3),
+    (2, 128, 256, 2),
+    (1, 256, 128, 1),
+    (3, 5, 2, 3),
+]
 TOKENS = ("x", "dt", "B", "C", "z")
 
 
@@ -51,10 +60,7 @@ def test_lengths(length, dtype):
     check(make(length=length, H=3, P=24, dtype=dtype), dtype, dt_softplus=1)
 
 
-@pytest.mark.parametrize(
-    ("H", "P", "N", "G"),
-    [(1, 1, 1, 1), (4, 7, 16, 2), (2, 64, 128, 1), (6, 80, 100, 3), (2, 128, 256, 2), (1, 256, 128, 1)],
-)
+@pytest.mark.parametrize(("H", "P", "N", "G"), SIZES)
 def test_sizes(H, P, N, G):
     check(make(length=70, H=H, P=P, N=N, G=G, batch=3, seq_lens=[70, 1, 33]), dt_softplus=1)
 

@@ -45,7 +45,7 @@ class Plugin:
         return self.text.encode()
 
 
-SCAN = Plugin("SelectiveScan", "seqexport-plugin 1\nSelectiveScan\nx,dt,A,B,C,past\n1\n0123456789abcdef")
+SCAN = Plugin("SelectiveScan", "seqexport-plugin 2\nSelectiveScan\nx,dt,A,B,C,past\ny,present\n\n1\n0123456789abcdef")
 
 
 def tensors(text: str) -> list[Tensor]:
@@ -82,7 +82,7 @@ def test_before_tensorrt_10_every_layer_keeps_the_types_of_the_graph() -> None:
 @pytest.mark.parametrize(("wide", "stream"), [(1, "f32"), (0, "f16")])
 def test_the_type_of_a_residual_stream_is_what_its_norm_says(wide: int, stream: str) -> None:
     weight = Layer("CONSTANT", "", "w:f32", weights="float16")
-    norm = Plugin("RmsNorm", f"seqexport-plugin 1\nRmsNorm\nx,weight\n1e-05\n{wide}\n0123456789abcdef")
+    norm = Plugin("RmsNorm", f"seqexport-plugin 2\nRmsNorm\nx,weight\ny,sum\n\n1e-05\n1\n0\n{wide}\n0123456789abcdef")
     layer = Layer("PLUGIN_V2", "x:f32 w:f32", "y:f32 sum:f32", norm)
     y, total = Layer("SHUFFLE", "y:f32", "y_flat:f32"), Layer("SHUFFLE", "sum:f32", "sum_flat:f32")
     assert pinned("", Layer("GATHER", "w:f32", "x:f32"), weight, layer, y, total)

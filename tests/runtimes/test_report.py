@@ -127,6 +127,22 @@ def test_where_the_curves_cross(linear: float, quadratic: float, where: str, tok
     assert "4,096" in sentence(crossing) or where == "inside"
 
 
+def test_four_bundles_have_colours_and_names_of_their_own() -> None:
+    kinds = {"mamba": 1, "mamba2": 1, "transformer": 2, "hybrid": 2}
+    made = []
+    for name, power in kinds.items():
+        times = {backend: points(1e-3, power) for backend in ("torch", "ort")}
+        made.append(msgspec.structs.replace(bundle("mamba" if power == 1 else "transformer", times), name=name))
+    four = comparison(*made)
+    assert all(" (mamba beside transformer)" in sentence(crossing) for crossing in crossings(four))
+    html = report.render(four)
+    assert "<title>mamba, mamba2, transformer and hybrid beside PyTorch</title>" in html
+    for number in range(1, 5):
+        assert f"stroke: var(--model-{number})" in html
+        assert f".model:nth-child({number})" in html
+    Page(html)
+
+
 def test_the_verdict_follows_the_checks() -> None:
     good = verdicts(both(1e-3, 1e-3))[0]
     assert good.good

@@ -363,7 +363,7 @@ class Truth:
 PRESETS = str(Path(__file__).parents[2] / "exporter" / "presets") + "/"
 
 
-@pytest.fixture(scope="module", params=["mamba", "transformer"])
+@pytest.fixture(scope="module", params=["mamba", "transformer", "hybrid"])
 def truth(request: pytest.FixtureRequest, exported: Exported) -> tuple[str, Truth]:
     name = f"preset:{request.param}"
     return name, Truth(exported(name, target="portable", dtype="float32", logits="all"))

@@ -146,18 +146,22 @@ void linear(Arrays& a, const Case& call) {
 
 void rms_norm(Arrays& a, const Case& call) {
   const int64_t B = a["x"].shape[0], L = a["x"].shape[1], D = a["x"].shape[2];
+  const int64_t width = D / int64_t(call.attribute("groups", 1));
   a["y"] = a["sum"] = zeros(a["x"]);
   if (call.attribute("wide", 0) != 0) a["sum"].type = 'F';
   for (int64_t b = 0; b < B; ++b) {
     for (int64_t t = 0; t < L; ++t) {
-      double squares = 0;
+      std::vector<double> squares(size_t(D / width));
       for (int64_t d = 0; d < D; ++d) {
-        const double s = a["x"].at({b, t, d}) + (call.has("residual") ? a["residual"].at({b, t, d}) : 0);
+        const double gated = a["x"].at({b, t, d}) * (call.has("z") ? silu(a["z"].at({b, t, d})) : 1);
+        const double s = gated + (call.has("residual") ? a["residual"].at({b, t, d}) : 0);
         a["sum"].at({b, t, d}) = s;
-        squares += s * s;
+        squares[size_t(d / width)] += s * s;
       }
-      const double root = std::sqrt(squares / double(D) + call.attribute("epsilon", 1e-6));
-      for (int64_t d = 0; d < D; ++d) a["y"].at({b, t, d}) = a["sum"].at({b, t, d}) / root * a["weight"].at({d});
+      for (int64_t d = 0; d < D; ++d) {
+        const double root = std::sqrt(squares[size_t(d / width)] / double(width) + call.attribute("epsilon", 1e-6));
+        a["y"].at({b, t, d}) = a["sum"].at({b, t, d}) / root * a["weight"].at({d});
+      }
     }
   }
 }
@@ -177,6 +181,43 @@ void rotary_embedding(Arrays& a, const Case&) {
           }
         }
       }
+    }
+  }
+}
+
+double activated(double x, double which) {
+  if (which == 0) return silu(x);
+  return x > 0 ? x * x : 0;  // relu2
+}
+
+// The sum of the chosen experts of token t of row b, channel d.
+double chosen_experts(Arrays& a, const Case& call, int64_t b, int64_t t, int64_t d) {
+  const int64_t D = a["x"].shape[2], E = a["down"].shape[0], F = a["down"].shape[2];
+  const bool gated = call.attribute("gated", 1) != 0;
+  double sum = 0;
+  for (int64_t i = 0; i < a["chosen"].shape[2]; ++i) {
+    const int64_t e = int64_t(a["chosen"].at({b, t, i}));
+    if (e < 0 || e >= E) continue;
+    double y = call.has("down_bias") ? a["down_bias"].at({e, d}) : 0;
+    for (int64_t f = 0; f < F; ++f) {
+      const auto projected = [&](int64_t row) {
+        double value = call.has("gate_up_bias") ? a["gate_up_bias"].at({e, row}) : 0;
+        for (int64_t c = 0; c < D; ++c) value += a["gate_up"].at({e, row, c}) * a["x"].at({b, t, c});
+        return value;
+      };
+      y += a["down"].at({e, d, f}) * activated(projected(f), gated ? 0 : 1) * (gated ? projected(F + f) : 1);
+    }
+    sum += a["weight"].at({b, t, i}) * y;
+  }
+  return sum;
+}
+
+void experts(Arrays& a, const Case& call) {
+  a["y"] = zeros(a["x"]);
+  const std::vector<int64_t>& shape = a["x"].shape;
+  for (int64_t b = 0; b < shape[0]; ++b) {
+    for (int64_t t = 0; t < shape[1]; ++t) {
+      for (int64_t d = 0; d < shape[2]; ++d) a["y"].at({b, t, d}) = chosen_experts(a, call, b, t, d);
     }
   }
 }
@@ -293,16 +334,61 @@ Case linear_case(const std::string& label, bool all, int64_t L) {
   return c;
 }
 
+// Gated, and a choice outside the experts, where `all` is true; else relu2 without a gate.
+Case experts_case(const std::string& label, bool all, int64_t L) {
+  const Extents sizes = {{'B', 2}, {'L', L}, {'D', 16}, {'k', 2}, {'E', 5}, {'F', 8}, {'U', all ? 16 : 8}};
+  Case c = {"Experts", label, {}, {"x", "chosen", "weight", "gate_up", "down"}, {"y"}, {}, {}, experts};
+  for (const auto& [name, axes] : Axes{{"x", "BLD"}, {"gate_up", "EUD"}, {"down", "EDF"}}) {
+    c.arrays[name] = uniform('T', axes, sizes);
+  }
+  c.arrays["weight"] = uniform('F', "BLk", sizes, 0, 1);
+  c.arrays["chosen"] = {'I', "BLk", {2, L, 2}, {}};
+  for (int64_t i = 0; i < 4 * L; ++i) c.arrays["chosen"].values.push_back(double(all && i == 1 ? 5 : i * 3 % 5));
+  if (!all) {
+    c.attributes = {{"gated", 0}, {"activation", "relu2"}};
+    return c;
+  }
+  c.inputs.insert(c.inputs.end(), {"gate_up_bias", "down_bias"});
+  c.arrays["gate_up_bias"] = uniform('T', "EU", sizes);
+  c.arrays["down_bias"] = uniform('T', "ED", sizes);
+  return c;
+}
+
 Case norm_case(const std::string& label, bool all, int64_t L) {
   const Extents sizes = {{'B', 2}, {'L', L}, {'D', 72}};
   Case c = {"RmsNorm", label, {}, {"x", "weight"}, {"y", "sum"}, {}, {}, rms_norm};
   c.arrays["x"] = uniform('T', "BLD", sizes);
   c.arrays["weight"] = uniform('T', "D", sizes);
   if (!all) return c;
-  c.inputs.push_back("residual");
+  c.inputs.insert(c.inputs.end(), {"residual", "z"});
   c.kept = {{"sum", "residual"}};
-  c.attributes = {{"epsilon", 0.01f}, {"wide", 1}};
+  c.attributes = {{"epsilon", 0.01f}, {"groups", 3}, {"wide", 1}};
+  c.arrays["z"] = uniform('T', "BLD", sizes);
   c.arrays["residual"] = uniform('F', "BLD", sizes, -3, 3);
+  return c;
+}
+
+// Without the sum, which nobody reads.
+Case norm_alone_case(const std::string& label, bool all, int64_t L) {
+  Case c = norm_case(label + ", no sum", all, L);
+  c.outputs = {"y"};
+  c.kept = {};
+  c.attributes.emplace_back("outputs", "y");
+  return c;
+}
+
+// A call whose inputs of these names are windows of wider tensors, at 16 bytes where L is more than 1.
+Case in_windows(Case c, const std::vector<std::string>& names, const std::vector<std::pair<std::string, int32_t>>& sizes,
+                int64_t L) {
+  const int64_t first = L > 1 ? 16 : 3;
+  c.label += ", windows";
+  for (const std::string& name : names) {
+    const std::vector<int64_t>& shape = c.arrays[name].shape;
+    const int64_t count = shape[2] * (shape.size() > 3 ? shape[3] : 1);
+    c.windows[name] = {first, first + count + first};
+    c.attributes.emplace_back(name + "_at", int32_t(first));
+  }
+  for (const auto& [name, size] : sizes) c.attributes.emplace_back(name, size);
   return c;
 }
 
@@ -340,14 +426,30 @@ double Case::attribute(const std::string& name, double fallback) const {
   return fallback;
 }
 
+Array widened(const Array& input, int64_t first, int64_t width) {
+  const int64_t B = input.shape[0], L = input.shape[1], count = int64_t(input.values.size()) / (B * L);
+  Array wide = {input.type, "BLW", {B, L, width}, std::vector<double>(size_t(B * L * width), 1000)};
+  for (int64_t token = 0; token < B * L; ++token) {
+    std::copy_n(input.values.begin() + token * count, count, wide.values.begin() + token * width + first);
+  }
+  return wide;
+}
+
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const auto make : {conv_case, scan_case, attention_case, embedding_case,
-                          last_token_case, linear_case, norm_case, rotary_case}) {
+                          last_token_case, linear_case, experts_case, norm_case, rotary_case}) {
     all.push_back(make("every input, prefill", true, 63));
     all.push_back(make("every input, decode", true, 1));
     all.push_back(make("needed inputs, prefill", false, 63));
     all.push_back(make("needed inputs, decode", false, 1));
+  }
+  for (const int64_t L : {63, 1}) {
+    all.push_back(norm_alone_case("every input", true, L));
+    all.push_back(in_windows(norm_case("every input", true, L), {"z"}, {}, L));
+    all.push_back(in_windows(conv_case("every input", true, L), {"x"}, {{"D", 24}}, L));
+    all.push_back(in_windows(scan_case("every input", true, L), {"x", "dt", "B", "C", "z"}, {{"G", 2}}, L));
+    all.push_back(in_windows(attention_case("every input", true, L), {"query", "key", "value"}, {{"Hq", 4}}, L));
   }
   return all;
 }

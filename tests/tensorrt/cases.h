@@ -26,10 +26,15 @@ struct Case {
   std::map<std::string, std::string> kept;  // output -> the input whose memory it may share
   Arrays arrays;                            // values of the inputs
   void (*answer)(Arrays&, const Case&);     // puts the outputs beside them
+  // An input -> the tensor [B,L,W] that is given for it: where the input begins in a token of it, and W.
+  std::map<std::string, std::pair<int64_t, int64_t>> windows = {};
 
   double attribute(const std::string& name, double fallback) const;
   bool has(const std::string& input) const { return arrays.count(input) != 0; }
 };
+
+// What is given for an input in such a window: other values beside it.
+Array widened(const Array& input, int64_t first, int64_t width);
 
 // Every op with all of its inputs and with only those it needs, on ragged rows, in prefill and in decode.
 std::vector<Case> cases();

@@ -161,6 +161,9 @@ Case answered(const Case& call, DataType type) {
     array.values = to_values(to_bytes(array.values, data_type(array.type, type)), data_type(array.type, type));
   }
   rounded.answer(rounded.arrays, rounded);
+  for (const auto& [name, place] : rounded.windows) {
+    rounded.arrays[name] = widened(rounded.arrays[name], place.first, place.second);
+  }
   return rounded;
 }
 

@@ -62,6 +62,22 @@ const std::vector<Refusal>& refusals() {
       {"RmsNorm", [](Case& c) { c.attributes = {{"wide", 0}}; }, "input 'residual' must be float16 as input 'x' is",
        true},
       {"RmsNorm", [](Case& c) { c.arrays["residual"].type = 'T'; }, "input 'residual' must be float32, got float16"},
+      {"RmsNorm", [](Case& c) { c.attributes = {{"outputs", "sum"}}; },
+       "attribute 'outputs' must name output 'y' in its place, got 'sum'"},
+      {"RmsNorm", [](Case& c) { c.attributes = {{"outputs", "y,total"}}; }, "attribute 'outputs' names 'total'"},
+      {"CausalConv1d", [](Case& c) { c.attributes = {{"x_at", 4}}; },
+       "input 'x' must be [B, L, W] with W of at least 28, where its window ends, got [?, ?, 24]"},
+      {"CausalConv1d", [](Case& c) { c.attributes = {{"x_at", -1}}; }, "attribute 'x_at' must be an integer of at"},
+      {"CausalConv1d", [](Case& c) { c.attributes = {{"weight_at", 0}}; }, "there is no attribute 'weight_at'"},
+      {"CausalConv1d", [](Case& c) { c.attributes = {{"D", 25}}; },
+       "input 'x' must be [B, L, D=25], got [?, ?, 24]; D is 25 by attribute 'D'"},
+      {"SelectiveScan", [](Case& c) { c.attributes = {{"B_at", 0}}; }, "input 'B' must be [B, L, W], got [?, ?, 2, 16]"},
+      {"SelectiveScan",
+       [](Case& c) {
+         c.attributes = {{"B_at", 0}, {"C_at", 0}};
+         for (const std::string name : {"B", "C"}) c.arrays[name] = widened(c.arrays[name], 0, 32);
+       },
+       "attribute 'G' must say what G is: input 'B', which has it, is a window of another tensor"},
       {"RotaryQueryKey", [](Case& c) { c.arrays["cos"].shape[2] = c.arrays["sin"].shape[2] = 47; },
        "R (rotated features) must be even and at most Dh = 48, got 47"},
       {"RotaryQueryKey", [](Case& c) { c.arrays["cos"].shape[2] = c.arrays["sin"].shape[2] = 50; },

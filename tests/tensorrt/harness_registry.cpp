@@ -78,7 +78,8 @@ void check_fields(const Library& library) {
     const nvinfer1::PluginFieldCollection* fields = creator->fields();
     std::vector<std::string> found;
     for (int i = 0; i < fields->nbFields; ++i) found.push_back(fields->fields[i].name);
-    bool all = found.size() >= 2 && found[found.size() - 2] == "inputs" && found.back() == "T";
+    const std::vector<std::string> last = {"inputs", "outputs", "T"};
+    bool all = found.size() >= last.size() && std::equal(last.begin(), last.end(), found.end() - 3);
     for (const Case& call : cases()) {
       if (call.op != creator->name()) continue;
       for (const auto& attribute : call.attributes) {

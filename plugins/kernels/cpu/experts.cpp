@@ -1,4 +1,4 @@
-// Each token through its experts, in two passes over the pairs of a token and an expert that it chose, sorted by expert:
+// Each token through its experts, in two passes over the pairs of a token and a choice of it, sorted by expert:
 //   1. each expert and block of hidden channels: h = act(gate) * up for all of the expert's pairs;
 //   2. each block of channels: y = the weighted sum of down h + bias over the experts, one after another.
 // Weights are read once for every block of pairs, and those of experts that nobody chose not at all.

@@ -1,5 +1,5 @@
-// y = x weight^T + bias. Rows of both factors are contiguous, so that lanes run along K and nothing is packed: a tile of
-// rows by features is summed in registers.
+// y = x weight^T + bias. Rows of both factors are contiguous, so that lanes run along K and nothing is packed: a tile
+// of rows by features is summed in registers.
 #pragma once
 
 #include "simd.h"
