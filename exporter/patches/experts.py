@@ -28,7 +28,7 @@ LAYOUT = (
     ("is_transposed", False, "keep their weights transposed"),
     ("has_post_expert_norm", False, "have a norm each"),
 )
-"""What transformers says of experts, the value that Experts computes, and what the other means."""
+"""What transformers may say of experts, the value that Experts computes, and what the other means."""
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def check_experts(module: Any) -> None:
     if not goes_through_interface(module):
         raise UserError("do not go through transformers' experts interface")
     for name, expected, otherwise in LAYOUT:
-        if getattr(module, name) is not expected:
+        if getattr(module, name, expected) is not expected:
             raise UserError(otherwise)
     if type(module)._apply_gate.__module__ != ExpertsInterface.__module__:
         raise UserError("have a gate of their own")

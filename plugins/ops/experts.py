@@ -21,6 +21,8 @@ T is float32, float16 or bfloat16; sums are float32. Weights of experts that no 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,7 +30,7 @@ from torch.nn import functional
 from seqexport.plugins.ops.op import Call, Op
 from seqexport.plugins.ops.ragged import accumulation_dtype
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
@@ -68,7 +70,7 @@ def fake(
     return [torch.empty_like(x)]
 
 
-BODY_ACTIVATIONS = {
+BODY_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": ["sigmoid = Sigmoid (gate)", "acted = Mul (gate, sigmoid)"],
     "gelu": ["acted = Gelu (gate)"],
     "gelu_tanh": ['acted = Gelu <approximate = "tanh"> (gate)'],

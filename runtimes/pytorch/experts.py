@@ -16,7 +16,7 @@ IMPLEMENTATION = "_experts_implementation_internal"
 
 def goes_through_interface(module: nn.Module) -> bool:
     """Whether it is a mixture's experts that transformers' interface calls."""
-    return hasattr(module, "_is_expert_parallel")
+    return hasattr(module, "is_concatenated")
 
 
 @contextmanager

@@ -175,7 +175,7 @@ EXPORTED: dict[str, Family] = {
     "nemotron_h_groups": of("NemotronH", **NEMOTRON_H, moe_latent_size=16, n_group=4, topk_group=2),
     "granite_hybrid": of("GraniteMoeHybrid", **GRANITE, num_local_experts=5),
     "granite_hybrid_dense": of("GraniteMoeHybrid", **GRANITE, num_local_experts=0, position_embedding_type="rope"),
-    "jamba": of("Jamba", **JAMBA, num_experts=5, expert_layer_period=3, expert_layer_offset=0),
+    "jamba": of("Jamba", **JAMBA, num_experts=4, expert_layer_period=3, expert_layer_offset=0),
     "lfm2": of("Lfm2", **SIZES, layer_types=["conv", "full_attention", "conv"]),
     "lfm2_moe": of("Lfm2Moe", **LFM2_MOE),
     "mixtral": of("Mixtral", **SIZES, num_local_experts=5),

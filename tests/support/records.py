@@ -49,6 +49,21 @@ def record(outcomes: Mapping[tuple[str, str, str], bool], versions: Mapping[str,
     return Record(datetime.date.today().isoformat(), dict(versions), tried, passed)
 
 
+def continued(before: Record, made: Record, outcomes: Mapping[tuple[str, str, str], bool]) -> Record:
+    """A record that keeps what an earlier run with the same versions says of the same models and other cases."""
+    if before.versions != made.versions:
+        return made
+    kept = {
+        (family, dtype, backend): True
+        for family, backends in before.passed.items()
+        for backend in backends
+        for dtype in before.dtypes(family, backend)
+    }
+    whole = record({**kept, **outcomes}, made.versions)
+    same = {family: told for family, told in before.tried.items() if family in EXPORTED and told == digest(family)}
+    return msgspec.structs.replace(whole, tried={**same, **whole.tried})
+
+
 def write(file: Path, made: Record) -> None:
     file.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
 
@@ -81,4 +96,5 @@ class Recorder:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if not hasattr(session.config, "workerinput"):
-            write(self.file, record(self.outcomes, {name: importlib.metadata.version(name) for name in PACKAGES}))
+            made = record(self.outcomes, {name: importlib.metadata.version(name) for name in PACKAGES})
+            write(self.file, continued(_read(self.file), made, self.outcomes) if self.file.exists() else made)
