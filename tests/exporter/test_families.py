@@ -24,6 +24,7 @@ from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.quiet import quiet
 from tests.exporter.families import EXPORTED, REFUSED, REFUSED_IN_TRACING, VOCAB, build, save
 from tests.exporter.reading import Exported, Reading, assert_reads, export, open_session, original, torch_feed
+from tests.exporter.windows import cut_out
 from tests.support import PROPERTY, Case, cases
 
 LENGTHS = (9, 5, 1)
@@ -86,6 +87,7 @@ def test_family_gives_the_originals_logits_and_tokens(
     graph = graph.clone()
     for fuse in FUSIONS if case.backend == "fused" else ():
         fuse(graph)
+    cut_out(graph)
     add_bodies(graph)
     return assert_reads(Exported(model, specs, open_session(graph, library)).feed, model, expected)
 
