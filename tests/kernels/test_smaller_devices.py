@@ -33,11 +33,8 @@ def test_less_shared_memory(kernels: object, file: str, select: str, limit: int)
 
 
 @pytest.mark.parametrize(
-<<<<<<< HEAD
-    "file", ["test_selective_scan.py", "test_causal_attention.py", "test_linear.py", "test_experts.py"]
-=======
-    "file", ["test_selective_scan.py", "test_ssd_scan.py", "test_causal_attention.py", "test_linear.py"]
->>>>>>> ssd
+    "file",
+    ["test_selective_scan.py", "test_ssd_scan.py", "test_causal_attention.py", "test_linear.py", "test_experts.py"],
 )
 def test_without_overlapping_launches(kernels: object, file: str) -> None:
     _run(file, "test_graph_capture or test_ragged or test_groups", SEQEXPORT_PDL="0")
