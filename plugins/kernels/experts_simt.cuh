@@ -1,5 +1,6 @@
 // The products of many tokens without tensor cores: float32, devices before sm_80, and rows that are no whole vectors.
-// A thread has 8 pairs by 2 features of both halves.
+// A thread has 8 pairs by 2 features of both halves. Sums over kRun of the depth are added up, so that their error does
+// not grow with all of it.
 #pragma once
 
 #include "experts_product.cuh"
@@ -8,6 +9,7 @@ namespace seqexport {
 namespace experts_simt {
 
 constexpr int kHalf = 32, kDepth = 16, kThreads = 128;
+constexpr int kRun = 8 * kDepth;
 constexpr int kPairs = 8, kColumns = 2;  // of a thread
 constexpr int kStride = kTileRows + 4;   // of a row of depth, aligned to 16 bytes
 static_assert(2 * kHalf == kTileRows, "both factors are tiles of one shape");
@@ -35,6 +37,17 @@ struct Rows {
   }
 };
 
+__device__ __forceinline__ void add_and_clear(float (&sums)[kPairs][2][kColumns], float (&run)[kPairs][2][kColumns]) {
+#pragma unroll
+  for (int m = 0; m < kPairs; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) sums[m][half][i] += run[m][half][i], run[m][half][i] = 0.f;
+    }
+  }
+}
+
 template <typename T, ExpertProduct kProduct>
 __global__ void __launch_bounds__(kThreads) product_kernel(ExpertsParams p, ManyPairs<T> many) {
   __shared__ __align__(16) float a[kDepth][kStride], b[kDepth][kStride];
@@ -43,7 +56,7 @@ __global__ void __launch_bounds__(kThreads) product_kernel(ExpertsParams p, Many
   const ExpertOperands<T, kProduct> operands{p, many, many.sorted.tiles[blockIdx.y]};
   const int first_pair = threadIdx.x / (kHalf / kColumns) * kPairs;
   const int column = threadIdx.x % (kHalf / kColumns) * kColumns;
-  float sums[kPairs][2][kColumns] = {};
+  float sums[kPairs][2][kColumns] = {}, run[kPairs][2][kColumns] = {};
   const Rows<T> rows([&](int r) -> const T* {
     const int pair = operands.tile.first + r;
     return pair < operands.tile.end ? operands.row(pair) : nullptr;
@@ -65,12 +78,13 @@ __global__ void __launch_bounds__(kThreads) product_kernel(ExpertsParams p, Many
         const float2 pair = load_pair(&b[i][half * kHalf + column]);
 #pragma unroll
         for (int m = 0; m < kPairs; ++m) {
-          sums[m][half][0] = fmaf(pairs[m], pair.x, sums[m][half][0]);
-          sums[m][half][1] = fmaf(pairs[m], pair.y, sums[m][half][1]);
+          run[m][half][0] = fmaf(pairs[m], pair.x, run[m][half][0]);
+          run[m][half][1] = fmaf(pairs[m], pair.y, run[m][half][1]);
         }
       }
     }
     __syncthreads();
+    if ((k + kDepth) % kRun == 0 || k + kDepth >= operands.depth()) add_and_clear(sums, run);
   }
 #pragma unroll
   for (int m = 0; m < kPairs; ++m) {
