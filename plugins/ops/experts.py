@@ -70,7 +70,7 @@ def fake(
     return [torch.empty_like(x)]
 
 
-BODY_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+BODY_ACTIVATIONS = {
     "silu": ["sigmoid = Sigmoid (gate)", "acted = Mul (gate, sigmoid)"],
     "gelu": ["acted = Gelu (gate)"],
     "gelu_tanh": ['acted = Gelu <approximate = "tanh"> (gate)'],
