@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,9 @@ class Family:
     settings: dict[str, Any]
 
     def __call__(self) -> PreTrainedModel:
-        model: PreTrainedModel = tf.AutoModelForCausalLM.from_config(getattr(tf, f"{self.kind}Config")(**self.settings))
+        settings = copy.deepcopy(self.settings)  # transformers writes into those of rotary embeddings
+        config = getattr(tf, f"{self.kind}Config")(**settings)
+        model: PreTrainedModel = tf.AutoModelForCausalLM.from_config(config)
         return model
 
 
