@@ -16,7 +16,7 @@ from seqexport.plugins.ops.op import Call
 from seqexport.plugins.ops.ragged import TOKEN_MASK
 
 CHUNK = 64
-"""Tokens; measured in exporter/benchmarks/ssd_bodies.py."""
+"""Tokens; measured with ONNX Runtime on a CPU."""
 
 PARTS = 4
 """Of a sum over N, of up to 256."""

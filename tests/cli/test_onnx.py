@@ -291,7 +291,8 @@ def test_the_language_model_of_a_model_of_more_than_text_is_exported(run: Run, w
 def test_the_language_model_inside_may_need_what_there_is_not(run: Run, work: Path) -> None:
     folder = save(WRAPPERS["qwen3_5"][0], work.parent / "qwen3_5")
     assert run("onnx", "--model", folder, "-o", "out").refusal == (
-        "Qwen3_5ForCausalLM needs the op GatedDeltaRule, which this version does not have"
+        "Qwen3_5ForCausalLM needs the op GatedDeltaRule, which this version does not have, in layer 0 "
+        "(Qwen3_5GatedDeltaNet)"
     )
     assert contents(work) == {}
 

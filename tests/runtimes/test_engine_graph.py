@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.ops import OPS
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.trt.graph import drops_bodies, graph_bytes
 from tests.conftest import Exported
@@ -59,12 +60,22 @@ def test_dropped_functions_leave_what_the_target_tensorrt_has(name: str, exporte
 
 
 def _nodes(model: onnx.ModelProto, ops: set[str]) -> list[Any]:
-    """Of these ops, without the type that TensorRT before 10 is told, which takes no portable graph."""
+    """Of these ops, without the type that TensorRT before 10 is told, which takes no portable graph, and without
+    windows, which no function body can read."""
     return [
-        (n.op_type, len(n.input), n.overload, {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute} | T)
+        (n.op_type, len(n.input), n.overload, {k: v for k, v in _attributes(n).items() if k not in _windows(n)} | T)
         for n in model.graph.node
         if n.domain == "seqexport" and n.op_type in ops
     ]
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _windows(node: onnx.NodeProto) -> set[str]:
+    windows = OPS[node.op_type].windows
+    return {*(f"{name}_at" for name in windows), *(size for sizes in windows.values() for size in sizes)}
 
 
 T = {"T": None}
