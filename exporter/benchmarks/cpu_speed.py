@@ -4,7 +4,7 @@
 
 fp32, batch 1, two threads, last logits; a prompt of 1024 tokens, then single tokens after it. Each measurement runs
 in a process of its own, the forms in turn, so that no thread pool waits beside another and drift hits all alike.
-PyTorch uses SDPA attention and, for Mamba, the plain path of transformers (its CUDA kernels do not run on a CPU).
+PyTorch uses SDPA attention and, for the Mambas, the plain path of transformers (its CUDA kernels do not run on a CPU).
 The op library is measured where `seqexport plugins build` has built it. A token's floor is the time in which the
 weights are read once at the bandwidth of a large copy, counting what it reads and writes.
 """
@@ -33,11 +33,21 @@ PROMPT, STEPS, THREADS, VOCABULARY = 1024, 40, 2, 50280
 MODELS = {
     "mamba": "MambaForCausalLM(MambaConfig(hidden_size=768, num_hidden_layers=24, rescale_prenorm_residual=False,"
     f" vocab_size={VOCABULARY}))",
+    "mamba2": "Mamba2ForCausalLM(Mamba2Config(hidden_size=768, num_hidden_layers=24, num_heads=24, head_dim=64,"
+    f" n_groups=1, state_size=128, rescale_prenorm_residual=False, tie_word_embeddings=True, vocab_size={VOCABULARY}))",
     "llama": "LlamaForCausalLM(LlamaConfig(hidden_size=768, num_hidden_layers=12, intermediate_size=2048,"
     f" num_attention_heads=12, max_position_embeddings=4096, tie_word_embeddings=True, vocab_size={VOCABULARY}))",
 }
-BODIES = {"mamba": {"prefill": 4.0, "decode": 2.2}, "llama": {"prefill": 1.0, "decode": 1.0}}
-LIBRARY = {"mamba": {"prefill": 5.0, "decode": 2.2}, "llama": {"prefill": 1.0, "decode": 1.0}}
+BODIES = {
+    "mamba": {"prefill": 4.0, "decode": 2.2},
+    "mamba2": {"prefill": 1.5, "decode": 2.0},
+    "llama": {"prefill": 1.0, "decode": 1.0},
+}
+LIBRARY = {
+    "mamba": {"prefill": 5.0, "decode": 2.2},
+    "mamba2": {"prefill": 4.0, "decode": 2.0},
+    "llama": {"prefill": 1.0, "decode": 1.0},
+}
 """How many times faster than PyTorch it shall be, without and with the op library."""
 
 Form = tuple[str, str, bool]
@@ -132,7 +142,8 @@ def _time(backend: str, bundle: str, *, with_library: bool) -> dict[str, float]:
     from seqexport.runtimes.bundle import open_bundle
 
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (1, PROMPT))
-    with open_runner(backend, open_bundle(bundle, check_files=False), threads=THREADS, plugins=with_library) as runner:
+    options: dict[str, Any] = {"threads": THREADS, **({"plugins": with_library} if backend == "ort" else {})}
+    with open_runner(backend, open_bundle(bundle, check_files=False), **options) as runner:
         prefills = []
         for _ in range(3):
             session = runner.session(1, PROMPT + STEPS)
