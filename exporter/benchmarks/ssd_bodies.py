@@ -10,19 +10,16 @@ com.microsoft is faster still, its transposes included: that is what target ``or
 from __future__ import annotations
 
 import functools
-import statistics
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import click
 import msgspec
-import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import torch
 
+from seqexport.exporter.benchmarks.op_bodies import THREADS, milliseconds
 from seqexport.exporter.passes.functions import define
 from seqexport.exporter.passes.ort import MICROSOFT, ssd_scan
 from seqexport.plugins.ops import DOMAIN, OPS, Call
@@ -31,7 +28,7 @@ from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.output import write_json
 from seqexport.runtimes.tables import FittedTable, open_console
 
-H, P, N, THREADS, REPEATS = 24, 64, 128, 2, 9
+H, P, N, REPEATS = 24, 64, 128, 9
 LENGTHS, OPSET = (1, 16, 64, 500, 2048), 20
 OP = OPS["SsdScan"]
 Form = Callable[[ir.Node, Call], list[str]]
@@ -84,18 +81,8 @@ def _time(
         ir.Graph([*inputs.values()], node.outputs, nodes=[node], opset_imports=opsets, name="g"), ir_version=10
     )
     define(model, DOMAIN, [(node, form(node, Call(frozenset(values), attributes)))], {"": OPSET, MICROSOFT: 1})
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, THREADS
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
     feeds = {name: value.numpy() for name, value in values.items()}
-    error = np.linalg.norm(session.run(None, feeds)[0] - truth) / np.linalg.norm(truth)
-    assert error < bound, f"error {error:.1e} against float64"
-    times = []
-    for _ in range(REPEATS):
-        start = perf_counter()
-        session.run(None, feeds)
-        times.append((perf_counter() - start) * 1e3)
-    return round(statistics.median(times), 3)
+    return milliseconds(ir.to_proto(model).SerializeToString(), feeds, truth, bound=bound, repeats=REPEATS)
 
 
 def _input(name: str, value: torch.Tensor) -> ir.Value:

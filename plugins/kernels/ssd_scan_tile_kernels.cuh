@@ -6,7 +6,8 @@
 
 namespace seqexport {
 
-// Scans tokens t_begin to t_end of the rows of a block, from and to the states that of_warp(place) gives.
+// Scans tokens t_begin to t_end of the rows of a block, from the states at start(place), and leaves them at end(place, sum)
+// unless that is null; both are of a head whose warp is there.
 template <typename Traits, bool kLocal, typename Start, typename End>
 __device__ __forceinline__ void scan_ssd_tiles(const SsdScanParams& p, const SsdVectors& vectors, int block, int b,
                                                int t_begin, int t_end, const Start& start, const End& end) {
