@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from seqexport.exporter import models, notes
 from seqexport.exporter.causal_lm import discover_states, trace
+from seqexport.exporter.fingerprint import fingerprint
 from seqexport.exporter.interface import axes_of
 from seqexport.exporter.original import Original, load
 from seqexport.exporter.passes.functions import is_in
@@ -211,6 +212,7 @@ def _manifest(
             transformers=transformers.__version__,
             date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
             clamped=tuple(original.clamped),
+            weights=fingerprint(model),
         ),
         files={},
     )

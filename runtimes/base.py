@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
 
@@ -12,8 +14,13 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes import chunks
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.manifest import Manifest
+from seqexport.runtimes.finite import check_logits
+from seqexport.runtimes.manifest import StateSpec
+from seqexport.runtimes.sampling import Sampling
+from seqexport.runtimes.session_file import read_session, write_session
+from seqexport.runtimes.snapshot import RECENT, Checkpoints, Snapshot, newest
 
 Tokens = NDArray[np.int64]
 Lengths = NDArray[np.int32]
@@ -42,9 +49,13 @@ class Session(Closing):
         batch: how many sequences.
         capacity: the most tokens that a sequence may have.
         lengths: int32[batch], tokens that each sequence has now.
+        logits: float32[batch, vocab] after the last token of each sequence; zeros where it has none.
+        recent: int64[batch, 32], the last tokens of each sequence, the newest at the end; -1 where there is none.
+        sampling: how ``generate`` chooses; the likeliest tokens until it is told otherwise.
     """
 
-    def __init__(self, manifest: Manifest, batch: int, capacity: int) -> None:
+    def __init__(self, runner: Runner, batch: int, capacity: int) -> None:
+        manifest = runner.manifest
         if batch < 1:
             raise UserError(f"batch size {batch}: expected at least 1")
         if manifest.capacity is not None and capacity > manifest.capacity:
@@ -52,8 +63,21 @@ class Session(Closing):
                 f"capacity of {capacity} tokens: the bundle was exported for at most {manifest.capacity}; "
                 f"shorten the prompt{manifest.or_hold_more}"
             )
-        self.manifest, self.batch, self.capacity = manifest, batch, capacity
-        self.lengths: Lengths = np.zeros(batch, np.int32)
+        self.runner, self.manifest, self.batch, self.capacity = runner, manifest, batch, capacity
+        self._checkpoints: Checkpoints | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.lengths: Lengths = np.zeros(self.batch, np.int32)
+        self.logits: Floats = np.zeros((self.batch, self.manifest.vocab_size), np.float32)
+        self.recent: Tokens = np.full((self.batch, RECENT), -1, np.int64)
+        self.sampling = Sampling()
+        self._generators = self.sampling.generators(self.batch)
+
+    @property
+    def position(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self.lengths.max())
 
     def prefill(self, tokens: Tokens, seq_lens: Lengths | None = None) -> Floats:
         """Feed tokens [batch, L], of which the first ``seq_lens[b]`` of sequence b are valid; any L, again and again.
@@ -67,13 +91,158 @@ class Session(Closing):
         """
         tokens = np.ascontiguousarray(tokens, np.int64)
         seq_lens = self._check(tokens, seq_lens)
+        if self._checkpoints is None:
+            return self._read(tokens, seq_lens)
+        whole = self.manifest.logits == "all"
+        parts = chunks.split(tokens, seq_lens, self._checkpoints.every, whole=whole)
+        return chunks.merge(parts, [self._read(part.tokens, part.seq_lens) for part in parts], whole=whole)
+
+    def _read(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
         logits = self._run(tokens, seq_lens)
         self.lengths = self.lengths + seq_lens
+        last = logits[:, 0] if logits.shape[1] == 1 else logits[np.arange(self.batch), np.maximum(seq_lens, 1) - 1]
+        self.logits = last if seq_lens.all() else np.where(seq_lens[:, None] > 0, last, self.logits)
+        self.recent = newest(self.recent, tokens, seq_lens)
+        if self._checkpoints is not None and self._checkpoints.due(self.position):
+            self._checkpoints.add(self._snapshot(caches=False))
         return logits
 
     def step(self, tokens: Tokens) -> Floats:
         """Feed one token a sequence, int64 [batch]; gives float32 logits [batch, vocab]."""
         return self.prefill(np.asarray(tokens, np.int64).reshape(self.batch, 1))[:, -1]
+
+    def generate(
+        self, max_new_tokens: int = 128, sampling: Sampling | None = None, *, read_last: bool = True
+    ) -> Iterator[Tokens]:
+        """Go on after what was read, one token a sequence at a time, as long as any sequence goes on.
+
+        Each token is read before the next is chosen, and the last one when the iteration ends or is left: what comes
+        next, a prompt or more of this, comes after every token that was given.
+
+        Args:
+            max_new_tokens: stop after so many.
+            sampling: how to choose; None: as before, and with the random numbers that would have come.
+            read_last: False leaves the last token unread, for a session that does not go on.
+
+        Returns:
+            int64[batch] each time; -1 for a sequence that has ended: with an end-of-text token, which is neither given
+            nor read, or with a full cache. The token that a cache has no room for is given with ``read_last=False``.
+
+        Raises:
+            UserError: a sequence has no token yet, ``max_new_tokens`` is below 1, or the logits are not finite.
+        """
+        if max_new_tokens < 1:
+            raise UserError(f"`max_new_tokens` {max_new_tokens}: expected at least 1")
+        if not self.lengths.all():
+            raise UserError("the prompt is empty: give at least one token of text")
+        if sampling is not None:
+            self.sampling, self._generators = sampling, sampling.generators(self.batch)
+        return self._generated(max_new_tokens, read_last)
+
+    def _generated(self, max_new_tokens: int, read_last: bool) -> Iterator[Tokens]:
+        alive = np.ones(self.batch, bool)
+        for made in range(1, max_new_tokens + 1):
+            chosen = self._choose(alive & self._has_room() if read_last else alive)
+            if (chosen < 0).all():
+                return
+            alive = (chosen >= 0) & self._has_room()
+            goes_on = False
+            try:
+                yield chosen.copy()
+                goes_on = made < max_new_tokens
+            finally:
+                if alive.any() and (goes_on or read_last):
+                    self.prefill(np.where(alive, chosen, 0)[:, None], alive.astype(np.int32))
+
+    def _has_room(self) -> NDArray[np.bool_]:
+        return np.ones(self.batch, bool) if self.manifest.capacity is None else self.lengths < self.capacity
+
+    def _choose(self, alive: NDArray[np.bool_]) -> Tokens:
+        chosen = np.full(self.batch, -1, np.int64)
+        for row in np.flatnonzero(alive).tolist():
+            check_logits(self.runner, self.logits[row], f"sequence {row + 1} after {self.lengths[row]} tokens")
+            token = self.sampling.choose(self.logits[row], self._generators, row)
+            if token not in self.manifest.eos_token_ids:
+                chosen[row] = token
+        return chosen
+
+    def keep(self, every: int, max_bytes: int) -> None:
+        """From now on keep checkpoints to ``rewind`` to.
+
+        Args:
+            every: tokens from one to the next, at least; longer prompts are read in pieces of so many.
+            max_bytes: of all of them; the oldest go first.
+
+        Raises:
+            UserError: ``every`` is below 1, or not one checkpoint is so small.
+        """
+        if every < 1:
+            raise UserError(f"`every` {every}: expected at least 1")
+        needed = self._snapshot(caches=False).nbytes
+        if needed > max_bytes:
+            raise UserError(f"`max_bytes` {max_bytes}: a checkpoint of this session takes {needed}; give more")
+        self._checkpoints = Checkpoints(every, max_bytes)
+
+    def rewind(self, tokens: int) -> int:
+        """Go back to the newest checkpoint at which no sequence had more than ``tokens`` tokens, or else to the start.
+
+        Returns:
+            Tokens that the longest sequence has now; what came after them is to be fed again.
+
+        Raises:
+            UserError: it never had so many tokens.
+        """
+        if not 0 <= tokens <= self.position:
+            raise UserError(f"`tokens` {tokens}: expected 0 to {self.position}, which the session has now")
+        if tokens < self.position:
+            snapshot = self._checkpoints.back_to(tokens) if self._checkpoints is not None else None
+            if snapshot is None:
+                self.reset()
+            else:
+                self._restore(snapshot)
+        return self.position
+
+    def reset(self) -> None:
+        """Make it empty again, as a new session is; what ``keep`` was told stays."""
+        fixed = [spec for spec in self.manifest.states if not spec.grows]
+        zeros = {spec.past_name: np.zeros(spec.sizes(self.batch, 0), np.float32) for spec in fixed}
+        self._write(zeros, np.zeros(self.batch, np.int32))
+        self._begin()
+        if self._checkpoints is not None:
+            self._checkpoints.back_to(0)
+
+    def fork(self) -> Session:
+        """A second session that goes on from here on its own, with the same random numbers and checkpoints."""
+        other = self.runner.session(self.batch, self.capacity)
+        other._restore(self._snapshot())
+        other._checkpoints = self._checkpoints.copy() if self._checkpoints is not None else None
+        return other
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all that the session is, but for its checkpoints, to a file that ``Model.restore`` reads.
+
+        The file appears whole or not at all, and what it replaces stays until then.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        write_session(Path(path), self.runner.bundle, self._snapshot())
+
+    def _snapshot(self, *, caches: bool = True) -> Snapshot:
+        specs = [spec for spec in self.manifest.states if caches or not spec.grows]
+        return Snapshot(
+            lengths=self.lengths.copy(),
+            states={spec.past_name: self._read_state(spec) for spec in specs},
+            logits=self.logits.copy(),
+            recent=self.recent.copy(),
+            sampling=self.sampling,
+            generators=self._generators.copy(),
+        )
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self._write(snapshot.states, snapshot.lengths)
+        self.lengths, self.logits, self.recent = snapshot.lengths.copy(), snapshot.logits, snapshot.recent
+        self.sampling, self._generators = snapshot.sampling, snapshot.generators.copy()
 
     def _check(self, tokens: Tokens, seq_lens: Lengths | None) -> Lengths:
         if tokens.ndim != 2 or tokens.shape[0] != self.batch or tokens.shape[1] == 0:
@@ -116,17 +285,27 @@ class Session(Closing):
                 raise UserError(f"{spec.past_name}: {held} tokens, the session's capacity is {self.capacity}")
         return lengths
 
+    def read_states(self) -> States:
+        """Every state by its ``past_key_values.<layer>.<kind>`` name; caches cut to the longest sequence's length."""
+        return {spec.past_name: self._read_state(spec) for spec in self.manifest.states}
+
+    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        """Take over states as ``read_states`` gives them, and the sequences' lengths; then feed before ``generate``."""
+        lengths = self._check_states(states, lengths)
+        self._write(states, lengths)
+        self.lengths = lengths.copy()
+
     @abstractmethod
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
         """Run checked inputs and keep the new states."""
 
     @abstractmethod
-    def read_states(self) -> States:
-        """Every state by its ``past_key_values.<layer>.<kind>`` name; caches cut to the longest sequence's length."""
+    def _read_state(self, spec: StateSpec) -> NDArray[np.floating]:
+        """A copy of a state; a cache cut to the longest sequence's length."""
 
     @abstractmethod
-    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        """Take over states as ``read_states`` gives them, and the sequences' lengths."""
+    def _write(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        """Take over checked states of sequences of ``lengths`` tokens; a cache that is not given keeps its rows."""
 
 
 class Runner(Closing):
@@ -145,3 +324,20 @@ class Runner(Closing):
     @abstractmethod
     def session(self, batch: int = 1, capacity: int | None = None) -> Session:
         """Empty states for a batch; ``capacity`` defaults to all that the bundle allows."""
+
+    def restore(self, path: str | os.PathLike[str], capacity: int | None = None) -> Session:
+        """A session that goes on where one was saved, on this backend or another.
+
+        Raises:
+            UserError: the file cannot be read, is damaged, or was saved from another model or in another dtype; or the
+                capacity does not hold its tokens.
+        """
+        snapshot = read_session(Path(path), self.bundle)
+        session = self.session(len(snapshot.lengths), capacity)
+        try:
+            session._check_capacity(snapshot.lengths)
+            session._restore(snapshot)
+        except UserError:
+            session.close()
+            raise
+        return session

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seqexport.runtimes.base import Floats, Lengths, Tokens
+if TYPE_CHECKING:
+    from seqexport.runtimes.base import Floats, Lengths, Tokens
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from seqexport.plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from seqexport.runtimes.base import Floats, Runner
 
 ADVICE = {
     "float16": "export in bf16 or fp32, whose numbers reach further",
@@ -24,3 +29,14 @@ def not_finite(array: NDArray[Any]) -> str | None:
     nan = np.isnan(bad)
     kinds = ([] if nan.all() else ["infinite"]) + (["NaN"] if nan.any() else [])
     return f"{bad.size:,} of {array.size:,} values ({' and '.join(kinds)})"
+
+
+def check_logits(runner: Runner, logits: Floats, where: str) -> None:
+    """Refuse logits that are not finite: no choice among them means anything.
+
+    Raises:
+        UserError: how many values, and what may help.
+    """
+    if told := not_finite(logits):
+        dtype = runner.manifest.dtype
+        raise UserError(f"the logits of {where} are not finite on {runner.backend} in {dtype}: {told}; {ADVICE[dtype]}")

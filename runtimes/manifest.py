@@ -88,6 +88,8 @@ class Source(Record, frozen=True, omit_defaults=True):
 
     Attributes:
         clamped: weights of which some values were beyond the dtype, and were set to its limit as the export was asked.
+        weights: sha256 of them as they were exported, the same for every target; empty where an older seqexport
+            exported them.
     """
 
     model: str
@@ -97,6 +99,7 @@ class Source(Record, frozen=True, omit_defaults=True):
     transformers: str
     date: str
     clamped: tuple[str, ...] = ()
+    weights: str = ""
 
 
 class LanguageModel(Record, frozen=True):

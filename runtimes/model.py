@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
+
+from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Closing, Runner, Session
 from seqexport.runtimes.chat import Message, chat_prompt
-from seqexport.runtimes.generate import Sampling, new_tokens
+from seqexport.runtimes.generate import new_tokens
+from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.tokenizer import BundleTokenizer, TextStream
 
 MAX_NEW_TOKENS = 128
@@ -42,6 +48,17 @@ class Model(Closing):
             capacity: the most tokens that a sequence may have; default: the bundle's capacity.
         """
         return self._runner.session(batch, capacity)
+
+    def restore(self, path: str | os.PathLike[str], capacity: int | None = None) -> Session:
+        """The session that ``Session.save`` wrote, here or on another machine or backend: it goes on token for token.
+
+        Args:
+            capacity: the most tokens that a sequence may have; default: the bundle's capacity.
+
+        Raises:
+            Error: the file cannot be read, is damaged, or was saved from another model or in another dtype.
+        """
+        return self._runner.restore(path, capacity)
 
     def stream(
         self,
@@ -117,6 +134,42 @@ class Model(Closing):
         sampling = Sampling(temperature, top_k, top_p, seed)
         ids = self.tokenizer.encode(chat_prompt(self.bundle, messages), special_tokens=False)
         return (piece for _, piece in self._pieces([ids], max_new_tokens, sampling))
+
+    def resume(
+        self,
+        session: Session,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Go on with a session of one sequence, after a prompt or where it stands, in pieces as ``stream`` gives them.
+
+        The session has then read all text that was given, also where the iteration is left.
+
+        Args:
+            session: of this model.
+            prompt: is read first; may be empty where the session has text.
+            max_new_tokens: stop after so many; an end-of-text token or a full cache stops sooner.
+            temperature, top_k, top_p, seed: as in ``stream``; none of them: as the session did before, with the random
+                numbers that would have come.
+
+        Raises:
+            Error: the session has several sequences, or as ``stream``.
+        """
+        if session.batch != 1:
+            raise UserError(f"`session` of {session.batch} sequences: expected one, whose text goes on")
+        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+        sampling = Sampling(**given) if given else None
+        if prompt:
+            session.prefill(np.array([self.tokenizer.encode(prompt, special_tokens=session.position == 0)]))
+        stream = self.tokenizer.stream(after=session.recent[session.recent >= 0].tolist())
+        tokens = ((0, int(token)) for (token,) in session.generate(max_new_tokens, sampling))
+        return (piece for _, piece in _texts([stream], tokens))
 
     def _pieces(self, ids: list[list[int]], max_new_tokens: int, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """New text as it comes, with the index of its prompt."""

@@ -16,6 +16,13 @@ def storage(dtype: str) -> np.dtype[Any]:
     return np.dtype("uint16" if dtype == "bfloat16" else dtype)
 
 
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """NumPy's own dtype, and ml_dtypes' bfloat16."""
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, dtype, dtype))
+
+
 def to_float32(array: Array, dtype: str) -> NDArray[np.float32]:
     """A new float32 array of values that are stored as ``storage(dtype)``."""
     if dtype != "bfloat16":

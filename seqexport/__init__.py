@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from seqexport.runtimes.base import Session
     from seqexport.runtimes.bundle import Bundle, open_bundle
     from seqexport.runtimes.model import Model
+    from seqexport.runtimes.sampling import Sampling
 
     __version__: str
 
@@ -27,6 +28,7 @@ _HOMES = {
     "Bundle": "seqexport.runtimes.bundle:Bundle",
     "Error": "seqexport.plugins.errors:UserError",
     "Model": "seqexport.runtimes.model:Model",
+    "Sampling": "seqexport.runtimes.sampling:Sampling",
     "Session": "seqexport.runtimes.base:Session",
     "compare": "seqexport.exporter.api:compare",
     "export": "seqexport.exporter.api:export",
@@ -39,6 +41,7 @@ __all__ = [
     "Bundle",
     "Error",
     "Model",
+    "Sampling",
     "Session",
     "__version__",
     "compare",

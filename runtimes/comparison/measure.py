@@ -14,7 +14,7 @@ import psutil
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner, Session, Tokens
-from seqexport.runtimes.generate import check_logits
+from seqexport.runtimes.finite import check_logits
 from seqexport.runtimes.manifest import ITEM_BYTES, Record
 
 SAMPLE_SECONDS = 0.002

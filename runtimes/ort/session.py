@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Floats, Lengths, Session, States, Tokens
+from seqexport.runtimes.base import Floats, Lengths, Session, Tokens
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.ort import cuda
 from seqexport.runtimes.ort.tensor import Tensor
@@ -26,9 +26,10 @@ class OrtSession(Session):
     present, if the graph updates it in place, else two. In place it may have to hold padded tokens beyond the capacity.
     """
 
+    runner: OrtRunner
+
     def __init__(self, runner: OrtRunner, batch: int, capacity: int) -> None:
-        super().__init__(runner.manifest, batch, capacity)
-        self.runner = runner
+        super().__init__(runner, batch, capacity)
         self._room = capacity
         self._past = {s.past_name: self._zeros(s) for s in self.manifest.states}
         self._present = {
@@ -118,17 +119,15 @@ class OrtSession(Session):
             past, present = spec.past_name, spec.present_name
             self._past[past], self._present[present] = self._present[present], self._past[past]
 
-    def read_states(self) -> States:
-        longest = int(self.lengths.max())
-        states = {s: self._past[s.past_name].read() for s in self.manifest.states}
-        return {s.past_name: (x[:, :, :longest] if s.grows else x).copy() for s, x in states.items()}
+    def _read_state(self, spec: StateSpec) -> NDArray[np.floating]:
+        state = self._past[spec.past_name].read()
+        return (state[:, :, : self.position] if spec.grows else state).copy()
 
-    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        lengths = self._check_states(states, lengths)
-        arrays = {s.past_name: self._fitted(s, states[s.past_name]) for s in self.manifest.states}
+    def _write(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        given = [spec for spec in self.manifest.states if spec.past_name in states]
+        arrays = {spec.past_name: self._fitted(spec, states[spec.past_name]) for spec in given}
         for name, array in arrays.items():
             self._past[name].write(array)
-        self.lengths = lengths.copy()
 
     def close(self) -> None:
         self._close_decoder()

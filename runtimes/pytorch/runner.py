@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
+from seqexport.runtimes.base import Floats, Lengths, Runner, Session, Tokens
 from seqexport.runtimes.bundle import MEMORY, Bundle
-from seqexport.runtimes.manifest import Logits
+from seqexport.runtimes.manifest import Logits, StateSpec
 from seqexport.runtimes.pytorch.cache import new_cache, read, tensor_dtype, write
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.pytorch.experts import experts_implementation
@@ -165,9 +165,10 @@ def load_original_of(bundle: Bundle, source: str | None = None, *, trust_remote_
 class TorchSession(Session):
     """One cache for the whole batch while its sequences are equally long, else one each."""
 
+    runner: TorchRunner
+
     def __init__(self, runner: TorchRunner, batch: int, capacity: int) -> None:
-        super().__init__(runner.manifest, batch, capacity)
-        self._runner = runner
+        super().__init__(runner, batch, capacity)
         self._wide = runner.arithmetic == "float64"
         self._recurrent = any(spec.kind == "recurrent_state" for spec in self.manifest.states)
         self._caches = [new_cache(runner.model)]
@@ -186,7 +187,7 @@ class TorchSession(Session):
 
     def _feed(self, cache: DynamicCache, ids: Tensor, *, fresh: bool) -> Tensor:
         size = 1 if self._recurrent and not fresh else ids.shape[1]
-        logits = [self._runner.forward(chunk, cache) for chunk in torch.split(ids, size, dim=1)]
+        logits = [self.runner.forward(chunk, cache) for chunk in torch.split(ids, size, dim=1)]
         return logits[-1] if self.manifest.logits == "last" else torch.cat(logits, dim=1)
 
     def _rows(self) -> list[slice]:
@@ -194,42 +195,35 @@ class TorchSession(Session):
         each = self.batch // len(self._caches)
         return [slice(start, start + each) for start in range(0, self.batch, each)]
 
-    def read_states(self) -> States:
-        longest = int(self.lengths.max())
-        states: States = {}
-        for spec in self.manifest.states:
-            dtype = tensor_dtype(spec, self._wide)
-            whole = torch.zeros(spec.sizes(self.batch, longest), dtype=dtype)
-            for cache, rows in zip(self._caches, self._rows(), strict=True):
-                kept = read(cache, spec)
-                if kept is not None and spec.grows:
-                    end = int(self.lengths[rows][0])
-                    whole[rows, :, end - kept.shape[2] : end] = kept.cpu()
-                elif kept is not None:
-                    whole[rows] = kept.cpu()
-            states[spec.past_name] = _to_numpy(whole)
-        return states
+    def _read_state(self, spec: StateSpec) -> NDArray[np.floating]:
+        whole = torch.zeros(spec.sizes(self.batch, self.position), dtype=tensor_dtype(spec, self._wide))
+        for cache, rows in zip(self._caches, self._rows(), strict=True):
+            kept = read(cache, spec)
+            if kept is not None and spec.grows:
+                end = int(self.lengths[rows][0])
+                whole[rows, :, end - kept.shape[2] : end] = kept.cpu()
+            elif kept is not None:
+                whole[rows] = kept.cpu()
+        return _to_numpy(whole)
 
-    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        lengths = np.asarray(lengths, np.int32)
-        self._check_capacity(lengths - self.lengths)
-        self._take(self._tensors(states), lengths, shared=np.unique(lengths).size == 1)
-        self.lengths = lengths.copy()
+    def _write(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        kept = {spec.past_name: self._read_state(spec) for spec in self.manifest.states if spec.past_name not in states}
+        self._take(self._tensors({**kept, **states}), lengths, shared=np.unique(lengths).size == 1)
 
     def _tensors(self, states: Mapping[str, NDArray[np.floating]]) -> dict[str, Tensor]:
         return {
             spec.past_name: torch.from_numpy(np.array(states[spec.past_name])).to(
-                self._runner.device, tensor_dtype(spec, self._wide)
+                self.runner.device, tensor_dtype(spec, self._wide)
             )
             for spec in self.manifest.states
         }
 
     def _take(self, states: dict[str, Tensor], lengths: Lengths, *, shared: bool) -> None:
         """Put states into new caches: one for all sequences, or one each."""
-        self._caches = [new_cache(self._runner.model) for _ in range(1 if shared else self.batch)]
+        self._caches = [new_cache(self.runner.model) for _ in range(1 if shared else self.batch)]
         for cache, rows in zip(self._caches, self._rows(), strict=True):
             if length := int(lengths[rows][0]):
-                with torch.inference_mode(), self._runner.computing():
+                with torch.inference_mode(), self.runner.computing():
                     write(cache, self.manifest.states, {k: v[rows] for k, v in states.items()}, length)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Floats, Lengths, Session, States, Tokens
+from seqexport.runtimes.base import Floats, Lengths, Session, Tokens
 from seqexport.runtimes.chunks import Chunk, merge, split
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.storage import readable, storage, stored_zeros
@@ -42,9 +42,11 @@ class TrtSession(Session):
     there are two, captured after a first step without.
     """
 
+    runner: TrtRunner
+
     def __init__(self, runner: TrtRunner, batch: int, capacity: int) -> None:
-        super().__init__(runner.manifest, batch, capacity)
-        self.runner, self.cuda = runner, runner.cuda
+        super().__init__(runner, batch, capacity)
+        self.cuda = runner.cuda
         self._check_limits()
         self._room = max(capacity, runner.rooms[0])
         self._place = 0
@@ -170,25 +172,19 @@ class TrtSession(Session):
             raise self.runner.failure("failed")
         staging.download()
 
-    def read_states(self) -> States:
-        longest = int(self.lengths.max())
-        states: States = {}
-        for spec in self.manifest.states:
-            dtype = self.runner.engine.dtype(spec.past_name)
-            array = np.empty(spec.sizes(self.batch, self._room), storage(dtype))
-            self.cuda.read(self._states[spec.past_name][self._place], array)
-            states[spec.past_name] = readable(array, dtype)
-            if spec.grows:
-                states[spec.past_name] = states[spec.past_name][:, :, :longest].copy()
-        return states
+    def _read_state(self, spec: StateSpec) -> NDArray[np.floating]:
+        dtype = self.runner.engine.dtype(spec.past_name)
+        stored = np.empty(spec.sizes(self.batch, self._room), storage(dtype))
+        self.cuda.read(self._states[spec.past_name][self._place], stored)
+        state = readable(stored, dtype)
+        return state[:, :, : self.position].copy() if spec.grows else state
 
-    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        lengths = self._check_states(states, lengths)
+    def _write(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
         for spec in self.manifest.states:
-            dtype, sizes = self.runner.engine.dtype(spec.past_name), spec.sizes(self.batch, self._room)
-            array = stored_zeros(sizes, dtype, states[spec.past_name])
-            self.cuda.write(self._states[spec.past_name][self._place], array)
-        self.lengths = lengths.copy()
+            if spec.past_name in states:
+                dtype, sizes = self.runner.engine.dtype(spec.past_name), spec.sizes(self.batch, self._room)
+                array = stored_zeros(sizes, dtype, states[spec.past_name])
+                self.cuda.write(self._states[spec.past_name][self._place], array)
 
     def close(self) -> None:
         self._decoder = None

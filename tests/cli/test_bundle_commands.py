@@ -177,6 +177,28 @@ def test_generate_prints_the_text_and_its_continuation(run: Run, shipped: Path) 
     assert both.out.startswith(f"--- 1 ---\n{first.out}--- 2 ---\nReturn the")
 
 
+def test_generate_goes_on_where_it_ended(run: Run, shipped: Path, work: Path) -> None:
+    drawn = ("--temperature", 0.9, "--top-k", 30, "--seed", 3)
+    whole = run("generate", shipped, "--prompt", "def f(", "--max-new-tokens", 24, *drawn)
+    first = run("generate", shipped, "--prompt", "def f(", "--max-new-tokens", 9, *drawn, "--save", "one")
+    rest = run("generate", shipped, "--resume", "one", "--max-new-tokens", 15, "--save", "two")
+    assert (first.code, rest.code) == (0, 0), first.err + rest.err
+    assert first.out.removesuffix("\n") + rest.out == whole.out
+    assert run("generate", shipped, "--resume", "two", "--prompt", "\nx", "--max-new-tokens", 1).out.startswith("\nx")
+
+
+def test_what_generate_does_not_save_or_resume(run: Run, shipped: Path, work: Path) -> None:
+    assert run("generate", shipped).refusal == "--prompt: nothing to continue; give a text, or --resume a session"
+    wanted = "--save and --resume go with one --prompt to continue, and not with --chat"
+    for args in (("--prompt", "x", "--prompt", "y", "--save", "a"), ("--chat", "--prompt", "x", "--resume", "a")):
+        assert run("generate", shipped, *args).refusal == wanted
+    assert run("generate", shipped, "--prompt", "x", "--save", work).refusal == (
+        f"{work}: cannot be written (Is a directory)"
+    )
+    assert "none: cannot be read" in run("generate", shipped, "--resume", "none").refusal
+    assert not list(work.iterdir())
+
+
 def test_generate_of_byte_tokens_that_fit_no_character(run: Run, copy: Path) -> None:
     """A tokenizer whose tokens are the bytes, as Llama's is for what it has no token for."""
     vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}

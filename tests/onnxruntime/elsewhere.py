@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
+from seqexport.runtimes.base import Floats, Lengths, Runner, Session, Tokens
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.manifest import StateSpec
 from tests.conftest import leave_out
 
 OLDEST, MIDDLE, NEWEST = "SEQEXPORT_ORT_1_18", "SEQEXPORT_ORT_1_22", "this Python"
@@ -79,7 +80,7 @@ class ElsewhereRunner(Runner):
 
 class _Session(Session):
     def __init__(self, runner: ElsewhereRunner, batch: int, capacity: int) -> None:
-        super().__init__(runner.manifest, batch, capacity)
+        super().__init__(runner, batch, capacity)
         self.model = runner.model
         self.states: Arrays = {
             spec.past_name: np.zeros(spec.sizes(batch, capacity), spec.dtype) for spec in self.manifest.states
@@ -91,19 +92,13 @@ class _Session(Session):
         self.states = {spec.past_name: outputs[spec.present_name] for spec in self.manifest.states}
         return outputs["logits"]
 
-    def read_states(self) -> States:
-        longest = int(self.lengths.max())
-        grows = {spec.past_name: spec.grows for spec in self.manifest.states}
-        return {name: x[:, :, :longest] if grows[name] else x for name, x in self.states.items()}
+    def _read_state(self, spec: StateSpec) -> NDArray[np.floating]:
+        state = self.states[spec.past_name]
+        return state[:, :, : self.position] if spec.grows else state
 
-    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        self.lengths = self._check_states(states, lengths)
-        for spec in self.manifest.states:
-            held, given = self.states[spec.past_name], states[spec.past_name]
-            if spec.grows:
-                held[:, :, : given.shape[2]] = given
-            else:
-                held[:] = given
+    def _write(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        for name, given in states.items():
+            self.states[name][tuple(slice(size) for size in given.shape)] = given
 
     def close(self) -> None:
         pass

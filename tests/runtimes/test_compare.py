@@ -20,13 +20,14 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
+from seqexport.runtimes.base import Floats, Lengths, Runner, Session, Tokens
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.comparison.accuracy import AccuracyOptions, bits, checkpoints, state_error
 from seqexport.runtimes.comparison.compare import BundleResult, CompareOptions, Comparison, compare
 from seqexport.runtimes.comparison.measure import SpeedOptions, measure
 from seqexport.runtimes.comparison.original import reference_runners
 from seqexport.runtimes.comparison.verdict import verdicts
+from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.pytorch.runner import TorchRunner
 from seqexport.runtimes.text import read_rows
 from tests.runtimes.tiny import bundle_of, make
@@ -59,16 +60,16 @@ class Wrong(Runner):
 
 class WrongSession(Session):
     def __init__(self, runner: Runner, inner: Session, error: float) -> None:
-        super().__init__(runner.manifest, inner.batch, inner.capacity)
+        super().__init__(runner, inner.batch, inner.capacity)
         self.inner, self.factor = inner, np.float32(1 + error)
 
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
         return self.inner.prefill(tokens, seq_lens) * self.factor
 
-    def read_states(self) -> States:
-        return {name: state * self.factor for name, state in self.inner.read_states().items()}
+    def _read_state(self, spec: StateSpec) -> NDArray[np.floating]:
+        return self.inner._read_state(spec) * self.factor
 
-    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+    def _write(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
         self.inner.write_states(states, lengths)
 
     def close(self) -> None:

@@ -13,10 +13,11 @@ import torch
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Session, Tokens
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.generate import Sampling, generate, new_tokens
+from seqexport.runtimes.generate import generate, new_tokens
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.quiet import quiet
+from seqexport.runtimes.sampling import Sampling, _uniform
 from tests.conftest import Exported
 from tests.exporter.families import VOCAB
 
@@ -43,8 +44,8 @@ def changed(runner: OrtRunner, **changes: Any) -> OrtRunner:
 
 
 def draws(sampling: Sampling, logits: list[float], times: int = 200) -> set[int]:
-    rng = np.random.default_rng(0)
-    return {sampling.choose(np.array(logits, np.float32), rng) for _ in range(times)}
+    generators = sampling.generators(1)
+    return {sampling.choose(np.array(logits, np.float32), generators, 0) for _ in range(times)}
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
@@ -97,9 +98,23 @@ def test_top_p_keeps_the_fewest_that_reach_p(top_p: float, kept: set[int]) -> No
 
 
 def test_sampling_follows_the_probabilities() -> None:
-    rng, logits = np.random.default_rng(0), np.log(np.array([0.6, 0.3, 0.1], np.float32))
-    counts = np.bincount([Sampling(temperature=1.0).choose(logits, rng) for _ in range(4000)])
+    sampling, logits = Sampling(temperature=1.0), np.log(np.array([0.6, 0.3, 0.1], np.float32))
+    generators = sampling.generators(1)
+    counts = np.bincount([sampling.choose(logits, generators, 0) for _ in range(4000)])
     np.testing.assert_allclose(counts / 4000, [0.6, 0.3, 0.1], atol=0.03)
+
+
+def test_random_numbers_are_those_of_splitmix64() -> None:
+    """The first numbers from state 0 are published beside Vigna's splitmix64.c."""
+    state = np.zeros(1, np.uint64)
+    drawn = [_uniform(state, 0) for _ in range(3)]
+    assert drawn == [(word >> 11) * 2.0**-53 for word in (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F)]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_beyond_64_bits_are_refused(seed: int) -> None:
+    with pytest.raises(UserError, match=rf"^`seed` {seed}: expected 0 to 2\^64 - 1$"):
+        Sampling(seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +196,7 @@ def test_logits_that_are_not_finite_stop_it(llama: OrtRunner, sampling: Sampling
         runner.value, runner.calls = value, calls
         kind = "NaN" if np.isnan(value) else "infinite"
         message = (
-            rf"^the logits of prompt 2 after {1 + calls} tokens are not finite on ort in float32: "
+            rf"^the logits of sequence 2 after {1 + calls} tokens are not finite on ort in float32: "
             rf"1 of {VOCAB} values \({kind}\); no dtype here reaches further"
         )
         with pytest.raises(UserError, match=message):

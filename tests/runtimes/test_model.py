@@ -13,8 +13,9 @@ import pytest
 
 import seqexport
 from seqexport.runtimes.bundle import Bundle, sha256, write_manifest
-from seqexport.runtimes.generate import Sampling, generate
+from seqexport.runtimes.generate import generate
 from seqexport.runtimes.ort.runner import OrtRunner
+from seqexport.runtimes.sampling import Sampling
 from tests.conftest import Exported
 
 DRAWN = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 3}

@@ -1,0 +1,333 @@
+"""Sessions that are saved, restored, forked and rewound go on token for token; files that do not fit are refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save
+
+from seqexport.exporter.presets import resolve_source
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.base import Runner, Session
+from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.ort.runner import OrtRunner
+from seqexport.runtimes.pytorch.runner import TorchRunner
+from seqexport.runtimes.sampling import Sampling
+from seqexport.runtimes.session_file import DIGEST, sealed
+from tests.conftest import Exported
+from tests.exporter.families import VOCAB
+
+PRESETS = ("mamba", "mamba2", "transformer", "hybrid")
+SAMPLED = Sampling(temperature=1.0, top_k=40, top_p=0.95, seed=11)
+CAPACITY = 96
+TOKENS, LENGTHS = np.array([[82, 101, 116, 117, 114, 110], [84, 104, 101, 0, 0, 0]]), np.array([6, 3], np.int32)
+"""``Return`` and ``The``, in bytes."""
+
+
+def opened(exported: Exported, name: str, **options: Any) -> OrtRunner:
+    return OrtRunner(exported(name, **{"target": "ort", "dtype": "float32", "logits": "last"} | options), threads=1)
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def runner(request: pytest.FixtureRequest, exported: Exported) -> Iterator[OrtRunner]:
+    with opened(exported, f"preset:{request.param}") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def mamba(exported: Exported) -> Iterator[OrtRunner]:
+    with opened(exported, "preset:mamba") as found:
+        yield found
+
+
+@pytest.fixture(params=[Sampling(), SAMPLED], ids=["greedy", "sampled"])
+def sampling(request: pytest.FixtureRequest) -> Sampling:
+    found: Sampling = request.param
+    return found
+
+
+def started(runner: Runner) -> Session:
+    session = runner.session(2, CAPACITY if runner.manifest.capacity else None)
+    session.prefill(TOKENS, LENGTHS)
+    return session
+
+
+def made(session: Session, count: int, sampling: Sampling | None = None) -> list[list[int]]:
+    return [tokens.tolist() for tokens in session.generate(count, sampling)]
+
+
+@pytest.fixture
+def saved(mamba: OrtRunner, tmp_path: Path) -> Path:
+    file = tmp_path / "saved.safetensors"
+    with started(mamba) as session:
+        made(session, 3, SAMPLED)
+        session.save(file)
+    return file
+
+
+def test_a_restored_session_goes_on_token_for_token(runner: OrtRunner, sampling: Sampling, tmp_path: Path) -> None:
+    with started(runner) as session:
+        whole = made(session, 24, sampling)
+    with started(runner) as session:
+        first = made(session, 9, sampling)
+        session.save(tmp_path / "a")
+    with runner.restore(tmp_path / "a", CAPACITY if runner.manifest.capacity else None) as session:
+        assert session.lengths.tolist() == [15, 12]
+        assert first + made(session, 15) == whole
+        np.testing.assert_array_equal(session.recent[1, -24:], np.array(whole)[:, 1])
+
+
+def test_a_session_saved_before_it_generated(runner: OrtRunner, sampling: Sampling, tmp_path: Path) -> None:
+    with started(runner) as session:
+        session.save(tmp_path / "a")
+        whole = made(session, 8, sampling)
+    with runner.restore(tmp_path / "a") as session:
+        assert made(session, 8, sampling) == whole
+
+
+def test_a_fork_goes_on_by_itself(runner: OrtRunner, sampling: Sampling) -> None:
+    with started(runner) as session:
+        made(session, 5, sampling)
+        with session.fork() as other:
+            expected = made(session, 6)
+            other.prefill(TOKENS)
+            assert made(other, 6) != expected
+        with session.fork() as other:
+            assert made(other, 6) == made(session, 6)
+
+
+def test_rewinding_and_feeding_again_is_as_before(runner: OrtRunner, sampling: Sampling) -> None:
+    with started(runner) as session:
+        session.keep(4, 1 << 24)
+        first = made(session, 20, sampling)
+        end = made(session, 6)
+        back = session.rewind(17)
+        assert 6 < back <= 17
+        assert session.lengths.tolist() == [back, back - 3]
+        assert made(session, 26 - (back - 6)) == (first + end)[back - 6 :]
+        assert session.rewind(session.position) == 32
+
+
+def test_prompts_are_read_in_pieces_to_rewind_into(runner: OrtRunner) -> None:
+    tokens = np.arange(40)[None] % 90 + 32
+    with runner.session(1, CAPACITY if runner.manifest.capacity else None) as session:
+        session.keep(8, 1 << 24)
+        session.prefill(tokens)
+        expected = made(session, 5)
+        assert session.rewind(39) == 32
+        session.prefill(tokens[:, 32:])
+        assert made(session, 5) == expected
+        assert session.rewind(7) == 0
+        session.prefill(tokens)
+        assert made(session, 5) == expected
+
+
+def test_a_reset_session_is_as_a_new_one(runner: OrtRunner, sampling: Sampling) -> None:
+    with started(runner) as session:
+        whole = made(session, 8, sampling)
+        session.reset()
+        assert session.position == 0
+        with pytest.raises(UserError, match="the prompt is empty"):
+            session.generate()
+        session.prefill(TOKENS, LENGTHS)
+        assert made(session, 8, sampling) == whole
+
+
+def test_the_oldest_checkpoints_go_first(mamba: OrtRunner) -> None:
+    with mamba.session() as session:
+        one = session._snapshot(caches=False).nbytes
+        session.keep(4, 2 * one)
+        session.prefill(np.arange(32)[None] + 32)
+        assert session.rewind(30) == 28
+        assert session.rewind(27) == 0
+        with pytest.raises(UserError, match=rf"^`max_bytes` {one - 1}: a checkpoint of this session takes {one}"):
+            session.keep(4, one - 1)
+        with pytest.raises(UserError, match=r"^`tokens` 1: expected 0 to 0, which the session has now$"):
+            session.rewind(1)
+
+
+def test_what_was_given_is_read_wherever_it_is_left(mamba: OrtRunner) -> None:
+    with started(mamba) as session:
+        whole = made(session, 9, SAMPLED)
+    with started(mamba) as session:
+        for step, tokens in enumerate(session.generate(9, SAMPLED)):
+            assert tokens.tolist() == whole[step]
+            if step == 3:
+                break
+        assert session.lengths.tolist() == [10, 7]
+        assert made(session, 5) == whole[4:]
+
+
+def test_a_full_cache_and_an_ended_text(exported: Exported) -> None:
+    with opened(exported, "preset:transformer") as runner, runner.session(2, 8) as session:
+        session.prefill(TOKENS, LENGTHS)
+        steps = made(session, 20)
+        assert [sum(token >= 0 for token in row) for row in zip(*steps, strict=True)] == [2, 5]
+        assert session.lengths.tolist() == [8, 8]
+        assert made(session, 1) == []
+        ended = steps[1][0]
+        text = msgspec.structs.replace(runner.manifest.text, eos_token_ids=(ended,))
+        manifest = msgspec.structs.replace(runner.manifest, language_model=text)
+        with OrtRunner(Bundle(runner.bundle.path, manifest), threads=1) as ending, started(ending) as session:
+            assert [row[0] for row in made(session, 4)] in ([steps[0][0]], [steps[0][0], -1, -1, -1])
+            assert session.lengths[0] == 7
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_states_of_narrow_dtypes_are_saved_as_they_are(exported: Exported, dtype: str, tmp_path: Path) -> None:
+    bundle = exported("jamba", target="portable", dtype=dtype, logits="last")
+    with TorchRunner(bundle) as runner, runner.session(2) as session:
+        session.prefill(TOKENS % VOCAB, LENGTHS)
+        session.save(tmp_path / "a")
+        with runner.restore(tmp_path / "a") as other:
+            for name, state in session.read_states().items():
+                np.testing.assert_array_equal(other.read_states()[name], state)
+            assert made(other, 4, SAMPLED) == made(session, 4, SAMPLED)
+
+
+@pytest.mark.parametrize("name", ["preset:mamba", "preset:hybrid"])
+def test_sessions_travel_between_targets_and_backends(exported: Exported, name: str, tmp_path: Path) -> None:
+    with opened(exported, name) as server, started(server) as session:
+        made(session, 3, SAMPLED)
+        session.save(tmp_path / "a")
+        expected = made(session, 8)
+    with opened(exported, name, target="portable") as board, board.restore(tmp_path / "a") as session:
+        assert made(session, 8) == expected
+    with (
+        TorchRunner(server.bundle, original=resolve_source(name)) as original,
+        original.restore(tmp_path / "a") as session,
+    ):
+        assert made(session, 8) == expected
+
+
+def test_another_capacity(exported: Exported, tmp_path: Path) -> None:
+    with opened(exported, "preset:transformer") as runner:
+        with started(runner) as session:
+            session.save(tmp_path / "a")
+        with runner.restore(tmp_path / "a", 6) as session:
+            assert session.capacity == 6
+        with pytest.raises(UserError, match=r"^a sequence of 6 tokens: this session's capacity is 5"):
+            runner.restore(tmp_path / "a", 5)
+
+
+def test_sessions_of_other_models_and_dtypes_are_refused(exported: Exported, mamba: OrtRunner, saved: Path) -> None:
+    with opened(exported, "untied") as other, pytest.raises(UserError, match=r"saved from another model than .*untied"):
+        other.restore(saved)
+    narrow = opened(exported, "preset:mamba", dtype="float16")
+    with narrow, pytest.raises(UserError, match=r"saved in float32, and .* is float16; open a bundle in float32$"):
+        narrow.restore(saved)
+    source = msgspec.structs.replace(mamba.manifest.source, weights="")
+    unknown = Bundle(mamba.bundle.path, msgspec.structs.replace(mamba.manifest, source=source))
+    with OrtRunner(unknown, threads=1) as older, pytest.raises(UserError, match="does not say which weights it has"):
+        older.restore(saved)
+
+
+def test_damaged_and_truncated_files_are_refused(mamba: OrtRunner, saved: Path) -> None:
+    whole = saved.read_bytes()
+    for place in (0, 3, 9, 200, len(whole) // 2, len(whole) - 40, len(whole) - 1):
+        for spoilt in (whole[:place], whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]):
+            saved.write_bytes(spoilt)
+            with pytest.raises(UserError, match=rf"^{saved}: (damaged or cut short|not a session|format version)"):
+                mamba.restore(saved)
+
+
+def rewrite(file: Path, tensors: dict[str, Any] | None = None, **metadata: str) -> None:
+    """Change a saved session and seal it again."""
+    with safe_open(file, "numpy") as held:
+        before = held.metadata()
+    changed = {name: value for name, value in (load_file(file) | (tensors or {})).items() if value is not None}
+    file.write_bytes(sealed(save(changed, before | metadata)))
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
+    "missing": (lambda held: {"logits": None}, "tensor 'logits' is one too many or missing"),
+    "more": (lambda held: {"more": np.zeros(1)}, "tensor 'more' is one too many or missing"),
+    "type": (lambda held: {"recent": held["recent"].astype(np.int32)}, "recent is int32"),
+    "shape": (
+        lambda held: {"generators": held["generators"][:1]},
+        r"generators is uint64 \[1\], expected uint64 \[2\]",
+    ),
+    "lengths": (lambda held: {"lengths": np.zeros(0, np.int32)}, "lengths are"),
+    "negative": (lambda held: {"lengths": np.array([4, -1], np.int32)}, r"lengths are \[4, -1\]"),
+    "no lengths": (lambda held: {"lengths": None}, "lengths are"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_files_with_other_tensors_are_refused(mamba: OrtRunner, saved: Path, change: str) -> None:
+    edit, told = CHANGES[change]
+    rewrite(saved, edit(load_file(saved)))
+    with pytest.raises(UserError, match=rf"^{saved}: damaged or cut short \({told}"):
+        mamba.restore(saved)
+
+
+def test_files_of_others_and_of_newer_formats_are_refused(mamba: OrtRunner, saved: Path, tmp_path: Path) -> None:
+    rewrite(saved, format_version="2", seqexport="9.1")
+    with pytest.raises(UserError, match=r"format version 2, this seqexport reads 1; it was saved by seqexport 9\.1"):
+        mamba.restore(saved)
+    rewrite(saved, format_version="1", sampling=json.dumps({"temperature": -1}))
+    with pytest.raises(UserError, match=r"damaged or cut short \(.*temperature.* -1"):
+        mamba.restore(saved)
+    saved.write_bytes(save({"x": np.zeros(2)}))
+    with pytest.raises(UserError, match=r"not a session; expected a file that `save` wrote$"):
+        mamba.restore(saved)
+    with pytest.raises(UserError, match=r"cannot be read \(No such file or directory\)$"):
+        mamba.restore(tmp_path / "none")
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)$"):
+        mamba.restore(tmp_path)
+
+
+def test_the_file_is_safetensors_with_its_checksum_last(saved: Path) -> None:
+    tensors = load_file(saved)
+    assert tensors["lengths"].tolist() == [9, 6]
+    assert saved.read_bytes()[-32:] == tensors[DIGEST].tobytes()
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(mamba: OrtRunner, saved: Path) -> None:
+    before = saved.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with started(mamba) as session:
+        expected = made(session, 4)
+        session.reset()
+        session.prefill(TOKENS, LENGTHS)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+        try:
+            with pytest.raises(UserError, match=rf"^{saved}: cannot be written \({os.strerror(errno.EFBIG)}\)$"):
+                session.save(saved)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert made(session, 4) == expected
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_bad_arguments(mamba: OrtRunner) -> None:
+    with mamba.session() as session:
+        with pytest.raises(UserError, match=r"^`every` 0: expected at least 1$"):
+            session.keep(0, 1)
+        session.prefill(np.array([[1]]))
+        with pytest.raises(UserError, match=r"^`max_new_tokens` 0: expected at least 1$"):
+            session.generate(0)
+
+
+def test_recent_tokens_are_the_last_of_each_sequence(mamba: OrtRunner) -> None:
+    rng = np.random.default_rng(0)
+    given: list[list[int]] = [[], []]
+    with mamba.session(2) as session:
+        for length in (1, 7, 40, 1, 3):
+            tokens, lengths = rng.integers(0, 256, (2, length)), rng.integers(0, length + 1, 2).astype(np.int32)
+            session.prefill(tokens, lengths)
+            for row in range(2):
+                given[row] += tokens[row, : lengths[row]].tolist()
+                kept = session.recent[row][session.recent[row] >= 0]
+                assert kept.tolist() == given[row][-32:]
