@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ import pytest
 from filelock import FileLock
 
 from seqexport.plugins import folders, library, toolchain
+from seqexport.runtimes.bundle import Bundle
 from tests.cli.conftest import Result
-from tests.conftest import leave_out
+from tests.conftest import Exported, leave_out
+from tests.cpp.embedded import SOURCES, WORK, Installed, installed, run
 
-ROOT = Path(__file__).parent.parent.parent
-SOURCES = ROOT / "runtimes" / "cpp"
-WORK = ROOT / "build" / "cpp"
 RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 RTX_HEADERS = "11.1.0"
 """The headers that TensorRT-RTX 1.7 agrees with where the builder touches them."""
@@ -72,17 +70,13 @@ def _compiled() -> Path:
         "TENSORRT_INCLUDE_DIR": headers(RTX_HEADERS),
     }
     configure = [cmake, "-S", SOURCES, "-B", folder, "-G", tools.generator]
-    configured = _run(*configure, *(f"-D{name}={value}" for name, value in definitions.items()))
+    configured = run(*configure, *(f"-D{name}={value}" for name, value in definitions.items()))
     if "nlohmann/json.hpp is needed" in configured.stderr:
         leave_out("tests/cpp left out: no nlohmann/json.hpp (apt install nlohmann-json3-dev)")
     assert configured.returncode == 0, configured.stderr
-    built = _run(cmake, "--build", folder, "--parallel", "2")
+    built = run(cmake, "--build", folder, "--parallel", "2")
     assert built.returncode == 0, built.stdout + built.stderr
     return folder / "seqexport-build"
-
-
-def _run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
 
 
 def _linked_rtx() -> Path:
@@ -99,12 +93,24 @@ def _linked_rtx() -> Path:
 
 
 @pytest.fixture(scope="session")
+def package() -> Installed:
+    WORK.mkdir(parents=True, exist_ok=True)
+    with FileLock(WORK / "onnxruntime.lock"):
+        return installed()
+
+
+@pytest.fixture(scope="session")
+def mamba(exported: Exported) -> Bundle:
+    return exported("preset:mamba", target="ort", dtype="float32", logits="last")
+
+
+@pytest.fixture(scope="session")
 def build(executable: Path) -> Build:
     """Runs seqexport-build with arguments; no plugin library is installed but those that ``plugins`` holds."""
 
     def seqexport_build(*args: object, plugins: Path = Path("/nonexistent"), **more: Any) -> Result:
         environment = {"PATH": os.environ["PATH"], "SEQEXPORT_PLUGINS": str(plugins), **more.pop("env", {})}
-        done = _run(executable, *args, env=environment, **more)
+        done = run(executable, *args, env=environment, **more)
         return Result(done.returncode, done.stdout, done.stderr)
 
     return seqexport_build

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import leave_out
-from tests.cpp.conftest import RTX_HEADERS, WORK, headers
+from tests.cpp.conftest import RTX_HEADERS, headers
+from tests.cpp.embedded import WORK
 
 
 @pytest.mark.parametrize("version", ["8.5.2", "8.6.1"])

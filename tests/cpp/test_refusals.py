@@ -18,7 +18,8 @@ from seqexport.plugins import library
 from seqexport.plugins.files import sha256
 from seqexport.runtimes.bundle import MANIFEST, MODEL
 from tests.conftest import Exported
-from tests.cpp.conftest import RTX_HEADERS, WORK, Build
+from tests.cpp.conftest import RTX_HEADERS, Build
+from tests.cpp.embedded import WORK
 from tests.cpp.test_engines import plain_model
 from tests.runtimes.test_external_data import NAMES, everywhere, save_weights_in
 from tests.tensorrt.compiler import compile_cleanly
@@ -140,7 +141,7 @@ def test_what_is_no_bundle(build: Build, bundle: Path, tmp_path: Path) -> None:
     manifest = bundle / MANIFEST
     whole = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(whole | {"format_version": 3}))
-    assert "format version 3, this seqexport-build reads 1 to 2; upgrade" in build(bundle).refusal
+    assert "format version 3, this seqexport reads 1 to 2; upgrade" in build(bundle).refusal
     manifest.write_text(json.dumps(whole | {"inputs": [{"name": "x", "shape": [""]}]}))
     assert "is damaged: an axis without size and name" in build(bundle).refusal
     manifest.write_text(manifest.read_text()[:-20])

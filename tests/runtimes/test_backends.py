@@ -31,21 +31,17 @@ class Constant(Runner):
         return f"always token {self.threads}"
 
     def session(self, batch=1, capacity=None):
-        return ConstantSession(self.manifest, batch, capacity or 16, self.threads)
+        return ConstantSession(self, batch, capacity or 16)
 
     def close(self):
         pass
 
 
 class ConstantSession(Session):
-    def __init__(self, manifest, batch, capacity, token):
-        super().__init__(manifest, batch, capacity)
-        self.token = token
+    def _read_state(self, spec):
+        return np.zeros(spec.sizes(self.batch, self.position), np.float32)
 
-    def read_states(self):
-        return {}
-
-    def write_states(self, states, lengths):
+    def _write(self, states, lengths):
         pass
 
     def close(self):
@@ -53,7 +49,7 @@ class ConstantSession(Session):
 
     def _run(self, tokens, seq_lens):
         logits = np.zeros((self.batch, 1, self.manifest.vocab_size), np.float32)
-        logits[..., self.token] = 1
+        logits[..., self.runner.threads] = 1
         return logits
 
 

@@ -1,4 +1,5 @@
-// What a bundle says of its graph: seqexport.json, as far as a builder needs it. runtimes/manifest.py defines it all.
+// What a bundle says of its graph: seqexport.json, as far as builder and runtime need it. runtimes/manifest.py defines
+// it all.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,22 @@ struct Input {
   std::vector<Axis> shape;
 };
 
+// What a call reads as one input and leaves as one output of the same shape.
+struct State {
+  std::string past, present;  // the graph's input and output
+  std::string dtype;          // float32, float16, bfloat16
+  std::vector<Axis> shape;
+
+  bool grows() const;  // a cache with a row for each token, along axis 2; else of fixed size
+};
+
+// What makes the graph of a bundle a language model: tokens in, logits out.
+struct LanguageModel {
+  int64_t vocab_size = 0;
+  std::vector<int64_t> eos_token_ids;
+  bool all_logits = false;  // of every token, not of each sequence's last
+};
+
 struct Model {
   std::filesystem::path file;
   std::string sha256;
@@ -35,7 +52,12 @@ struct Bundle {
   std::string target;               // portable, ort, tensorrt
   std::optional<int64_t> capacity;  // of its key/value caches, in tokens
   std::vector<Input> inputs;
+  std::vector<std::string> outputs;
+  std::vector<State> states;
   std::map<std::string, int64_t> ops;  // nodes of each of our ops
+  std::optional<LanguageModel> language_model;
+  bool caches_in_place = false;  // a cache's past and present may be one memory, which a padded call must fit into
+  std::string weights;           // sha256 of the weights as they were exported; empty where that is not known
   Model model;
 };
 

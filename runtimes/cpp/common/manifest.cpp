@@ -1,5 +1,6 @@
 #include "manifest.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
@@ -16,10 +17,38 @@ constexpr int kOldestVersion = 1, kFormatVersion = 2;
 constexpr char kManifest[] = "seqexport.json";
 
 Axis axis_from(const json& value) {
-  if (!value.is_string()) return {value.get<int64_t>(), ""};
+  if (!value.is_string()) {
+    const int64_t size = value.get<int64_t>();
+    if (size < 0 || size > int64_t(1) << 48) throw std::invalid_argument("an axis of size " + std::to_string(size));
+    return {size, ""};
+  }
   const std::string name = value.get<std::string>();
   if (name.empty()) throw std::invalid_argument("an axis without size and name");
   return {-1, name};
+}
+
+std::vector<Axis> shape_from(const json& axes) {
+  std::vector<Axis> shape;
+  for (const json& axis : axes) shape.push_back(axis_from(axis));
+  return shape;
+}
+
+// Format version 1 calls a state's kind its leaf.
+State state_from(const json& state) {
+  const std::string kind = state.at(state.contains("kind") ? "kind" : "leaf").get<std::string>();
+  const std::string place = std::to_string(state.at("layer").get<int64_t>()) + "." + kind;
+  return {state.value("past", "past_key_values." + place), state.value("present", "present." + place),
+          state.at("dtype").get<std::string>(), shape_from(state.at("shape"))};
+}
+
+// Format version 1 has its fields beside all others, and every graph is a language model's.
+std::optional<LanguageModel> language_model_from(const json& manifest) {
+  const bool apart = manifest.contains("language_model");
+  if (!apart && !manifest.contains("vocab_size")) return std::nullopt;
+  const json& model = apart ? manifest["language_model"] : manifest;
+  if (model.is_null()) return std::nullopt;
+  return LanguageModel{model.at("vocab_size").get<int64_t>(), model.at("eos_token_ids").get<std::vector<int64_t>>(),
+                       model.at("logits").get<std::string>() == "all"};
 }
 
 Bundle bundle_from(const json& manifest, const std::filesystem::path& folder) {
@@ -29,10 +58,13 @@ Bundle bundle_from(const json& manifest, const std::filesystem::path& folder) {
   bundle.target = manifest.at("target").get<std::string>();
   const auto capacity = manifest.find("capacity");
   if (capacity != manifest.end() && !capacity->is_null()) bundle.capacity = capacity->get<int64_t>();
-  for (const json& input : manifest.at("inputs")) {
-    bundle.inputs.push_back({input.at("name").get<std::string>(), {}});
-    for (const json& axis : input.at("shape")) bundle.inputs.back().shape.push_back(axis_from(axis));
-  }
+  for (const json& input : manifest.at("inputs"))
+    bundle.inputs.push_back({input.at("name").get<std::string>(), shape_from(input.at("shape"))});
+  for (const json& output : manifest.at("outputs")) bundle.outputs.push_back(output.at("name").get<std::string>());
+  for (const json& state : manifest.at("states")) bundle.states.push_back(state_from(state));
+  bundle.language_model = language_model_from(manifest);
+  bundle.caches_in_place = manifest.at("caches_in_place").get<bool>();
+  bundle.weights = manifest.at("source").value("weights", "");
   bundle.ops = manifest.at("ops").get<std::map<std::string, int64_t>>();
   const json& files = manifest.at("files");
   bundle.model = {folder / "model.onnx", files.at("model.onnx").get<std::string>(), files.value("model.onnx.data", "")};
@@ -53,7 +85,7 @@ void check_file(const std::filesystem::path& folder, const std::string& name, co
 void check_version(const json& manifest, const std::string& file) {
   const int version = manifest.at("format_version").get<int>();
   if (version >= kOldestVersion && version <= kFormatVersion) return;
-  throw UserError(file + ": format version " + std::to_string(version) + ", this seqexport-build reads " +
+  throw UserError(file + ": format version " + std::to_string(version) + ", this seqexport reads " +
                   std::to_string(kOldestVersion) + " to " + std::to_string(kFormatVersion) + "; " +
                   (version > kFormatVersion ? "upgrade seqexport" : "export the model again"));
 }
@@ -69,6 +101,10 @@ void check_weights(const std::filesystem::path& model, const json& files) {
 }
 
 }  // namespace
+
+bool State::grows() const {
+  return std::any_of(shape.begin(), shape.end(), [](const Axis& axis) { return axis.name == "max_len"; });
+}
 
 Bundle open_bundle(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / kManifest;

@@ -10,4 +10,9 @@ struct UserError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// What a call was given is not what it takes.
+struct BadArgument : UserError {
+  using UserError::UserError;
+};
+
 }  // namespace seqexport

@@ -1,0 +1,122 @@
+#include "engine.h"
+
+#include <sched.h>
+
+#include <cstdio>
+#include <set>
+
+#include "error.h"
+#include "states.h"
+
+namespace seqexport {
+namespace ort {
+namespace {
+
+std::string version() { return OrtGetApiBase()->GetVersionString(); }
+
+int usable_cores() {
+  cpu_set_t cores;
+  return sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 0;  // 0: ONNX Runtime's own choice
+}
+
+bool is_before(int major, int minor) {
+  int own_major = 0, own_minor = 0;
+  std::sscanf(version().c_str(), "%d.%d", &own_major, &own_minor);
+  return own_major < major || (own_major == major && own_minor < minor);
+}
+
+// What this ONNX Runtime is known not to run, before it reads a weight.
+void check_runs(const Bundle& bundle, const EngineOptions& options) {
+  const std::string name = bundle.folder.string();
+  if (bundle.dtype == "bfloat16")
+    throw UserError(name + ": bfloat16, for which ONNX Runtime's CPU has no kernels; export it with --dtype fp16 or fp32");
+  bool attends = false;
+  for (const State& state : bundle.states) attends = attends || (state.grows() && bundle.caches_in_place);
+  if (bundle.target == "ort" && attends && is_before(1, 32))
+    throw UserError(name + ": target ort needs ONNX Runtime 1.32 or newer for its attention, and this is " + version() +
+                    "; export it with --target portable");
+  if (bundle.target == "tensorrt" && !bundle.ops.empty() && options.plugins.empty())
+    throw UserError(name + ": target tensorrt has no function bodies, so ONNX Runtime needs the library of our ops; give "
+                           "libseqexport_ort.so as plugins, or export it with --target portable");
+}
+
+Owned<OrtSession> opened(OrtEnv& environment, const Bundle& bundle, const EngineOptions& given) {
+  const std::string model = bundle.model.file.string(), here = "ONNX Runtime " + version();
+  OrtSessionOptions* made = nullptr;
+  check(api().CreateSessionOptions(&made), here);
+  const Owned<OrtSessionOptions> options(made);
+  check(api().SetIntraOpNumThreads(made, given.threads > 0 ? given.threads : usable_cores()), here);
+  if (!given.plugins.empty())
+    check(api().RegisterCustomOpsLibrary_V2(made, given.plugins.c_str()), given.plugins.string() + ": does not load");
+  OrtSession* session = nullptr;
+  check(api().CreateSession(&environment, model.c_str(), made, &session), here + " cannot load " + model);
+  return Owned<OrtSession>(session);
+}
+
+Owned<OrtEnv> new_environment() {
+  OrtEnv* environment = nullptr;
+  check(api().CreateEnv(ORT_LOGGING_LEVEL_FATAL, "seqexport", &environment), "ONNX Runtime " + version());
+  return Owned<OrtEnv>(environment);
+}
+
+using Count = OrtStatus*(ORT_API_CALL*)(const OrtSession*, size_t*);
+using Name = OrtStatus*(ORT_API_CALL*)(const OrtSession*, size_t, OrtAllocator*, char**);
+
+std::set<std::string> names(const OrtSession& session, Count count_of, Name name_of) {
+  const std::string here = "ONNX Runtime " + version();
+  OrtAllocator* allocator = nullptr;
+  size_t count = 0;
+  check(api().GetAllocatorWithDefaultOptions(&allocator), here);
+  check(count_of(&session, &count), here);
+  std::set<std::string> all;
+  for (size_t i = 0; i < count; ++i) {
+    char* name = nullptr;
+    check(name_of(&session, i, allocator, &name), here);
+    all.insert(name);
+    check(api().AllocatorFree(allocator, name), here);
+  }
+  return all;
+}
+
+}  // namespace
+
+OrtEngine::OrtEngine(const Bundle& bundle, const EngineOptions& options)
+    : Engine(bundle), ops_by_(options.plugins.empty() ? "function bodies" : options.plugins.filename().string()),
+      caches_in_place_(bundle.caches_in_place || (!options.plugins.empty() && bundle.ops.count("CausalAttention"))) {
+  check_runs(bundle, options);
+  environment_ = new_environment();
+  session_ = opened(*environment_, bundle, options);
+  check_interface();
+}
+
+void OrtEngine::check_interface() const {
+  std::set<std::string> inputs, outputs(bundle().outputs.begin(), bundle().outputs.end());
+  for (const Input& input : bundle().inputs) inputs.insert(input.name);
+  if (names(*session_, api().SessionGetInputCount, api().SessionGetInputName) != inputs ||
+      names(*session_, api().SessionGetOutputCount, api().SessionGetOutputName) != outputs)
+    throw UserError(bundle().model.file.string() +
+                    ": its inputs and outputs are not those that seqexport.json lists; export the model again");
+}
+
+bool OrtEngine::reads(const std::string& input) const {
+  for (const Input& each : bundle().inputs)
+    if (each.name == input) return true;
+  return false;
+}
+
+std::unique_ptr<seqexport::States> OrtEngine::states(size_t batch, size_t capacity) const {
+  return std::make_unique<OrtStates>(*this, batch, capacity);
+}
+
+std::string OrtEngine::description() const {
+  const std::string ops = bundle().ops.empty() ? "" : ", ops by " + ops_by_;
+  return "ONNX Runtime " + version() + ", CPU, target " + bundle().target + ops;
+}
+
+}  // namespace ort
+
+std::shared_ptr<const Engine> open_engine(const Bundle& bundle, const EngineOptions& options) {
+  return std::make_shared<const ort::OrtEngine>(bundle, options);
+}
+
+}  // namespace seqexport

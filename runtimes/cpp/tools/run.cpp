@@ -1,0 +1,167 @@
+// seqexport-run: tokens after tokens from a bundle, as they come; a session saved and resumed.
+#include <cerrno>
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+
+#include "error.h"
+#include "flags.h"
+#include "seqexport.hpp"
+
+namespace {
+
+using seqexport::Flag;
+using seqexport::UserError;
+
+struct Options {
+  std::string bundle, save, resume;
+  std::vector<int64_t> tokens;
+  size_t max_new_tokens = 128;
+  seqexport::EngineOptions engine;
+  seqexport::Sampling sampling = {0, 0, 1, 0};
+  bool samples = false;  // a flag of sampling was given
+  bool verbose = false, help = false, version = false;
+};
+
+int64_t number(const std::string& text, int64_t low) {
+  const auto value = seqexport::number(text, low);
+  if (!value) throw UserError("'" + text + "': expected a whole number of at least " + std::to_string(low));
+  return *value;
+}
+
+uint64_t seed_from(const std::string& text) {
+  char* end = nullptr;
+  errno = 0;
+  const unsigned long long value = std::strtoull(text.c_str(), &end, 10);
+  if (text.empty() || *end || errno || text[0] == '-') throw UserError("'" + text + "': expected 0 to 2^64 - 1");
+  return value;
+}
+
+double real(const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end || !std::isfinite(value)) throw UserError("'" + text + "': expected a number");
+  return value;
+}
+
+std::vector<int64_t> tokens_from(const std::string& text) {
+  std::vector<int64_t> tokens;
+  for (const std::string& each : seqexport::split(text, ',')) tokens.push_back(number(each, 0));
+  return tokens;
+}
+
+// The flags in the order of the help.
+std::vector<Flag> flags_of(Options& o) {
+  const auto sampling = [&o](Flag flag) {
+    flag.set = [&o, set = flag.set](const std::string& value) {
+      set(value);
+      o.samples = true;
+    };
+    return flag;
+  };
+  return {
+      {"--tokens", "IDS", "The prompt, as in 84,104,101.", [&o](const std::string& v) { o.tokens = tokens_from(v); }},
+      {"--max-new-tokens", "N", "Stop after so many [default: 128].",
+       [&o](const std::string& v) { o.max_new_tokens = size_t(number(v, 1)); }},
+      sampling({"--temperature", "T", "0: always the likeliest token [default: 0].",
+                [&o](const std::string& v) { o.sampling.temperature = real(v); }}),
+      sampling({"--top-k", "K", "Choose among the K likeliest; 0: all [default: 0].",
+                [&o](const std::string& v) { o.sampling.top_k = number(v, 0); }}),
+      sampling({"--top-p", "P", "Choose among the likeliest that reach P [default: 1].",
+                [&o](const std::string& v) { o.sampling.top_p = real(v); }}),
+      sampling({"--seed", "N", "The same seed gives the same tokens, as in Python [default: 0].",
+                [&o](const std::string& v) { o.sampling.seed = seed_from(v); }}),
+      {"--save", "FILE", "Write where it ended to this file; when interrupted too.",
+       [&o](const std::string& v) { o.save = v; }},
+      {"--resume", "FILE", "Go on where a session ended, saved here or in Python.",
+       [&o](const std::string& v) { o.resume = v; }},
+      {"--plugins", "FILE", "The library of our ops, libseqexport_ort.so [default: the ops' function bodies].",
+       [&o](const std::string& v) { o.engine.plugins = v; }},
+      {"--threads", "N", "Of the CPU [default: every core that it may use].",
+       [&o](const std::string& v) { o.engine.threads = int(number(v, 1)); }},
+      {"--verbose", nullptr, "Say on stderr what runs it.", [&o](const std::string&) { o.verbose = true; }},
+      {"--version", nullptr, "The version of seqexport.", [&o](const std::string&) { o.version = true; }},
+      {"--help", nullptr, "This text.", [&o](const std::string&) { o.help = true; }},
+  };
+}
+
+std::string help_text() {
+  Options unused;
+  return "Usage: seqexport-run BUNDLE [flags]\n\n"
+         "Go on after a prompt of tokens, or where a session ended, and print each token as it comes.\n\n"
+         "Examples:\n"
+         "  seqexport-run my-mamba --tokens=84,104,101,32\n"
+         "  seqexport-run my-mamba --tokens=84,104,101,32 --temperature=0.8 --seed=7 --save=talk.safetensors\n"
+         "  seqexport-run my-mamba --resume=talk.safetensors --max-new-tokens=64\n\n"
+         "Flags (--flag=value or --flag value):\n" +
+         help_of(flags_of(unused));
+}
+
+Options parse(const std::vector<std::string>& arguments) {
+  Options options;
+  seqexport::parse_flags("seqexport-run", flags_of(options), arguments, [&](const std::string& word) {
+    if (!options.bundle.empty()) throw UserError(word + ": one BUNDLE only, and " + options.bundle + " is given");
+    options.bundle = word;
+  });
+  if (options.help || options.version) return options;
+  if (options.bundle.empty()) throw UserError("no BUNDLE is given; seqexport-run --help has examples");
+  if (options.tokens.empty() && options.resume.empty())
+    throw UserError("nothing to go on after: give --tokens=IDS, or --resume=FILE");
+  return options;
+}
+
+seqexport_session* running = nullptr;  // what an interrupt ends
+
+void interrupt(int) { seqexport_session_cancel(running); }
+
+int go_on(const Options& options) {
+  const seqexport::Bundle bundle(options.bundle);
+  const seqexport::Engine engine(bundle, options.engine);
+  if (options.verbose) std::fprintf(stderr, "%s\n", engine.description().c_str());
+  seqexport::Session session =
+      options.resume.empty() ? seqexport::Session(engine) : seqexport::Session::restore(engine, options.resume);
+  if (session.batch() != 1)
+    throw UserError(options.resume + ": a session of " + std::to_string(session.batch()) + " sequences, expected one");
+  if (!options.tokens.empty()) session.prefill(options.tokens);
+
+  running = session.get();
+  std::signal(SIGINT, interrupt);
+  std::signal(SIGTERM, interrupt);
+  const char* before = "";
+  const bool whole = session.generate(
+      options.max_new_tokens, options.samples ? std::optional(options.sampling) : std::nullopt, [&](int64_t token) {
+        std::printf("%s%lld", before, static_cast<long long>(token));
+        std::fflush(stdout);
+        before = " ";
+        return true;
+      });
+  std::printf("\n");
+  if (!options.save.empty()) session.save(options.save);
+  if (!whole) std::fprintf(stderr, "interrupted%s\n", options.save.empty() ? "" : "; the session is saved");
+  return whole ? 0 : 130;
+}
+
+int run(const std::vector<std::string>& arguments) {
+  const Options options = parse(arguments);
+  if (options.help)
+    std::printf("%s", help_text().c_str());
+  else if (options.version)
+    std::printf("seqexport-run %s\n", seqexport_version());
+  else
+    return go_on(options);
+  return 0;
+}
+
+}  // namespace
+
+int main(int count, char** words) try {
+  return run({words + 1, words + count});
+} catch (const std::bad_alloc&) {
+  std::fprintf(stderr, "error: out of memory\n");
+  return 2;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "error: %s\n", error.what());
+  return 2;
+}

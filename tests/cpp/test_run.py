@@ -1,0 +1,122 @@
+"""What seqexport-run refuses: one line on stderr, exit code 2, and the file that was there stays."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqexport.runtimes.bundle import MANIFEST, MODEL, Bundle
+from seqexport.runtimes.ort.runner import OrtRunner
+from tests.conftest import Exported
+from tests.cpp.embedded import Installed
+from tests.cpp.test_sessions import PROMPT, SAMPLED, flags
+from tests.runtimes.test_sessions import rewrite
+
+
+@pytest.fixture
+def saved(mamba: Bundle, tmp_path: Path) -> Path:
+    file = tmp_path / "in" / "saved.safetensors"
+    with OrtRunner(mamba, threads=1) as runner, runner.session() as session:
+        session.prefill(np.array([PROMPT]))
+        list(session.generate(3, SAMPLED))
+        session.save(file)
+    return file
+
+
+def test_help_and_version(package: Installed) -> None:
+    assert package.run("--version").out.startswith("seqexport-run 0.1.0")
+    shown = package.run("--help")
+    assert shown.code == 0 and "Examples:" in shown.out and "--resume=FILE" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "no BUNDLE is given; seqexport-run --help has examples"),
+        (["x"], "nothing to go on after: give --tokens=IDS, or --resume=FILE"),
+        (["x", "y"], "y: one BUNDLE only, and x is given"),
+        (["x", "--tokens=1,,2"], "--tokens '': expected a whole number of at least 0"),
+        (["x", "--tokens=1", "--seed=-1"], "--seed '-1': expected 0 to 2^64 - 1"),
+        (["x", "--tokens=1", "--seed=18446744073709551616"], "expected 0 to 2^64 - 1"),
+        (["x", "--tokens=1", "--top-p=much"], "--top-p 'much': expected a number"),
+        (["x", "--tokens=1", "--nothing"], "unknown flag --nothing; seqexport-run --help lists them"),
+        (["x", "--tokens=1"], "x is not a bundle: it has no seqexport.json"),
+    ],
+    ids=" ".join,
+)
+def test_flags(package: Installed, words: list[str], told: str) -> None:
+    assert told in package.run(*words).refusal
+
+
+def test_bundles_that_do_not_open(package: Installed, exported: Exported, mamba: Bundle, tmp_path: Path) -> None:
+    copy = shutil.copytree(mamba.path, tmp_path / "copy")
+    weights = copy / f"{MODEL}.data"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    assert f"{weights}: sha256" in package.run(copy, *flags(PROMPT, None)).refusal
+    whole = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(whole | {"format_version": 3}))
+    assert "format version 3, this seqexport reads 1 to 2; upgrade" in package.run(copy, *flags(PROMPT, None)).refusal
+    engine = exported("preset:mamba", target="tensorrt").path
+    assert "needs the library of our ops" in package.run(engine, *flags(PROMPT, None)).refusal
+    refusal = package.run(mamba.path, *flags(PROMPT, None), "--plugins", tmp_path / "none.so").refusal
+    assert f"{tmp_path / 'none.so'}: does not load" in refusal
+
+
+def test_sessions_that_do_not_fit(package: Installed, exported: Exported, mamba: Bundle, saved: Path) -> None:
+    def refusal(bundle: Bundle = mamba) -> str:
+        return package.run(bundle.path, "--resume", saved).refusal
+
+    assert f"{saved}: saved from another model than" in refusal(exported("untied", target="ort", logits="last"))
+    half = exported("preset:mamba", target="ort", dtype="float16", logits="last")
+    assert f"{saved}: saved in float32, and {half.path} is float16; open a bundle in float32" in refusal(half)
+    rewrite(saved, format_version="2")
+    assert "format version 2, this seqexport reads 1; upgrade" in refusal()
+    rewrite(saved, format="another")
+    assert "not a session" in refusal()
+    rewrite(saved, format="seqexport session", format_version="1", sampling='{"temperature": -1}')
+    assert "damaged or cut short" in refusal()
+    saved.unlink()
+    assert "cannot be read (No such file or directory)" in refusal()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"logits": None},
+        {"more": np.zeros(1)},
+        {"recent": np.zeros((1, 32), np.int32)},
+        {"generators": np.zeros(2, np.uint64)},
+        {"lengths": np.array([-1], np.int32)},
+        {"lengths": np.zeros(0, np.int32)},
+        {"lengths": np.zeros(7, np.int64)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_other_tensors(package: Installed, mamba: Bundle, saved: Path, change: dict[str, np.ndarray]) -> None:
+    rewrite(saved, change)
+    assert f"{saved}: damaged or cut short (" in package.run(mamba.path, "--resume", saved).refusal
+
+
+def test_damaged_and_truncated_sessions(package: Installed, mamba: Bundle, saved: Path) -> None:
+    whole = saved.read_bytes()
+    for place in (0, 3, 9, 120, len(whole) // 2, len(whole) - 1):
+        for spoilt in (whole[:place], whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]):
+            saved.write_bytes(spoilt)
+            assert str(saved) in package.run(mamba.path, "--resume", saved).refusal
+
+
+def test_a_full_disk_leaves_the_session_that_was_there(package: Installed, mamba: Bundle, saved: Path) -> None:
+    before, limits = saved.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        done = package.run(mamba.path, "--resume", saved, "--max-new-tokens=2", "--save", saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.code == 2 and f"{saved}: cannot be written (File too large); nothing was left behind" in done.err
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
