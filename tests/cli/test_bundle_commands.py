@@ -373,7 +373,7 @@ def test_what_is_not_finite_is_named_and_json_stays_strict(run: Run, copy: Path)
         ["--temperature", 1, "--top-p", 0.5],
     ):
         refusal = run("generate", copy, "--prompt", "def ", *sampling).refusal
-        assert refusal.startswith("the logits of prompt 1 after 4 tokens are not finite on ort in float32: ")
+        assert refusal.startswith("the logits of sequence 1 after 4 tokens are not finite on ort in float32: ")
 
 
 @pytest.fixture

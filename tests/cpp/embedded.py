@@ -36,11 +36,9 @@ class Installed:
     def library(self) -> Path:
         return next(self.prefix.glob("lib*/libseqexport.so"))
 
-    def run(self, *args: object) -> Result:
-        """seqexport-run with arguments."""
-        done = run(
-            self.prefix / "bin" / "seqexport-run", *args, restore_signals=False
-        )  # a full disk is told, no signal
+    def run(self, *args: object, tool: str = "seqexport-run") -> Result:
+        """One of the tools, with arguments; a full disk is told to it as an error, and not as a signal."""
+        done = run(self.prefix / "bin" / tool, *args, restore_signals=False)
         return Result(done.returncode, done.stdout, done.stderr)
 
 

@@ -4,11 +4,9 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <new>
 
 #include "error.h"
-#include "flags.h"
-#include "seqexport.hpp"
+#include "tool.h"
 
 namespace {
 
@@ -24,12 +22,6 @@ struct Options {
   bool samples = false;  // a flag of sampling was given
   bool verbose = false, help = false, version = false;
 };
-
-int64_t number(const std::string& text, int64_t low) {
-  const auto value = seqexport::number(text, low);
-  if (!value) throw UserError("'" + text + "': expected a whole number of at least " + std::to_string(low));
-  return *value;
-}
 
 uint64_t seed_from(const std::string& text) {
   char* end = nullptr;
@@ -48,7 +40,7 @@ double real(const std::string& text) {
 
 std::vector<int64_t> tokens_from(const std::string& text) {
   std::vector<int64_t> tokens;
-  for (const std::string& each : seqexport::split(text, ',')) tokens.push_back(number(each, 0));
+  for (const std::string& each : seqexport::split(text, ',')) tokens.push_back(seqexport::whole_number(each, 0));
   return tokens;
 }
 
@@ -61,14 +53,14 @@ std::vector<Flag> flags_of(Options& o) {
     };
     return flag;
   };
-  return {
+  std::vector<Flag> flags = {
       {"--tokens", "IDS", "The prompt, as in 84,104,101.", [&o](const std::string& v) { o.tokens = tokens_from(v); }},
       {"--max-new-tokens", "N", "Stop after so many [default: 128].",
-       [&o](const std::string& v) { o.max_new_tokens = size_t(number(v, 1)); }},
+       [&o](const std::string& v) { o.max_new_tokens = size_t(seqexport::whole_number(v, 1)); }},
       sampling({"--temperature", "T", "0: always the likeliest token [default: 0].",
                 [&o](const std::string& v) { o.sampling.temperature = real(v); }}),
       sampling({"--top-k", "K", "Choose among the K likeliest; 0: all [default: 0].",
-                [&o](const std::string& v) { o.sampling.top_k = number(v, 0); }}),
+                [&o](const std::string& v) { o.sampling.top_k = seqexport::whole_number(v, 0); }}),
       sampling({"--top-p", "P", "Choose among the likeliest that reach P [default: 1].",
                 [&o](const std::string& v) { o.sampling.top_p = real(v); }}),
       sampling({"--seed", "N", "The same seed gives the same tokens, as in Python [default: 0].",
@@ -77,14 +69,13 @@ std::vector<Flag> flags_of(Options& o) {
        [&o](const std::string& v) { o.save = v; }},
       {"--resume", "FILE", "Go on where a session ended, saved here or in Python.",
        [&o](const std::string& v) { o.resume = v; }},
-      {"--plugins", "FILE", "The library of our ops, libseqexport_ort.so [default: the ops' function bodies].",
-       [&o](const std::string& v) { o.engine.plugins = v; }},
-      {"--threads", "N", "Of the CPU [default: every core that it may use].",
-       [&o](const std::string& v) { o.engine.threads = int(number(v, 1)); }},
       {"--verbose", nullptr, "Say on stderr what runs it.", [&o](const std::string&) { o.verbose = true; }},
       {"--version", nullptr, "The version of seqexport.", [&o](const std::string&) { o.version = true; }},
       {"--help", nullptr, "This text.", [&o](const std::string&) { o.help = true; }},
   };
+  const std::vector<Flag> engine = seqexport::engine_flags(o.engine);
+  flags.insert(flags.end() - 3, engine.begin(), engine.end());
+  return flags;
 }
 
 std::string help_text() {
@@ -156,12 +147,4 @@ int run(const std::vector<std::string>& arguments) {
 
 }  // namespace
 
-int main(int count, char** words) try {
-  return run({words + 1, words + count});
-} catch (const std::bad_alloc&) {
-  std::fprintf(stderr, "error: out of memory\n");
-  return 2;
-} catch (const std::exception& error) {
-  std::fprintf(stderr, "error: %s\n", error.what());
-  return 2;
-}
+int main(int count, char** words) { return seqexport::run_tool(count, words, run); }

@@ -1,0 +1,35 @@
+#include "tool.h"
+
+#include <cstdio>
+#include <new>
+
+#include "error.h"
+
+namespace seqexport {
+
+std::vector<Flag> engine_flags(EngineOptions& options) {
+  return {
+      {"--plugins", "FILE", "The library of our ops, libseqexport_ort.so [default: the ops' function bodies].",
+       [&options](const std::string& value) { options.plugins = value; }},
+      {"--threads", "N", "Of the CPU [default: every core that it may use].",
+       [&options](const std::string& value) { options.threads = int(whole_number(value, 1)); }},
+  };
+}
+
+int64_t whole_number(const std::string& text, int64_t low) {
+  const auto value = number(text, low);
+  if (!value) throw UserError("'" + text + "': expected a whole number of at least " + std::to_string(low));
+  return *value;
+}
+
+int run_tool(int count, char** words, int (*tool)(const std::vector<std::string>&)) try {
+  return tool({words + 1, words + count});
+} catch (const std::bad_alloc&) {
+  std::fprintf(stderr, "error: out of memory\n");
+  return 2;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "error: %s\n", error.what());
+  return 2;
+}
+
+}  // namespace seqexport
