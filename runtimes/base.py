@@ -209,12 +209,13 @@ class Session(Closing):
         self._write(zeros, np.zeros(self.batch, np.int32))
         self._begin()
         if self._checkpoints is not None:
-            self._checkpoints.back_to(0)
+            self._checkpoints.forget()
 
     def fork(self) -> Session:
         """A second session that goes on from here on its own, with the same random numbers and checkpoints."""
         other = self.runner.session(self.batch, self.capacity)
-        other._restore(self._snapshot())
+        other._copy_states(self)
+        other._go_on(self._snapshot(caches=False))
         other._checkpoints = self._checkpoints.copy() if self._checkpoints is not None else None
         return other
 
@@ -241,8 +242,16 @@ class Session(Closing):
 
     def _restore(self, snapshot: Snapshot) -> None:
         self._write(snapshot.states, snapshot.lengths)
+        self._go_on(snapshot)
+
+    def _go_on(self, snapshot: Snapshot) -> None:
+        """Take over all but the states."""
         self.lengths, self.logits, self.recent = snapshot.lengths.copy(), snapshot.logits, snapshot.recent
         self.sampling, self._generators = snapshot.sampling, snapshot.generators.copy()
+
+    def _copy_states(self, other: Session) -> None:
+        """Take over the states of another session of this batch and capacity; by way of the host, unless overridden."""
+        self._write(other.read_states(), other.lengths)
 
     def _check(self, tokens: Tokens, seq_lens: Lengths | None) -> Lengths:
         if tokens.ndim != 2 or tokens.shape[0] != self.batch or tokens.shape[1] == 0:
@@ -294,6 +303,8 @@ class Session(Closing):
         lengths = self._check_states(states, lengths)
         self._write(states, lengths)
         self.lengths = lengths.copy()
+        if self._checkpoints is not None:
+            self._checkpoints.forget()
 
     @abstractmethod
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:

@@ -78,6 +78,10 @@ class Checkpoints:
             self._kept.pop()
         return self._kept[-1] if self._kept else None
 
+    def forget(self) -> None:
+        """All of them."""
+        self._kept.clear()
+
     def copy(self) -> Checkpoints:
         other = Checkpoints(self.every, self.max_bytes)
         other._kept = self._kept.copy()

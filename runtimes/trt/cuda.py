@@ -144,6 +144,12 @@ class Cuda(Closing):
         """From the device to the host, in the stream's order."""
         self._checked("cudaMemcpyAsync", host, device, size, self._kind("DeviceToHost"), self.stream)
 
+    def copy(self, to: Memory, source: Memory) -> None:
+        """From memory of the device to other of the same size, in the stream's order."""
+        self._checked(
+            "cudaMemcpyAsync", to.address, source.address, to.bytes, self._kind("DeviceToDevice"), self.stream
+        )
+
     def _kind(self, way: str) -> Any:
         return getattr(self._runtime.cudaMemcpyKind, f"cudaMemcpy{way}")
 

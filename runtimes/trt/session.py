@@ -186,6 +186,11 @@ class TrtSession(Session):
                 array = stored_zeros(sizes, dtype, states[spec.past_name])
                 self.cuda.write(self._states[spec.past_name][self._place], array)
 
+    def _copy_states(self, other: Session) -> None:
+        assert isinstance(other, TrtSession)
+        for name, places in self._states.items():
+            self.cuda.copy(places[self._place], other._states[name][other._place])
+
     def close(self) -> None:
         self._decoder = None
         self._closing()

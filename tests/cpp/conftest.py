@@ -16,7 +16,7 @@ from seqexport.plugins import folders, library, toolchain
 from seqexport.runtimes.bundle import Bundle
 from tests.cli.conftest import Result
 from tests.conftest import Exported, leave_out
-from tests.cpp.embedded import SOURCES, WORK, Installed, installed, run
+from tests.cpp.embedded import ADDRESS, SOURCES, THREAD, WORK, Installed, installed, run
 
 RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 RTX_HEADERS = "11.1.0"
@@ -96,7 +96,14 @@ def _linked_rtx() -> Path:
 def package() -> Installed:
     WORK.mkdir(parents=True, exist_ok=True)
     with FileLock(WORK / "onnxruntime.lock"):
-        return installed()
+        return installed(ADDRESS)
+
+
+@pytest.fixture(scope="session")
+def race_checked() -> Installed:
+    WORK.mkdir(parents=True, exist_ok=True)
+    with FileLock(WORK / "onnxruntime-threads.lock"):
+        return installed(THREAD)
 
 
 @pytest.fixture(scope="session")

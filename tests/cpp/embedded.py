@@ -17,7 +17,9 @@ from tests.onnxruntime.cxx import headers_and_library
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = ROOT / "runtimes" / "cpp"
 WORK = ROOT / "build" / "cpp"
-SANITIZED = "-Werror -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+ADDRESS, THREAD = "-fsanitize=address,undefined -fno-sanitize-recover=all", "-fsanitize=thread"
+"""What the sanitizers look for: memory and undefined behaviour, or races; one build cannot have both."""
+
 WHAT = "tests of libseqexport"
 
 
@@ -42,16 +44,16 @@ class Installed:
         return Result(done.returncode, done.stdout, done.stderr)
 
 
-def installed() -> Installed:
+def installed(sanitizers: str) -> Installed:
     tools = toolchain.find_toolchain()
     if lacking := [tool.name for tool in (tools.cmake, tools.make, tools.cxx) if tool.path is None]:
         leave_out(f"{WHAT} left out: no {', no '.join(lacking)}")
-    work = WORK / "onnxruntime"
+    work = WORK / ("onnxruntime" if sanitizers == ADDRESS else "onnxruntime-threads")
     work.mkdir(parents=True, exist_ok=True)
     (work / "libonnxruntime.so.1").unlink(missing_ok=True)
     include, runtime = headers_and_library(work, WHAT)
     common = {"CMAKE_MAKE_PROGRAM": tools.make.path, "CMAKE_CXX_COMPILER": tools.cxx.path, "CMAKE_BUILD_TYPE": "None",
-              "CMAKE_CXX_FLAGS": SANITIZED}  # fmt: skip
+              "CMAKE_CXX_FLAGS": f"-Werror -O1 -g {sanitizers}"}  # fmt: skip
     _built(SOURCES, work / "library", common, SEQEXPORT_BACKEND="onnxruntime", SEQEXPORT_VERSION=library.version(),
            ORT_INCLUDE_DIR=include, ORT_LIBRARY=runtime, CMAKE_INSTALL_PREFIX=work / "installed")  # fmt: skip
     done = run(tools.cmake.path, "--install", work / "library")
@@ -76,7 +78,12 @@ class Embedding:
 
     def __init__(self, program: Path, bundle: Path, *plugins: Path) -> None:
         self._process = subprocess.Popen(
-            [program, bundle, *plugins], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)
+            [program, bundle, *plugins],
+            text=True,
+            errors="replace",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=dict(os.environ),
         )
 
     def __call__(self, *words: object) -> str:

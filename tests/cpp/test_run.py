@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import resource
 import shutil
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 
 from seqexport.runtimes.bundle import MANIFEST, MODEL, Bundle
 from seqexport.runtimes.ort.runner import OrtRunner
+from seqexport.runtimes.session_file import sealed
 from tests.conftest import Exported
-from tests.cpp.embedded import Installed
+from tests.cpp.embedded import Embedding, Installed
 from tests.cpp.test_sessions import PROMPT, SAMPLED, flags
 from tests.runtimes.test_sessions import rewrite
 
@@ -108,6 +110,23 @@ def test_damaged_and_truncated_sessions(package: Installed, mamba: Bundle, saved
         for spoilt in (whole[:place], whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]):
             saved.write_bytes(spoilt)
             assert str(saved) in package.run(mamba.path, "--resume", saved).refusal
+
+
+def test_any_header_is_refused_or_read(package: Installed, mamba: Bundle, saved: Path) -> None:
+    """Spoilt at random and sealed again, so that what reads it goes as far as it can."""
+    whole, rng = saved.read_bytes(), random.Random(0)
+    size = int.from_bytes(whole[:8], "little")
+    with Embedding(package.embedding, mamba.path) as program:
+        for _ in range(600):
+            header = bytearray(whole[8 : 8 + size])
+            for _ in range(rng.randint(1, 3)):
+                at = rng.randrange(len(header))
+                put = bytes(rng.choice(b'0123456789,:[]{}"-.eFIU\\\xff') for _ in range(rng.randint(0, 4)))
+                header[at : at + rng.randint(0, 4)] = put
+            told = rng.choice([len(header)] * 9 + [0, 2**63, len(header) + 8])
+            saved.write_bytes(sealed(told.to_bytes(8, "little") + header + whole[8 + size :]))
+            answer = program("restore", saved, 0)
+            assert answer.startswith(f"error 3: {saved}: ") or answer == "7"
 
 
 def test_a_full_disk_leaves_the_session_that_was_there(package: Installed, mamba: Bundle, saved: Path) -> None:

@@ -48,7 +48,7 @@ class FakeRuntime:
     """``cuda.bindings.runtime`` over host memory. ``room`` is the device's size in bytes."""
 
     cudaStreamNonBlocking = 1
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3)
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def __init__(self, room: int = 1 << 30) -> None:
@@ -60,6 +60,7 @@ class FakeRuntime:
         self.launches = 0
         self.recording: list[Work] | None = None
         self.pageable = False
+        self.copied_on_device = 0
 
     @property
     def used(self) -> int:
@@ -130,6 +131,12 @@ class FakeRuntime:
         return (OK,)
 
     def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> tuple[Code]:
+        if kind == 3:
+            self.check(to, size)
+            self.check(source, size)
+            self.copied_on_device += 1
+            self.submit(stream, lambda: ctypes.memmove(to, source, size))
+            return (OK,)
         device, host = (to, source) if kind == 1 else (source, to)
         pinned = _inside(self.pinned, host, size)
 

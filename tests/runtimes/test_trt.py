@@ -23,6 +23,7 @@ from seqexport.runtimes.chunks import merge, split
 from seqexport.runtimes.comparison.reference import read_reference
 from seqexport.runtimes.comparison.verify import verify
 from seqexport.runtimes.ort.runner import OrtRunner
+from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.storage import from_float32, to_float32
 from seqexport.runtimes.trt import versions
 from seqexport.runtimes.trt.profiles import GivenShapes
@@ -231,6 +232,28 @@ def test_states_travel_to_another_session(jamba: Any) -> None:
         b.step(tokens(2))
         b.write_states(a.read_states(), a.lengths)
         np.testing.assert_array_equal(a.step(tokens(2, seed=5)), b.step(tokens(2, seed=5)))
+
+
+def test_a_fork_copies_on_the_device_and_goes_on_by_itself(jamba: Any) -> None:
+    runner, _, runtime = jamba
+    with runner.session(2, 20) as session:
+        session.prefill(tokens(2, 7), lens(7, 4))
+        session.step(tokens(2))
+        with session.fork() as other:
+            assert runtime.copied_on_device == len(runner.manifest.states)
+            expected = list(session.generate(4, Sampling(temperature=1.0, seed=3)))
+            np.testing.assert_array_equal(list(other.generate(4, Sampling(temperature=1.0, seed=3))), expected)
+            other.step(tokens(2, seed=9))
+        np.testing.assert_array_equal(session.lengths, [12, 9])
+
+
+def test_a_saved_session_goes_on_in_another_backend(jamba: Any, tmp_path: Path) -> None:
+    runner, _, _ = jamba
+    with runner.session(2, 20) as session:
+        session.prefill(tokens(2, 7), lens(7, 4))
+        session.save(tmp_path / "a")
+        with OrtRunner(runner.bundle, threads=1) as theirs, theirs.restore(tmp_path / "a", 20) as other:
+            np.testing.assert_allclose(other.step(tokens(2)), session.step(tokens(2)), **CLOSE)
 
 
 def test_prompts_shorter_than_the_profile_are_padded(exported: Exported) -> None:

@@ -87,6 +87,12 @@ const std::string& weights_of(const Bundle& bundle) {
   return bundle.weights;
 }
 
+const std::string& told(const std::map<std::string, std::string>& metadata, const char* name) {
+  const auto found = metadata.find(name);
+  if (found == metadata.end()) throw std::invalid_argument(std::string("it does not say its ") + name);
+  return found->second;
+}
+
 void check_format(const std::string& file, const std::map<std::string, std::string>& metadata) {
   const auto format = metadata.find("format"), version = metadata.find("format_version");
   if (format == metadata.end() || format->second != kFormat)
@@ -97,7 +103,7 @@ void check_format(const std::string& file, const std::map<std::string, std::stri
 }
 
 void check_model(const std::string& file, const std::map<std::string, std::string>& metadata, const Bundle& bundle) {
-  const std::string folder = bundle.folder.string(), &dtype = metadata.at("dtype"), &theirs = metadata.at("weights");
+  const std::string folder = bundle.folder.string(), &dtype = told(metadata, "dtype"), &theirs = told(metadata, "weights");
   if (dtype != bundle.dtype)
     throw UserError(file + ": saved in " + dtype + ", and " + folder + " is " + bundle.dtype + "; open a bundle in " +
                     dtype);
@@ -129,7 +135,7 @@ Snapshot snapshot_from(const Safetensors& held, const Bundle& bundle) {
   snapshot.recent = values_of<int64_t>(held.tensors.at("recent").bytes);
   for (const uint64_t state : values_of<uint64_t>(held.tensors.at("generators").bytes))
     snapshot.generators.emplace_back(state);
-  snapshot.sampling = sampling_from(json::parse(held.metadata.at("sampling")));
+  snapshot.sampling = sampling_from(json::parse(told(held.metadata, "sampling")));
   return snapshot;
 }
 
