@@ -36,7 +36,7 @@ from seqexport.runtimes.bundle import (
     open_bundle,
     write_manifest,
 )
-from seqexport.runtimes.comparison.reference import record, write_reference
+from seqexport.runtimes.comparison.reference import LONGEST, record, write_reference
 from seqexport.runtimes.manifest import (
     FORMAT_VERSION,
     LanguageModel,
@@ -50,6 +50,7 @@ from seqexport.runtimes.manifest import (
     dtype_name,
 )
 from seqexport.runtimes.pytorch.runner import TorchRunner
+from seqexport.runtimes.pytorch.short_chunks import short_chunks
 
 TOKENIZER_FILES = (
     TOKENIZER,
@@ -245,4 +246,6 @@ def _tensor_spec(value: ir.Value) -> TensorSpec:
 def _record(bundle: Bundle, model: PreTrainedModel) -> None:
     original = TorchRunner(bundle, model, logits="all")
     float64 = TorchRunner(bundle, model, logits="all", arithmetic="float64")
-    write_reference(bundle.reference, record(original, float64, models.windows(model)))
+    with short_chunks(model, LONGEST):
+        reference = record(original, float64, models.windows(model))
+    write_reference(bundle.reference, reference)
