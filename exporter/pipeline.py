@@ -119,6 +119,8 @@ def export(
         for said in notes.before_tracing(original, options.target, None if family == "mamba" else capacity):
             note(said)
         graph = trace(model, specs, opset=options.opset, last_only=options.logits == "last")
+        for said in notes.after_tracing(graph):
+            note(said)
     with stage(f"finish for target {options.target}"):
         ops = _our_ops(graph)
         graph = finish_for(options.target, graph, passes)
@@ -133,7 +135,7 @@ def export(
 def _check_opset(options: ExportOptions) -> None:
     traced = f"{TRACED_OPSETS[0]} to {TRACED_OPSETS[-1]}"
     if options.opset == opset_27.OPSET and options.target != "portable":
-        raise UserError(f"`opset` {options.opset}: only for `target='portable'`; expected {traced}")
+        raise UserError(f"`opset` {options.opset} is for `target='portable'`; for {options.target} expected {traced}")
     if options.opset not in (*TRACED_OPSETS, opset_27.OPSET):
         raise UserError(f"`opset` {options.opset}: expected {traced}, or {opset_27.OPSET} with `target='portable'`")
 

@@ -16,6 +16,5 @@ def add_bodies(model: ir.Model) -> None:
 
 
 def _body(node: ir.Node, opset: int) -> list[str]:
-    call, lower = call_of(node), opset_27.LOWERINGS.get(node.op_type)
-    lowered = lower(node, call) if lower is not None and opset >= opset_27.OPSET else None
-    return OPS[node.op_type].body(call) if lowered is None else lowered
+    own = opset_27.body_of(node) if opset >= opset_27.OPSET else None
+    return OPS[node.op_type].body(call_of(node)) if own is None else own

@@ -1,8 +1,7 @@
 """Target ``portable`` in opset 27: bodies of our ops with ONNX's own CausalConvWithState and LinearAttention in them.
 
-1. A body gives all that the op defines. What those ops do not have stands around them: ragged rows, and all but the
-   recurrence of a scan. Their arithmetic is float32, as the standard leaves open what they sum in.
-2. An op that they do not cover, or not exactly, keeps its body.
+A body gives all that the op defines: what those ops do not have stands around them. An op that they do not cover, or
+not exactly, keeps its own.
 
 Tracing goes up to opset 23; from there to 27 what ops had before did not change, and attributes that are new are as if
 they were not there.
@@ -15,35 +14,26 @@ from functools import partial
 
 import onnx_ir as ir
 
-from seqexport.exporter.passes import linear_attention
-from seqexport.plugins.ops import Call
-from seqexport.plugins.ops.causal_conv1d import JOINED, finished
+from seqexport.exporter.passes import causal_conv_with_state, linear_attention
+from seqexport.exporter.passes.functions import call_of
+from seqexport.plugins.ops import DOMAIN, Call
 
 OPSET = 27
 
 
-def convolution(node: ir.Node, call: Call) -> list[str] | None:
-    """None where the number of channels is not known."""
-    weight = node.inputs[1]
-    if weight is None or weight.shape is None or not isinstance(weight.shape[0], int):
-        return None
-    names = [name for name in ("x", "weight", "bias", "past") if name in call]
-    bias = "bias_wide" if "bias" in call else '""'
-    lines = [
-        *(f"{name}_wide = Cast <to = 1> ({name})" for name in names),
-        "x_channels = Transpose <perm = [0, 2, 1]> (x_wide)",
-        "kernel_axis = Constant <value_ints = [1]> ()",
-        "kernel = Unsqueeze (weight_wide, kernel_axis)",
-        f'y_channels, left = CausalConvWithState <activation = "{call.attributes["activation"]}">'
-        f" (x_channels, kernel, {bias}, past_wide)",
-        "activated = Transpose <perm = [0, 2, 1]> (y_channels)",
-    ]
-    if "seq_lens" not in call:
-        return [*lines, "y = CastLike (activated, x)", "present = CastLike (left, past)"]
-    return [*lines, *JOINED, *finished(call)]  # 1: what it leaves ends with the padding
-
-
 LOWERINGS: dict[str, Callable[[ir.Node, Call], list[str] | None]] = {
-    "CausalConv1d": convolution,
+    "CausalConv1d": partial(causal_conv_with_state.body, op="CausalConvWithState"),
     "SsdScan": partial(linear_attention.body, op="LinearAttention"),
 }
+
+
+def body_of(node: ir.Node) -> list[str] | None:
+    """Of a node of one of our ops; None where it keeps its own."""
+    lower = LOWERINGS.get(node.op_type)
+    return None if lower is None else lower(node, call_of(node))
+
+
+def kept(model: ir.Model) -> set[str]:
+    """The ops of which a node keeps its own body."""
+    ours = (node for node in model.graph.all_nodes() if node.domain == DOMAIN)
+    return {node.op_type for node in ours if body_of(node) is None}

@@ -24,7 +24,7 @@ LOWERINGS: dict[str, Callable[[ir.Node, Call], list[str] | None]] = {
     "CausalAttention": causal_attention.body,
     "CausalConv1d": causal_conv1d.body,
     "SelectiveScan": selective_scan.body,
-    "SsdScan": partial(linear_attention.body, op=f"{MICROSOFT}.LinearAttention"),  # faster at every length: ssd_bodies.py
+    "SsdScan": partial(linear_attention.body, op=f"{MICROSOFT}.LinearAttention"),
 }
 
 
