@@ -4,7 +4,7 @@
 
 One layer of a model of 130 M parameters, batch 1. Each form is held to float64 before it is timed; the forms take
 turns, and the least time of each counts. What was found on a CPU (conv_bodies.json): com.microsoft's
-CausalConvWithState takes two to three times as long for a prompt as the Conv over an image of one row, which target
+CausalConvWithState takes more than twice as long for a prompt as the Conv over an image of one row, which target
 ``ort`` has, and no less for one token. ONNX Runtime 1.32 computes opset 27's op by its definition.
 """
 

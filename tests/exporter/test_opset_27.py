@@ -155,8 +155,7 @@ def test_our_library_computes_these_nodes_too(
     assert_reads(InOnnxRuntime(model, specs, session).feed, model, readings("mamba2", "float32"))
 
 
-@pytest.mark.parametrize("name", ["mamba2", "jamba"])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("name", "dtype"), [("mamba2", "float32"), ("jamba", "float16")])
 def test_a_bundle_says_its_opset_and_verifies(exported: Exported, name: str, dtype: str) -> None:
     bundle = exported(name, opset=OPSET, dtype=dtype, logits="all")
     model = onnx.load(bundle.model, load_external_data=False)
