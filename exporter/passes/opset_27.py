@@ -20,7 +20,6 @@ from seqexport.plugins.ops import DOMAIN, Call
 
 OPSET = 27
 
-
 LOWERINGS: dict[str, Callable[[ir.Node, Call], list[str] | None]] = {
     "CausalConv1d": partial(causal_conv_with_state.body, op="CausalConvWithState"),
     "SsdScan": partial(linear_attention.body, op="LinearAttention"),
