@@ -46,8 +46,8 @@ def drops_bodies(bundle: Bundle, *, plugins: bool, major: int) -> bool:
     unread = [op for op in UNREAD_BODIES if op in manifest.ops]
     if unread and not plugins:
         raise UserError(
-            f"{bundle.path}: TensorRT cannot read the function body of {unread[0]}; build it with the plugins instead of "
-            "`plugins=False`"
+            f"{bundle.path}: TensorRT cannot read the function body of {unread[0]}; build it with the plugins instead "
+            "of `plugins=False`"
         )
     return plugins
 

@@ -110,5 +110,5 @@ def test_without_bodies_all_forms_are_one_op_again(is_old: bool) -> None:
     assert not model.functions
     assert {node.domain for node in model.graph.node} == {"seqexport"}
     assert all(len(node.input) == 4 + ("bias" in node.input) and all(node.input) for node in model.graph.node)
-    named = [[a.s.decode() for a in node.attribute if a.name == "inputs"] for node in model.graph.node]
-    assert sum(named, []) == ["x,weight,past,seq_lens"] + 2 * ["x,weight,bias,past,seq_lens"]
+    named = [a.s.decode() for node in model.graph.node for a in node.attribute if a.name == "inputs"]
+    assert named == ["x,weight,past,seq_lens"] + 2 * ["x,weight,bias,past,seq_lens"]
