@@ -25,8 +25,8 @@ SHIPPED = ("mamba", "transformer")
 ROUTERS = ("qwen3_moe", "lfm2_moe", "nemotron_h_groups")
 """Each kind of router: softmax and renormalised; sigmoid with a correction; in groups besides."""
 
-ABSENT = ("mamba2", "bamba", "falcon_h1", "zamba2", "granite_hybrid_dense", "lfm2")
-"""Families that leave optional inputs of our ops out: the scan's gate, the convolution's bias."""
+ABSENT = ("mamba2", "granite_hybrid_dense", "lfm2")
+"""Families that leave optional inputs of our ops out: the scan's gate, beside attention too; the convolution's bias."""
 
 NAMES = tuple(name.encode() for name in OPS)
 

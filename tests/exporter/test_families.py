@@ -94,6 +94,18 @@ def test_family_gives_the_originals_logits_and_tokens(
 
 
 @pytest.mark.parametrize("name", EXPORTED)
+def test_every_call_gives_what_its_function_takes(name: str, traced: Traced) -> None:
+    _, graph = traced(name, "float32")
+    made = finish_for("portable", graph.clone())
+    called = [node for node in made.graph if node.op_identifier() in made.functions]
+    assert len(called) == sum(node.domain.startswith("seqexport") for node in made.graph) > 0
+    for node in called:
+        names = [value.name for value in made.functions[node.op_identifier()].inputs]
+        assert None not in node.inputs and len(node.inputs) == len(names)
+        assert node.attributes["inputs"].as_string() == ",".join(names)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
 def test_tensorrt_8_6_reads_every_standard_op(name: str, traced: Traced) -> None:
     _, graph = traced(name, "float32")
     made = finish_for("tensorrt", graph.clone())
