@@ -1,7 +1,7 @@
 """Optional inputs that a node of one of our ops is not given.
 
-TensorRT's parsers accept neither an input without a name, from some version on, nor a call that gives a function fewer
-inputs than it has. So in what is written no input is absent: it is taken out, of the node and of its function.
+Not every parser of TensorRT takes an input without a name, and none a call that gives a function fewer inputs than it
+has. So an absent one is in nothing that is written: neither in the node, nor in its function.
 """
 
 from __future__ import annotations
