@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor
@@ -13,12 +14,13 @@ from torch import Tensor
 from seqexport.exporter.causal_lm import discover_states
 from seqexport.exporter.models import explained, refuse_unsupported
 from seqexport.exporter.passes.add_bodies import add_bodies
-from seqexport.exporter.targets import FUSIONS
+from seqexport.exporter.targets import FUSIONS, finish_for
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.quiet import quiet
 from tests.exporter.conftest import LENGTHS, Loaded, Readings, Traced
 from tests.exporter.families import EXPORTED, REFUSED, REFUSED_IN_TRACING, VOCAB, build
 from tests.exporter.reading import Exported, assert_reads, export, open_session, torch_feed
+from tests.exporter.tensorrt_8_6 import unread
 from tests.exporter.windows import cut_out
 from tests.support import PROPERTY, Case, cases
 
@@ -49,6 +51,31 @@ def test_family_gives_the_originals_logits_and_tokens(
     cut_out(graph)
     add_bodies(graph)
     return assert_reads(Exported(model, specs, open_session(graph, library)).feed, model, expected)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_every_call_gives_what_its_function_takes(name: str, traced: Traced) -> None:
+    _, graph = traced(name, "float32")
+    made = finish_for("portable", graph.clone())
+    called = [node for node in made.graph if node.op_identifier() in made.functions]
+    assert len(called) == sum(node.domain.startswith("seqexport") for node in made.graph) > 0
+    for node in called:
+        names = [value.name for value in made.functions[node.op_identifier()].inputs]
+        assert None not in node.inputs and len(node.inputs) == len(names)
+        assert node.attributes["inputs"].as_string() == ",".join(names)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_tensorrt_8_6_reads_every_standard_op(name: str, traced: Traced) -> None:
+    _, graph = traced(name, "float32")
+    made = finish_for("tensorrt", graph.clone())
+    assert made.graph.opset_imports[""] == 17
+    assert not made.functions and not any(any(map(has_a_graph, node.attributes.values())) for node in made.graph)
+    assert [told for node in made.graph if node.domain == "" and (told := unread(node))] == []
+
+
+def has_a_graph(attribute: ir.Attr) -> bool:
+    return attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 @pytest.mark.parametrize("name", ["mamba", "gpt2"])
