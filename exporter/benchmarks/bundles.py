@@ -1,4 +1,4 @@
-"""The bundles of the GPU run: the two shipped models, random ones in the shapes of real models, or given ones."""
+"""The bundles of the GPU run: the shipped models, random ones in the shapes of real models, or given ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from seqexport.exporter.benchmarks.setting import Setting
 from seqexport.runtimes.benchmarks.checkpoints import CAPACITY
 
-SHIPPED = ("mamba", "transformer")
+SHIPPED = ("mamba", "mamba2", "hybrid", "transformer")
 RANDOM = ("mamba-130m", "llama-130m")
 LARGE = ("mamba-1.4b", "llama-1.4b")
 HUGE = ("nemotron-3-nano-4b", "llama-4b", "mamba2-2.7b")
