@@ -33,7 +33,7 @@ def run(setting: Setting) -> Iterator[Row]:
 def rows(found: dict[str, Any]) -> Iterator[Row]:
     """What was timed, and what failed."""
     for rate, unit in (("copy_bytes_per_s", "TB/s"), ("matrix_flop_per_s", "TFLOP/s")):
-        yield Row(rate.partition("_")[0], measured=found[rate] / 1e12, unit=unit)
+        yield Row(rate.partition("_")[0], measured=found[rate] / 1e12, unit=unit, detail={"torch": found["torch"]})
     for row in found["rows"]:
         name = f"{row['op']} {row['shape']}"
         if row["target"] is None or row["measure"] == "us":

@@ -227,7 +227,8 @@ def test_a_kernel_is_held_to_a_time_or_to_a_peer() -> None:
     slower = {**row, "measure": "times mamba_ssm", "target": 1.3, "at_most": False, "measured": 1.2}
     plain = {**row, "op": "conv", "measure": None, "target": None, "at_most": False, "measured": None}
     failed = {"op": "linear", "shape": "(1,)", "error": "out of memory"}
-    found = {"copy_bytes_per_s": 4e12, "matrix_flop_per_s": 8e14, "rows": [within, slower, plain], "failures": [failed]}
+    found = {"copy_bytes_per_s": 4e12, "matrix_flop_per_s": 8e14, "rows": [within, slower, plain], "failures": [failed],
+             "torch": "2.11.0"}  # fmt: skip
     rows = list(kernel_speed.rows(found))
     assert [(row.name, row.measured, row.met) for row in rows[2:5]] == [
         ("scan N=1", 10.0, True), ("scan N=1: times mamba_ssm", 1.2, False), ("conv N=1", 10.0, None),
@@ -241,7 +242,7 @@ def test_what_was_timed_counts_even_if_another_case_failed(
 ) -> None:
     def program(self: Setting, module: str, *arguments: object, **options: object) -> str:
         if written[0]:
-            found = {"copy_bytes_per_s": 4e12, "matrix_flop_per_s": 8e14, "rows": [], "failures": []}
+            found = {"copy_bytes_per_s": 4e12, "matrix_flop_per_s": 8e14, "rows": [], "failures": [], "torch": "2"}
             Path(str(arguments[-1])).write_text(json.dumps(found))
         raise StepFailed("exit code 1")
 
