@@ -10,11 +10,12 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from seqexport.plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAMES = ("mamba_ssm", "causal_conv1d")
 """Packages with kernels that transformers calls where they are installed."""
