@@ -54,13 +54,15 @@ class Row(Record, frozen=True):
 
 
 class StepResult(Record, frozen=True):
-    """``why``: the reason of a step that failed or was left out. A missed target does not fail a step."""
+    """``why``: the reason of a step that failed or was left out; ``date``: of the last run. A missed target does not
+    fail a step."""
 
     step: str
     status: Status
     seconds: float
     rows: tuple[Row, ...] = ()
     why: str = ""
+    date: str = ""
 
 
 class Report(Record, frozen=True):

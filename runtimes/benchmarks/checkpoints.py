@@ -50,8 +50,9 @@ def _nemotron_3_nano_4b() -> PreTrainedConfig:
     attentions."""
     from transformers import NemotronHConfig
 
+    kinds = {"M": "linear_attention", "-": "mlp", "*": "full_attention"}
     return NemotronHConfig(
-        hybrid_override_pattern="M-M-M-MM-M-M*-M-M*-M-M-M*-M-M-MM*-MMM-M-M-",
+        layers_block_type=[kinds[letter] for letter in "M-M-M-MM-M-M*-M-M*-M-M-M*-M-M-MM*-MMM-M-M-"],
         hidden_size=3136,
         intermediate_size=12544,
         mamba_num_heads=96,

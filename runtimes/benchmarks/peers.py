@@ -1,17 +1,21 @@
-"""mamba_ssm and causal-conv1d beside ours: which of their kernels transformers shall call, and whether it does.
+"""mamba_ssm and causal-conv1d beside ours: their kernels alone, and whether transformers calls them.
 
 transformers passes over a package that it cannot import in silence, and runs its own PyTorch code in its place.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqexport.plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAMES = ("mamba_ssm", "causal_conv1d")
 """Packages with kernels that transformers calls where they are installed."""
@@ -102,3 +106,61 @@ def tune_again() -> None:
             for kernel in vars(module).values():
                 if isinstance(kernel, autotuner):
                     kernel.cache.clear()
+
+
+@functools.cache
+def _usable(*modules: str) -> bool:
+    """Whether all can be imported; stderr says why not."""
+    try:
+        for name in modules:
+            importlib.import_module(name)
+    except ImportError as error:
+        print(f"{modules[0]} is left out: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], object] | None:
+    """causal-conv1d's kernel with SiLU, of x [B,L,D] and weight [D,K]; None where it is not installed."""
+    if not _usable("causal_conv1d", CONVOLUTION):
+        return None
+    from causal_conv1d import causal_conv1d_fn
+
+    return functools.partial(causal_conv1d_fn, x.transpose(1, 2), weight, bias, activation="silu")
+
+
+def selective_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
+) -> Callable[[], object] | None:
+    """mamba_ssm's kernel of what SelectiveScan takes, in its own layout; None where that is not compiled."""
+    if not _usable("mamba_ssm", SCAN_EXTENSION):
+        return None
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    x, dt, z, B, C = (t.transpose(1, 2).contiguous() for t in (x, dt, z, B[:, :, 0], C[:, :, 0]))
+    return functools.partial(selective_scan_fn, x, dt, A, B, C, D, z, bias, delta_softplus=True, return_last_state=True)
+
+
+def ssd_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
+) -> Callable[..., object] | None:
+    """mamba_ssm's kernels of a state [B,H,P,N] and, where there are several tokens, the length of its chunks.
+
+    One token updates the state in its place. None where mamba_ssm is not installed; nothing of it need be compiled.
+    """
+    if not _usable("mamba_ssm"):
+        return None
+    if x.shape[1] > 1:
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+        return lambda past, chunk: mamba_chunk_scan_combined(
+            x, dt, A, B, C, chunk, D=D, z=z, dt_bias=bias, initial_states=past, dt_softplus=True,
+            return_final_states=True,
+        )  # fmt: skip
+    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+
+    (P, N), steps = (x.shape[-1], B.shape[-1]), dt[:, 0, :, None].expand(-1, -1, x.shape[-1])
+    rates, skip, shift = A[:, None, None].expand(-1, P, N), D[:, None].expand(-1, P), bias[:, None].expand(-1, P)
+    return lambda state: selective_state_update(
+        state, x[:, 0], steps, rates, B[:, 0], C[:, 0], skip, z=z[:, 0], dt_bias=shift, dt_softplus=True
+    )

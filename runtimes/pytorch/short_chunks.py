@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -15,15 +16,15 @@ from torch import nn
 @contextmanager
 def short_chunks(model: nn.Module, tokens: int) -> Iterator[None]:
     """Inside, layers with a scan in chunks take ``tokens`` at a time, if that is less than their own chunk."""
-    layers = {
-        layer: layer.chunk_size
-        for layer in model.modules()
-        if hasattr(layer, "conv1d") and isinstance(getattr(layer, "chunk_size", None), int)
-    }
+    layers: list[tuple[Any, int]] = []
+    for layer in model.modules():
+        size = getattr(layer, "chunk_size", None)
+        if hasattr(layer, "conv1d") and isinstance(size, int):
+            layers.append((layer, size))
     try:
-        for layer, size in layers.items():
+        for layer, size in layers:
             layer.chunk_size = min(size, tokens)
         yield
     finally:
-        for layer, size in layers.items():
+        for layer, size in layers:
             layer.chunk_size = size

@@ -20,9 +20,10 @@ TINY = {
                                  num_attention_heads=2, max_position_embeddings=4096),
     "mamba2": lambda: Mamba2Config(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_heads=4, head_dim=8,
                                    n_groups=1, state_size=16, rescale_prenorm_residual=False),
-    "nemotron_h": lambda: NemotronHConfig(vocab_size=40, hidden_size=16, hybrid_override_pattern="M-*",
-                                        intermediate_size=24, mamba_num_heads=4, mamba_head_dim=8, n_groups=2,
-                                        ssm_state_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8),
+    "nemotron_h": lambda: NemotronHConfig(vocab_size=40, hidden_size=16, intermediate_size=24,
+                                          layers_block_type=["linear_attention", "mlp", "full_attention"],
+                                          mamba_num_heads=4, mamba_head_dim=8, n_groups=2,
+                                          ssm_state_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8),
 }  # fmt: skip
 
 

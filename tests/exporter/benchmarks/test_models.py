@@ -36,7 +36,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_which_bundles_are_wanted(setting: Setting, tmp_path: Path) -> None:
-    assert len(for_engines(setting)) == 8 and {wanted.dtype for wanted in for_speed(setting)} == {"fp16"}
+    assert len(for_engines(setting)) == 12 and {wanted.dtype for wanted in for_speed(setting)} == {"fp16"}
     some = dataclasses.replace(setting, models=("mamba-130m",))
     assert for_engines(some) == [Wanted("mamba-130m", "fp32"), Wanted("mamba-130m", "fp16")]
     assert for_speed(some) == [Wanted("mamba-130m", "fp16")]
