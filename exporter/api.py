@@ -66,7 +66,8 @@ def export(
         dtype: of weights and activations: ``fp32``, ``fp16`` or ``bf16``; None: the checkpoint's.
         logits: of each sequence's ``last`` valid token (generation), or of ``all`` (scoring).
         max_len: the capacity, the most tokens that a key/value cache can hold; None: the model's own limit.
-        opset: ONNX opset, 18 to 23.
+        opset: ONNX opset, 18 to 23; or 27, of target ``portable`` alone: bodies of our ops then have ONNX's own
+            LinearAttention and CausalConvWithState in them, for runtimes that have kernels of those.
         passes: onnx-ir passes of your own, run on the finished graph.
         tokenizer: a folder with the tokenizer's files; default: where the model came from.
         arch: refuse a model of another family.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import onnx_ir as ir
 from transformers import PreTrainedModel
 
 from seqexport.exporter import models
 from seqexport.exporter.original import Original
+from seqexport.exporter.passes import opset_27
+from seqexport.exporter.passes.linear_attention import MOST_STATES
 from seqexport.runtimes.manifest import Target, dtype_name
 
 BFLOAT16 = {
@@ -27,6 +30,15 @@ def before_tracing(original: Original, target: Target, capacity: int | None) -> 
         yield f"bfloat16: {BFLOAT16[target]}; else export in fp16 or fp32"
     if capacity is not None:
         yield f"capacity: {capacity:,} tokens a sequence{_why(model, capacity)}"
+
+
+def after_tracing(graph: ir.Model) -> Iterator[str]:
+    """What of a graph in opset 27 is in our own bodies."""
+    if graph.opset_imports[""] == opset_27.OPSET and (kept := opset_27.kept(graph)):
+        yield (
+            f"opset {opset_27.OPSET} has ops for CausalConv1d, and for SsdScan of up to {MOST_STATES} states; our own "
+            f"bodies stay in {', '.join(sorted(kept))}"
+        )
 
 
 def _why(model: PreTrainedModel, capacity: int) -> str:

@@ -23,10 +23,11 @@ from seqexport.exporter.causal_lm import discover_states, trace
 from seqexport.exporter.fingerprint import fingerprint
 from seqexport.exporter.interface import axes_of
 from seqexport.exporter.original import Original, load
+from seqexport.exporter.passes import opset_27
 from seqexport.exporter.passes.functions import is_in
 from seqexport.exporter.targets import finish_for
 from seqexport.exporter.tokenizer import TOKENIZER, Made, make_tokenizer
-from seqexport.exporter.trace import DEFAULT_OPSET
+from seqexport.exporter.trace import DEFAULT_OPSET, TRACED_OPSETS
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import sha256, whole_folder
 from seqexport.plugins.ops import DOMAIN
@@ -37,7 +38,7 @@ from seqexport.runtimes.bundle import (
     open_bundle,
     write_manifest,
 )
-from seqexport.runtimes.comparison.reference import record, write_reference
+from seqexport.runtimes.comparison.reference import LONGEST, record, write_reference
 from seqexport.runtimes.manifest import (
     FORMAT_VERSION,
     LanguageModel,
@@ -51,6 +52,7 @@ from seqexport.runtimes.manifest import (
     dtype_name,
 )
 from seqexport.runtimes.pytorch.runner import TorchRunner
+from seqexport.runtimes.pytorch.short_chunks import short_chunks
 
 TOKENIZER_FILES = (
     TOKENIZER,
@@ -58,7 +60,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-OPSETS = range(18, 24)
 
 Stage = Callable[[str], AbstractContextManager[object]]
 """Called with the name of each step; the step runs inside what it gives."""
@@ -96,8 +97,7 @@ def export(
     Raises:
         UserError: the model cannot be loaded or exported, or the output cannot be written; nothing is left behind.
     """
-    if options.opset not in OPSETS:
-        raise UserError(f"`opset` {options.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
+    _check_opset(options)
     check_destination(output, force=options.force)
     with stage(f"load {_said(options.model)}"):
         original = load(
@@ -121,6 +121,8 @@ def export(
         for said in notes.before_tracing(original, options.target, None if family == "mamba" else capacity):
             note(said)
         graph = trace(model, specs, opset=options.opset, last_only=options.logits == "last")
+        for said in notes.after_tracing(graph):
+            note(said)
     with stage(f"finish for target {options.target}"):
         ops = _our_ops(graph)
         graph = finish_for(options.target, graph, passes)
@@ -130,6 +132,14 @@ def export(
         return _write(output, manifest, graph, model, texts, tokenizer, stage)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
+
+
+def _check_opset(options: ExportOptions) -> None:
+    traced = f"{TRACED_OPSETS[0]} to {TRACED_OPSETS[-1]}"
+    if options.opset == opset_27.OPSET and options.target != "portable":
+        raise UserError(f"`opset` {options.opset} is for `target='portable'`; for {options.target} expected {traced}")
+    if options.opset not in (*TRACED_OPSETS, opset_27.OPSET):
+        raise UserError(f"`opset` {options.opset}: expected {traced}, or {opset_27.OPSET} with `target='portable'`")
 
 
 def _write(
@@ -247,4 +257,6 @@ def _tensor_spec(value: ir.Value) -> TensorSpec:
 def _record(bundle: Bundle, model: PreTrainedModel) -> None:
     original = TorchRunner(bundle, model, logits="all")
     float64 = TorchRunner(bundle, model, logits="all", arithmetic="float64")
-    write_reference(bundle.reference, record(original, float64, models.windows(model)))
+    with short_chunks(model, LONGEST):
+        reference = record(original, float64, models.windows(model))
+    write_reference(bundle.reference, reference)

@@ -21,6 +21,7 @@ from seqexport.exporter.passes.opset_17 import to_opset_17
 from seqexport.exporter.passes.ort import lower_for_ort
 from seqexport.exporter.passes.read_in_place import read_in_place
 from seqexport.exporter.passes.reduce_angles import reduce_angles
+from seqexport.exporter.passes.sort_top_k import sort_top_k
 from seqexport.exporter.passes.spell_out_shape import spell_out_shape
 from seqexport.exporter.passes.unflatten_products import unflatten_products
 from seqexport.plugins.errors import UserError
@@ -43,6 +44,7 @@ PASSES: dict[Target, ir.passes.Sequential] = {
         *map(GraphPass, FUSIONS),
         GraphPass(name_inputs),
         GraphPass(spell_out_shape),
+        GraphPass(sort_top_k),
         GraphPass(reduce_angles),
         GraphPass(to_opset_17),
     ),

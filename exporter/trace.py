@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seqexport.exporter.interface import DynamicAxes, Inputs, explicit_state, named_axes, named_outputs
 from seqexport.exporter.models import explained
+from seqexport.exporter.passes import opset_27
 from seqexport.exporter.passes.cancel_transposes import cancel_transposes
 from seqexport.exporter.passes.fold_parameters import fold_parameters
 from seqexport.exporter.passes.share_sizes import share_sizes
@@ -30,6 +31,9 @@ from seqexport.plugins.ops import DOMAIN, OPS, VERSION, Op
 from seqexport.runtimes.manifest import StateSpec
 
 DEFAULT_OPSET = 20
+TRACED_OPSETS = range(18, 24)
+"""Those that PyTorch writes; a graph in opset 27 is one of the newest of them with another number."""
+
 CAPACITY = 7
 """The example size of ``max_len``."""
 
@@ -74,7 +78,7 @@ def trace_module(
             Kernels that keep states by themselves need an axis ``batch``.
         states: explicit states: the input that holds a state before a call, and the output that holds it after. Both
             have one dtype and shape.
-        opset: ONNX opset of the graph.
+        opset: ONNX opset of the graph, 18 to 23, or 27.
         translations: for torch ops of your own, what makes ONNX nodes of a call (``torch.onnx.export``'s
             ``custom_translation_table``).
 
@@ -129,6 +133,7 @@ def capture(
     The arguments are those of ``trace_module``, no axis counted from the end; ``states`` is what its kernels keep.
     """
     specs, told = list(states.specs.values()), list[list[str]]()
+    written = TRACED_OPSETS[-1] if opset == opset_27.OPSET else opset
     sizes = {"max_len": CAPACITY} | {axis: inputs[name].shape[i] for name in axes for i, axis in axes[name].items()}
     past = [_example(spec, sizes) for spec in specs]
     names = [*inputs, *(spec.past_name for spec in specs)]
@@ -140,7 +145,7 @@ def capture(
             dynamo=True,
             verbose=False,
             optimize=False,
-            opset_version=opset,
+            opset_version=written,
             input_names=names,
             dynamic_shapes=_dynamic_shapes(inputs, axes, specs),
             custom_translation_table={
@@ -150,6 +155,8 @@ def capture(
         )
     assert program is not None
     graph: ir.Model = program.model
+    if written != opset:
+        graph.opset_imports[""] = opset
     _name_outputs(graph.graph, told[-1])
     share_sizes(graph)
     simplify(graph)

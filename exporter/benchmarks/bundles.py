@@ -1,16 +1,22 @@
-"""The bundles of the GPU run: the two shipped models, random ones in the shapes of real models, or given ones."""
+"""The bundles of the GPU run: the shipped models, random ones in the shapes of real models, or given ones."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from seqexport.exporter.benchmarks.setting import Setting
 from seqexport.runtimes.benchmarks.checkpoints import CAPACITY
 
-SHIPPED = ("mamba", "transformer")
+SHIPPED = ("mamba", "mamba2", "hybrid", "transformer")
 RANDOM = ("mamba-130m", "llama-130m")
 LARGE = ("mamba-1.4b", "llama-1.4b")
+HUGE = ("nemotron-3-nano-4b", "llama-4b", "mamba2-2.7b")
+HYBRID, ITS_SIZE = "nemotron-3-nano-4b", "llama-4b"
+"""A hybrid, and the Transformer of its size, beside which its prompts are timed."""
+
+MAMBA_1 = ("mamba-130m", "mamba-1.4b")
 THREADS = 4
 """Of an export, since several run at a time."""
 
@@ -32,7 +38,12 @@ class Wanted:
 
     @property
     def random(self) -> bool:
-        return self.model in (*RANDOM, *LARGE)
+        return self.model in (*RANDOM, *LARGE, *HUGE)
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether mamba_ssm and causal-conv1d have kernels for any of its layers."""
+        return not self.model.startswith("llama")
 
     def checkpoint(self, setting: Setting) -> Path:
         return setting.work / "checkpoints" / self.model
@@ -51,7 +62,7 @@ def for_engines(setting: Setting) -> list[Wanted]:
 
 def for_speed(setting: Setting) -> list[Wanted]:
     """What is timed whole, beside PyTorch."""
-    return [Wanted(model, "fp16") for model in (*LARGE, *RANDOM) if setting.wants(model)]
+    return [Wanted(model, "fp16") for model in (*HUGE, *LARGE, *RANDOM) if setting.wants(model)]
 
 
 def ensure_checkpoint(setting: Setting, model: str) -> Path:
@@ -63,7 +74,7 @@ def ensure_checkpoint(setting: Setting, model: str) -> Path:
 
 
 def ensure_bundle(setting: Setting, wanted: Wanted) -> Path:
-    """The bundle's folder, exported for its target if it is not there."""
+    """The bundle's folder, exported for its target if it is not there; a huge model's checkpoint makes room for it."""
     folder = wanted.folder(setting)
     if not folder.exists():
         source = ["--arch", wanted.model]
@@ -71,4 +82,6 @@ def ensure_bundle(setting: Setting, wanted: Wanted) -> Path:
             source = ["--model", str(ensure_checkpoint(setting, wanted.model)), "--max-len", str(CAPACITY)]
         options = [*source, "--dtype", wanted.dtype, "--target", wanted.target, "--no-verify", "-o", str(folder)]
         setting.torch("exporter.cli", "onnx", *options, log=f"export-{wanted.name}", threads=THREADS)
+        if wanted.model in HUGE:
+            shutil.rmtree(wanted.checkpoint(setting))
     return folder

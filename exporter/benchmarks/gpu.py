@@ -9,6 +9,7 @@ Targets are those for one H100; a missed target is shown, and does not fail the 
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import shlex
 import sys
@@ -65,7 +66,8 @@ def run_step(name: str, step: Step, setting: Setting, found: Callable[[Row], Non
     start = perf_counter()
 
     def result(status: str, why: str = "") -> StepResult:
-        return StepResult(name, status, round(perf_counter() - start, 1), tuple(rows), why)  # type: ignore[arg-type]
+        seconds, today = round(perf_counter() - start, 1), datetime.date.today().isoformat()
+        return StepResult(name, status, seconds, tuple(rows), why, today)  # type: ignore[arg-type]
 
     try:
         for row in step(setting):

@@ -26,8 +26,8 @@ class Row(Record, frozen=True):
     Attributes:
         name: what was checked or measured, unique in its step.
         passed: whether a check held; None where there is nothing to hold.
-        measured, unit: a number; larger is better where it has a target.
-        target: the least that is wanted of it.
+        measured, unit: a number.
+        target: the least that is wanted of it; where ``at_most``, the most.
         detail: all that it was made of.
     """
 
@@ -36,12 +36,15 @@ class Row(Record, frozen=True):
     measured: float | None = None
     unit: str = ""
     target: float | None = None
+    at_most: bool = False
     detail: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def met(self) -> bool | None:
         """Whether the target was reached; None where there is none, or no number."""
-        return None if self.target is None or self.measured is None else self.measured >= self.target
+        if self.target is None or self.measured is None:
+            return None
+        return self.measured <= self.target if self.at_most else self.measured >= self.target
 
     @property
     def reason(self) -> str:
@@ -51,13 +54,15 @@ class Row(Record, frozen=True):
 
 
 class StepResult(Record, frozen=True):
-    """``why``: the reason of a step that failed or was left out. A missed target does not fail a step."""
+    """``why``: the reason of a step that failed or was left out; ``date``: of the last run. A missed target does not
+    fail a step."""
 
     step: str
     status: Status
     seconds: float
     rows: tuple[Row, ...] = ()
     why: str = ""
+    date: str = ""
 
 
 class Report(Record, frozen=True):
@@ -122,7 +127,7 @@ def print_table(console: Console, steps: Iterable[StepResult]) -> None:
 
 def _cells(row: Row) -> tuple[str, str, str, str]:
     measured = "" if row.measured is None else f"{row.measured:.3g} {row.unit}".rstrip()
-    wanted = "" if row.target is None else f"≥ {row.target:g} {row.unit}".rstrip()
+    wanted = "" if row.target is None else f"{'≤' if row.at_most else '≥'} {row.target:g} {row.unit}".rstrip()
     verdict = {True: "[green]met[/]", False: "[yellow]missed[/]", None: ""}[row.met]
     return escape(row.name), measured, wanted, "[bold red]failed[/]" if row.passed is False else verdict
 

@@ -21,7 +21,7 @@ import torch
 
 from seqexport.exporter.benchmarks.op_bodies import THREADS, milliseconds
 from seqexport.exporter.passes.functions import define
-from seqexport.exporter.passes.ort import MICROSOFT, ssd_scan
+from seqexport.exporter.passes.ort import LOWERINGS, MICROSOFT
 from seqexport.plugins.ops import DOMAIN, OPS, Call
 from seqexport.plugins.ops.ssd_scan_body import body, constants, delta, entering, finished
 from seqexport.runtimes.benchmarks.cli import run
@@ -136,7 +136,7 @@ def _chunks(tokens: int, node: ir.Node, call: Call) -> list[str]:
 FORMS: dict[str, Form] = {
     "one token a step": _by_token,
     **{f"chunks of {tokens}": functools.partial(_chunks, tokens) for tokens in (16, 32, 64, 128)},
-    "com.microsoft.LinearAttention": lambda node, call: ssd_scan.body(node, call) or [],
+    "com.microsoft.LinearAttention": lambda node, call: LOWERINGS["SsdScan"](node, call) or [],
 }
 
 

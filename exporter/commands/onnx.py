@@ -54,7 +54,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="portable: any ONNX runtime. ort: fastest in stock ONNX Runtime. tensorrt: our ops as plugin nodes.",
 )
-@click.option("--opset", type=int, default=20, show_default=True, help="ONNX opset, 18 to 23.")
+@click.option(
+    "--opset",
+    type=int,
+    default=20,
+    show_default=True,
+    help="ONNX opset, 18 to 23; 27 for ONNX's own LinearAttention and CausalConvWithState, with target portable.",
+)
 @click.option(
     "--clamp-weights", is_flag=True, help="Set weights beyond the dtype to its largest value, instead of refusing them."
 )

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from seqexport.exporter.passes import opset_27
 from seqexport.exporter.passes.functions import call_of, define
 from seqexport.plugins.ops import DOMAIN, OPS
 
 
 def add_bodies(model: ir.Model) -> None:
+    opset = model.opset_imports[""]
     nodes = [node for node in model.graph.all_nodes() if node.domain == DOMAIN]
-    bodies = [(node, OPS[node.op_type].body(call_of(node))) for node in nodes]
-    define(model, DOMAIN, bodies, {"": model.opset_imports[""]})
+    define(model, DOMAIN, [(node, _body(node, opset)) for node in nodes], {"": opset})
+
+
+def _body(node: ir.Node, opset: int) -> list[str]:
+    own = opset_27.body_of(node) if opset >= opset_27.OPSET else None
+    return OPS[node.op_type].body(call_of(node)) if own is None else own

@@ -1,7 +1,6 @@
 """Target ``tensorrt``: facts that a plugin cannot see for itself are written into the attributes of its node.
 
-1. Which inputs it has. Optional inputs that are absent are taken out, because not every TensorRT parser accepts one
-   without a name; and a plugin is told only how many inputs there are. ``inputs`` lists the names of those left.
+1. Which inputs it has (``close_gaps``): a plugin is told only how many there are.
 2. Which outputs it has. The last ones are taken out, and not computed, where the op can do without and nothing reads
    them; ``outputs`` then lists the names of those left.
 3. Its type. TensorRT before 10 calls every tensor inside a network float32; ``T`` is the type T of the op's schema.
@@ -11,9 +10,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from seqexport.exporter.passes.absent_inputs import close_gaps
 from seqexport.plugins.ops import DOMAIN, OPS
 
-INPUTS, OUTPUTS, TYPE = "inputs", "outputs", "T"
+OUTPUTS, TYPE = "outputs", "T"
 
 
 def name_inputs(model: ir.Model) -> None:
@@ -21,12 +21,8 @@ def name_inputs(model: ir.Model) -> None:
         if node.domain != DOMAIN:
             continue
         op = OPS[node.op_type]
-        given = {name: value for name, value in zip(op.input_names, node.inputs, strict=False) if value is not None}
+        given = close_gaps(node)  # 1
         left_out = _unread(node, op.output_names(given), op.optional_outputs)
-        node.resize_inputs(len(given))
-        for index, value in enumerate(given.values()):
-            node.replace_input_with(index, value)
-        _say(node, INPUTS, ",".join(given))  # 1
         if left_out:  # 2
             node.resize_outputs(len(node.outputs) - left_out)
             _say(node, OUTPUTS, ",".join(op.output_names(given)[: len(node.outputs)]))

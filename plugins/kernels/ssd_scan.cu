@@ -4,15 +4,15 @@
 //   h[p,n] <- exp(delta * A) * h[p,n] + delta * B[n] * x[p]
 //   y[p] = C . h[p] + D * x[p], times silu(z[p]) if z is given
 //
-// Parallelisation: heads, and slices of a head's rows p, over warps; tokens in tiles of matrix products
-// (ssd_scan_tile.cuh), or one after another where T has no tensor cores (ssd_scan_recurrence.cuh). If that does not fill
-// the device, time is cut into segments, three launches: every segment's end state from zero and its sum of delta * A;
-// the carry over segments; every segment again from its start state. If there is more than the device holds at once,
-// its blocks share all rows evenly, and hand over the states of those in which a share ends. One token:
-// ssd_scan_step.cuh.
-// Floor: x, z and y once through device memory, and 4 N P + 32 P products a token and head; with segments half of the
-// products again, and the states of every segment four times through the L2 cache. Measured on an H200 it is neither:
-// 57 instructions a token of 32 rows p, of which 5 are matrix products and 10 the skip and the gate.
+// Parallelisation: heads, and slices of a head's rows p, over warpgroups (sm_90a, N of 33 to 128: ssd_scan_wgmma.cuh) or
+// warps; tokens in tiles of matrix products (ssd_scan_tile.cuh), or one after another where T has no tensor cores
+// (ssd_scan_recurrence.cuh). If that does not fill the device, time is cut into segments, three launches: every segment's
+// end state from zero and its sum of delta * A; the carry over segments; every segment again from its start state. If
+// there is more than the device holds at once, its blocks share all rows evenly, and hand over the states of those in
+// which a share ends. One token: ssd_scan_step.cuh.
+// Floor: x, z and y once through device memory, and 4 N P + 64 P products a token and head; with segments half of the
+// products again, and the states of every segment four times through the L2 cache. Measured on an H200 it is neither, but
+// the instructions and waits of a warpgroup's 64 tokens: 16 a token of a warp's 16 rows p, 4 of them in the gate.
 #include "ssd_scan.h"
 
 #include <algorithm>
@@ -31,6 +31,7 @@ constexpr int kMaxSegments = 256;
 // Measured on an H200: a segment's first pass by its second, a block's start and end in tokens, and a token of a block
 // that has an SM for itself.
 constexpr double kLocalCost = 0.4, kStartCost = 96, kAloneCost = 0.75;
+constexpr int64_t kLongScan = 1 << 19;  // tokens of a head, from which on three warpgroups beat two, with bf16
 constexpr int kManyHeads = 8;  // of an SM, for one token
 constexpr int kCarryThreads = 128;
 
@@ -77,7 +78,8 @@ SsdSegments segments_of(const SsdScanParams& p, int64_t count) {
 // device holds `slots`.
 double cost_of(const SsdSegments& segments, int64_t blocks, int64_t slots) {
   const int64_t all = blocks * segments.count, waves = (all + slots - 1) / slots;
-  const double passes = segments.count == 1 ? 1 : 1 + kLocalCost, alone = all <= multiprocessors() ? kAloneCost : 1;
+  const double passes = segments.count == 1 ? 1 : 1 + kLocalCost;
+  const double alone = all <= multiprocessors() && multiprocessors() < slots ? kAloneCost : 1;
   return double(waves) * (segments.tokens * passes + kStartCost) * alone;
 }
 
@@ -94,7 +96,8 @@ SsdSegments plan_segments(const SsdScanParams& p, int64_t blocks, int64_t slots,
   return best;
 }
 
-// The three launches of scan<kLocal>(grid) over time in segments; `rows` blocks scan all rows of one segment.
+// The launches of a scan in segments: `local` gives the first ones' end states from zero, `whole` scans all; both take a
+// grid, of which `rows` blocks scan all rows of one segment.
 template <typename Local, typename Whole>
 cudaError_t launch_segments(const SsdScanParams& p, SsdSegments segments, unsigned rows, cudaStream_t stream,
                             const Local& local, const Whole& whole) {
@@ -110,20 +113,26 @@ cudaError_t launch_segments(const SsdScanParams& p, SsdSegments segments, unsign
   return whole(grid, segments);
 }
 
+size_t bytes_of(const SsdScanParams& p, const SsdSegments& segments) {
+  return segments.count > 1 ? segments.count * segment_bytes(p) : 0;
+}
+
 size_t workspace_of(const SsdScanParams& p) { return p.workspace ? p.workspace_bytes : 0; }
 
 template <typename Traits>
 struct Tiles {
   static int slices(const SsdScanParams& p) { return ssd_slices(p.head_size, Traits::kRows); }
   static size_t shared_bytes(const SsdScanParams& p) {
-    return Traits::shared_bytes(ssd_block_heads(slices(p), Traits::kWarps));
+    return Traits::shared_bytes(ssd_block_heads(slices(p), Traits::kUnits));
   }
   static bool fit(const SsdScanParams& p) {
-    return compiled_architecture(ssd_tile_kernel<Traits, false>) >= 80 && shared_bytes(p) <= shared_memory_limit();
+    const auto kernel = ssd_tile_kernel<Traits, false>;
+    return Traits::fit(p) && compiled_architecture(kernel) >= 80 && compiled_threads(kernel) >= Traits::kThreads &&
+           shared_bytes(p) <= shared_memory_limit();
   }
   // Blocks of all rows of one segment.
   static int blocks(const SsdScanParams& p) {
-    return p.groups * ceil_div(ceil_div(p.heads, p.groups) * slices(p), Traits::kWarps);
+    return p.groups * ceil_div(ceil_div(p.heads, p.groups) * slices(p), Traits::kUnits);
   }
   // Blocks that the device holds at once.
   static int64_t slots(const SsdScanParams& p) {
@@ -134,23 +143,32 @@ struct Tiles {
   }
   static SsdSegments plan(const SsdScanParams& p, size_t workspace_bytes) {
     const int64_t rows = int64_t(blocks(p)) * p.batch, held = slots(p);
-    SsdSegments segments = plan_segments(p, rows, held, workspace_bytes);
-    const double shared = double(rows) / double(held) * p.length + 2 * kStartCost;
-    if (p.segments == 0 && rows > held && workspace_bytes >= handed_bytes(p) + held * sizeof(int32_t) &&
-        shared < 0.95 * cost_of(segments, rows, held)) {
-      segments = segments_of(p, 1);
-      segments.rows = int(rows);
+    SsdSegments best = plan_segments(p, rows, held, workspace_bytes);
+    if (p.segments > 0) return best;
+    double least = cost_of(best, rows, held);
+    for (int64_t count = 1; count <= std::min<int64_t>(ceil_div(p.length, kMinSegment), kMaxSegments); ++count) {
+      SsdSegments segments = segments_of(p, count);
+      segments.shared = true;
+      if (rows * segments.count <= held || bytes_of(p, segments) + shared_bytes_of(p) > workspace_bytes) continue;
+      const double cost = shared_cost(segments, rows, held);
+      if (cost < 0.95 * least) best = segments, least = cost;
     }
-    return segments;
+    return best;
   }
-  static size_t handed_bytes(const SsdScanParams& p) {
-    return size_t(slots(p)) * Traits::kWarps * Traits::kRows * p.states * sizeof(float);
+  // In tokens, as cost_of has it, of shares of segments whose end states come first.
+  static double shared_cost(const SsdSegments& segments, int64_t rows, int64_t held) {
+    const int64_t first = rows * (segments.count - 1), waves = (first + held - 1) / held;
+    const double local = double(waves) * (segments.tokens * kLocalCost + kStartCost);
+    return double(rows * segments.count) / double(held) * segments.tokens + 2 * kStartCost + local;
   }
+  // States between blocks, and their flags.
+  static size_t between_bytes(const SsdScanParams& p) {
+    return size_t(slots(p)) * Traits::kUnits * Traits::kRows * p.states * sizeof(float);
+  }
+  static size_t shared_bytes_of(const SsdScanParams& p) { return between_bytes(p) + slots(p) * sizeof(int32_t); }
   static size_t workspace(const SsdScanParams& p) {
     const SsdSegments segments = plan(p, SIZE_MAX);
-    return segments.rows > 0    ? handed_bytes(p) + size_t(slots(p)) * sizeof(int32_t)
-           : segments.count > 1 ? segments.count * segment_bytes(p)
-                                : 0;
+    return bytes_of(p, segments) + (segments.shared ? shared_bytes_of(p) : 0);
   }
   static SsdVectors vectors(const SsdScanParams& p) {
     const auto rows = [](const void* base, int64_t stride, int width) {
@@ -159,24 +177,27 @@ struct Tiles {
     return {rows(p.B, p.B_stride, p.states) && rows(p.C, p.C_stride, p.states),
             rows(p.x, p.x_stride, p.head_size) && rows(p.z, p.z_stride, p.head_size), rows(p.y, 0, p.head_size)};
   }
-  static cudaError_t scan(const SsdScanParams& p, cudaStream_t stream) {
+  static cudaError_t scan(const SsdScanParams& p, cudaStream_t stream) { return scan(p, Traits::maps(p), stream); }
+  static cudaError_t scan(const SsdScanParams& p, const typename Traits::Maps& maps, cudaStream_t stream) {
     const size_t shared = shared_bytes(p);
     const auto pass = [&](auto kernel) {
       return [&, kernel](dim3 grid, const SsdSegments& segments) {
-        return launch(kernel, grid, Traits::kThreads, shared, stream, p, segments, vectors(p));
+        return launch(kernel, grid, Traits::kThreads, shared, stream, p, segments, vectors(p), maps);
       };
     };
     SsdSegments segments = plan(p, workspace_of(p));
-    if (segments.rows == 0) {
-      return launch_segments(p, segments, blocks(p), stream, pass(ssd_tile_kernel<Traits, true>),
-                             pass(ssd_tile_kernel<Traits, false>));
-    }
-    const unsigned held = unsigned(slots(p));
-    segments.h = static_cast<float*>(p.workspace);
-    segments.handed = reinterpret_cast<int32_t*>(static_cast<char*>(p.workspace) + handed_bytes(p));
-    const cudaError_t e = launch(ssd_clear_kernel, ceil_div(int(held), kCarryThreads), kCarryThreads, 0, stream,
-                                 segments.handed, int(held));
-    return e != cudaSuccess ? e : pass(ssd_shared_kernel<Traits>)(held, segments);
+    const auto local = pass(ssd_tile_kernel<Traits, true>), whole = pass(ssd_tile_kernel<Traits, false>);
+    if (!segments.shared) return launch_segments(p, segments, blocks(p), stream, local, whole);
+    const int held = int(slots(p));
+    segments.between = reinterpret_cast<float*>(static_cast<char*>(p.workspace) + bytes_of(p, segments));
+    segments.handed = reinterpret_cast<int32_t*>(segments.between + between_bytes(p) / sizeof(float));
+    const cudaError_t e = launch(ssd_clear_kernel, ceil_div(held, kCarryThreads), kCarryThreads, 0, stream,
+                                 segments.handed, held);
+    if (e != cudaSuccess) return e;
+    return launch_segments(p, segments, blocks(p), stream, local, [&](dim3, const SsdSegments& all) {
+      return launch(ssd_shared_kernel<Traits>, held, Traits::kThreads, shared, stream, p, all, vectors(p), maps,
+                    blocks(p));
+    });
   }
 };
 
@@ -201,17 +222,37 @@ struct Tokens {
   }
 };
 
+// Products of warpgroups, or of warps for what bulk copies do not take.
+template <typename Traits, typename Otherwise>
+struct WarpgroupTiles : Tiles<Traits> {
+  static cudaError_t scan(const SsdScanParams& p, cudaStream_t stream) {
+    const typename Traits::Maps maps = Traits::maps(p);
+    return maps.made ? Tiles<Traits>::scan(p, maps, stream) : Tiles<Otherwise>::scan(p, stream);
+  }
+};
+
 // body(the kernels that scan this call): tensor cores where they fit, else the recurrence.
 template <typename T, typename Body>
 auto with_scan(const SsdScanParams& p, const Body& body) {
   if constexpr (!std::is_same<T, float>::value) {
     if (p.length >= kMinTileTokens) {
-      using Narrow = Tiles<SsdTraits<T, 64, 2, 4, 384>>;
-      using Middle = Tiles<SsdTraits<T, 128, 2, 4, 256>>;
-      using Wide = Tiles<SsdTraits<T, 256, 1, 4, 256>>;
-      if (p.states <= 64 && Narrow::fit(p)) return body(Narrow());
-      if (p.states > 64 && p.states <= 128 && Middle::fit(p)) return body(Middle());
-      if (p.states > 128 && Wide::fit(p)) return body(Wide());
+      using Narrow = SsdTraits<T, 64, 2, 4, 384>;
+      using Middle = SsdTraits<T, 128, 2, 4, 256>;
+      using Wide = SsdTraits<T, 256, 1, 4, 256>;
+      using NarrowWarpgroups = WarpgroupTiles<SsdWgmmaTraits<T, 64, 3>, Narrow>;
+      using TwoWarpgroups = WarpgroupTiles<SsdWgmmaTraits<T, 128, 2>, Middle>;
+      using ThreeWarpgroups = WarpgroupTiles<SsdWgmmaTraits<T, 128, 3>, Middle>;
+      const bool long_scan = int64_t(p.batch) * p.heads * p.length >= kLongScan;
+      if (p.states <= 64) {
+        if (p.states > 32 && NarrowWarpgroups::fit(p)) return body(NarrowWarpgroups());
+        if (Tiles<Narrow>::fit(p)) return body(Tiles<Narrow>());
+      } else if (p.states <= 128) {
+        if (!std::is_same<T, __half>::value && long_scan && ThreeWarpgroups::fit(p)) return body(ThreeWarpgroups());
+        if (TwoWarpgroups::fit(p)) return body(TwoWarpgroups());
+        if (Tiles<Middle>::fit(p)) return body(Tiles<Middle>());
+      } else if (Tiles<Wide>::fit(p)) {
+        return body(Tiles<Wide>());
+      }
     }
   }
   if (p.states <= 16) return body(Tokens<T, 16>());

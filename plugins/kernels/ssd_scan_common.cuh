@@ -6,17 +6,18 @@
 
 namespace seqexport {
 
-// How a scan is cut in time: into segments that are scanned in parallel, or where the share of a block ends.
+// How a scan is cut in time: into segments that are scanned in parallel, and where the share of a block ends.
 struct SsdSegments {
   int count;   // in time
   int tokens;  // of each but the last, a multiple of every kernel's tile
   float* h;    // F[B,count,H,P,N]: a segment's end state from zero, after the carry its start state
   float* sum;  // F[B,count,H]: the sum of delta * A * log2(e) over a segment
 
-  // Set where as many blocks as the device holds share all rows evenly (count is 1): block i ends within a row whose
-  // states it leaves in h for block i + 1, and then sets handed[i].
+  // Where as many blocks as the device holds share the segments of all rows evenly: block i ends within one whose states
+  // it leaves in `between` for block i + 1, and then sets handed[i].
+  bool shared = false;
+  float* between = nullptr;
   int32_t* handed = nullptr;
-  int rows = 0;  // to be shared
 
   // Where those of row b, this segment and this head begin.
   __device__ __forceinline__ int64_t state(const SsdScanParams& p, int b, int segment, int head) const {

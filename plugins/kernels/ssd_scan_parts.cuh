@@ -10,15 +10,29 @@
 namespace seqexport {
 
 constexpr int kSsdTokens = 32;       // of a tile
+constexpr uint32_t kLeastScore = 101;    // as kLeastWeighed: rows of S are scaled by 2^40 at most, as y is with them
 constexpr uint32_t kLeastWeighed = 117;  // biased exponent: states up to 2^103 are not scaled out of float32 with them
 constexpr float kMostExponent = 256;     // |log2| of a decay past which float32 has only 0 and infinity
+
+template <typename Traits, bool kLocal>
+struct SsdTile;
 
 template <typename T_, int kN_, int kBands_, int kWarps_, int kThreadsPerSm_>
 struct SsdTraits {
   using T = T_;
   static constexpr int kN = kN_, kBands = kBands_, kWarps = kWarps_;
-  static constexpr int kThreads = 32 * kWarps, kRows = 16 * kBands, kPad = 8;
-  static constexpr int kThreadsPerSm = kThreadsPerSm_;
+  static constexpr int kUnits = kWarps, kUnitThreads = 32, kTokens = kSsdTokens;
+  static constexpr int kThreads = kUnitThreads * kUnits, kRows = 16 * kBands, kPad = 8;
+  static constexpr int kThreadsPerSm = kThreadsPerSm_, kLaunchThreads = kThreads;
+  static constexpr bool kCompiled = true;
+  template <bool kLocal>
+  using Tile = SsdTile<SsdTraits, kLocal>;
+  static constexpr bool kFed = false;
+  struct Maps {
+    bool made = true;
+  };
+  static Maps maps(const SsdScanParams&) { return {}; }
+  static bool fit(const SsdScanParams&) { return true; }
 
   struct Stage {
     alignas(16) T B[kSsdTokens][kN + kPad];
@@ -128,28 +142,53 @@ __device__ __forceinline__ void ssd_copy(T (*to)[kStride], const void* base, int
   }
 }
 
-// Where a warp stands: its row of the batch, heads and tokens.
+// A unit's states, which lie at `from` and on for the whole head; 0 if that is null.
+template <typename Tile>
+__device__ __forceinline__ void read_ssd_states(Tile& tile, const float* from) {
+  tile.for_all([](float& v, int) { v = 0.f; });
+  if (from == nullptr) return;
+  tile.for_pairs(from, [&](float* pair, int64_t i, int count) {
+    if (count == 2) {
+      const float2 both = load_pair(from + i);
+      pair[0] = both.x, pair[1] = both.y;
+    } else {
+      pair[0] = from[i];
+    }
+  });
+}
+template <typename Tile>
+__device__ __forceinline__ void write_ssd_states(Tile& tile, float* to) {
+  tile.for_pairs(to, [&](float* pair, int64_t i, int count) {
+    if (count == 2) {
+      store_pair(to + i, pair[0], pair[1]);
+    } else {
+      to[i] = pair[0];
+    }
+  });
+}
+
+// Where a unit stands, a warp or a warpgroup: its row of the batch, heads and tokens.
 template <typename Traits>
 struct SsdPlace {
   int b, group, block_head, block_heads, head, first_row;
-  int rows;  // of this warp that exist, 0 if it has no work
+  int rows;  // of this unit that exist, 0 if it has no work
   int t_begin, t_end, valid;
 
   // `block` counts those that a segment of one row of the batch takes.
-  __device__ __forceinline__ SsdPlace(const SsdScanParams& p, int block, int b_, int t_begin_, int t_end_, int warp)
+  __device__ __forceinline__ SsdPlace(const SsdScanParams& p, int block, int b_, int t_begin_, int t_end_, int own_unit)
       : b(b_), t_begin(t_begin_), t_end(min(t_end_, p.length)) {
-    constexpr int kWarps = Traits::kWarps;
+    constexpr int kUnits = Traits::kUnits;
     valid = min(ssd_valid_tokens(p, b), t_end);
     const int slices = ssd_slices(p.head_size, Traits::kRows);
-    const int blocks = ceil_div(ceil_div(p.heads, p.groups) * slices, kWarps);
+    const int blocks = ceil_div(ceil_div(p.heads, p.groups) * slices, kUnits);
     group = block / blocks;
     const int first = ssd_first_head(p, group), units = (ssd_first_head(p, group + 1) - first) * slices;
-    const int unit = block % blocks * kWarps, own = min(unit + warp, units - 1);
+    const int unit = block % blocks * kUnits, own = min(unit + own_unit, units - 1);
     block_head = first + unit / slices;
-    block_heads = (min(unit + kWarps, units) - 1) / slices - unit / slices + 1;
+    block_heads = (min(unit + kUnits, units) - 1) / slices - unit / slices + 1;
     head = first + own / slices;
     first_row = own % slices * Traits::kRows;
-    rows = unit + warp < units ? min(p.head_size - first_row, Traits::kRows) : 0;
+    rows = unit + own_unit < units ? min(p.head_size - first_row, Traits::kRows) : 0;
   }
   __device__ __forceinline__ bool has_work() const { return block_heads > 0; }
   __device__ __forceinline__ int64_t token(const SsdScanParams& p) const { return int64_t(b) * p.length + t_begin; }

@@ -33,6 +33,8 @@ struct SsdTile {
   using States = float[kBands][kTiles][4];
   using Rows = float[2][kOcts][4];  // y of 16 tokens each
 
+  static constexpr bool kHasStates = true;
+
   const SsdScanParams& p;
   const SsdVectors vectors;
   typename Traits::Shared& shared;
@@ -44,8 +46,8 @@ struct SsdTile {
   States h;
   float sum = 0.f;  // of the exponents of this warp's head
 
-  __device__ __forceinline__ SsdTile(const SsdScanParams& p_, const SsdVectors& vectors_, const SsdPlace<Traits>& place_,
-                                     unsigned char* bytes)
+  __device__ __forceinline__ SsdTile(const SsdScanParams& p_, const SsdVectors& vectors_, const typename Traits::Maps&,
+                                     const SsdPlace<Traits>& place_, unsigned char* bytes)
       : p(p_), vectors(vectors_), shared(*reinterpret_cast<typename Traits::Shared*>(bytes)),
         scores(reinterpret_cast<Scores*>(bytes + sizeof(typename Traits::Shared))), base(shared_address(bytes)),
         thread(threadIdx.x), place(place_), rate(decay_rate(p.A[place.block_head + max(step_head(), 0)])),
@@ -56,29 +58,36 @@ struct SsdTile {
   __device__ __forceinline__ int g() const { return thread % 32 / 4; }
   __device__ __forceinline__ int t2() const { return thread % 4 * 2; }
 
-  __device__ __forceinline__ void clear() {
-    for_all([](float& v, int) { v = 0.f; });
-  }
-  // This warp()'s states, which lie at `from` and on for the whole head.
-  __device__ __forceinline__ void read_states(const float* from) {
-    clear();
-    for_pairs(from, [&](float* pair, int64_t i, int count) {
-      if (count == 2) {
-        const float2 both = load_pair(from + i);
-        pair[0] = both.x, pair[1] = both.y;
-      } else {
-        pair[0] = from[i];
+  // body(a state, 0 or 1: whose of the lane's rows of its band)
+  template <typename Body>
+  __device__ __forceinline__ void for_all(const Body& body) {
+#pragma unroll
+    for (int m = 0; m < kBands; ++m) {
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) body(h[m][n][k], 2 * m + k / 2);
       }
-    });
+    }
   }
-  __device__ __forceinline__ void write_states(float* to) {
-    for_pairs(to, [&](float* pair, int64_t i, int count) {
-      if (count == 2) {
-        store_pair(to + i, pair[0], pair[1]);
-      } else {
-        to[i] = pair[0];
+  // body(states, their place, how many): two neighbours where they are there and aligned, else one.
+  template <typename Body>
+  __device__ __forceinline__ void for_pairs(const float* base, const Body& body) {
+    const bool pairs = p.states % 2 == 0 && reinterpret_cast<uintptr_t>(base) % 8 == 0;
+#pragma unroll
+    for (int m = 0; m < kBands; ++m) {
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int k = 0; k < 4; k += 2) {
+          const int row = m * 16 + g() + k * 4, column = n * 8 + t2();
+          if (row >= place.rows || column >= p.states) continue;
+          const int64_t i = int64_t(place.first_row + row) * p.states + column;
+          body(&h[m][n][k], i, pairs ? 2 : 1);
+          if (!pairs && column + 1 < p.states) body(&h[m][n][k + 1], i + 1, 1);
+        }
       }
-    });
+    }
   }
 
   __device__ __forceinline__ void run() {
@@ -128,38 +137,6 @@ struct SsdTile {
   }
   __device__ __forceinline__ int64_t group() const { return int64_t(place.group) * p.states; }
   __device__ __forceinline__ int64_t channel() const { return int64_t(place.head) * p.head_size + place.first_row; }
-
-  // body(a state, 0 or 1: whose of the lane's rows of its band)
-  template <typename Body>
-  __device__ __forceinline__ void for_all(const Body& body) {
-#pragma unroll
-    for (int m = 0; m < kBands; ++m) {
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) body(h[m][n][k], 2 * m + k / 2);
-      }
-    }
-  }
-  // body(states, their place, how many): two neighbours where they are there and aligned, else one.
-  template <typename Body>
-  __device__ __forceinline__ void for_pairs(const float* base, const Body& body) {
-    const bool pairs = p.states % 2 == 0 && reinterpret_cast<uintptr_t>(base) % 8 == 0;
-#pragma unroll
-    for (int m = 0; m < kBands; ++m) {
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-        for (int k = 0; k < 4; k += 2) {
-          const int row = m * 16 + g() + k * 4, column = n * 8 + t2();
-          if (row >= place.rows || column >= p.states) continue;
-          const int64_t i = int64_t(place.first_row + row) * p.states + column;
-          body(&h[m][n][k], i, pairs ? 2 : 1);
-          if (!pairs && column + 1 < p.states) body(&h[m][n][k + 1], i + 1, 1);
-        }
-      }
-    }
-  }
 
   // The head of the block whose steps this warp makes, the last warp() the first; none if negative.
   __device__ __forceinline__ int step_head() const {

@@ -3,87 +3,131 @@
 
 #include "launch.cuh"
 #include "ssd_scan_tile.cuh"
+#include "ssd_scan_wgmma.cuh"
 
 namespace seqexport {
 
-// Scans tokens t_begin to t_end of the rows of a block, from the states at start(place), and leaves them at end(place, sum)
-// unless that is null; both are of a head whose warp is there.
-template <typename Traits, bool kLocal, typename Start, typename End>
-__device__ __forceinline__ void scan_ssd_tiles(const SsdScanParams& p, const SsdVectors& vectors, int block, int b,
-                                               int t_begin, int t_end, const Start& start, const End& end) {
-  extern __shared__ __align__(16) unsigned char bytes[];
-  const SsdPlace<Traits> place(p, block, b, t_begin, t_end, threadIdx.x / 32);
-  if (!place.has_work()) return;
-  SsdTile<Traits, kLocal> scan(p, vectors, place, bytes);
-  if (kLocal) {
-    scan.clear();
+template <typename Role_>
+struct SsdRoleTag {
+  using Role = Role_;
+};
+
+// body(the role of this thread's warpgroup): that of all, but where one feeds the others.
+template <typename Traits, bool kLocal, typename Body>
+__device__ __forceinline__ void with_ssd_role(const Body& body) {
+  if constexpr (!Traits::kCompiled) {
+    return;
+  } else if constexpr (!Traits::kFed) {
+    body(SsdRoleTag<typename Traits::template Tile<kLocal>>());
+  } else if (threadIdx.x / Traits::kUnitThreads == Traits::kUnits) {
+    give_registers<Traits::kFeedRegisters>();
+    body(SsdRoleTag<typename Traits::template Feed<kLocal>>());
   } else {
-    scan.read_states(start(place));
+    take_registers<Traits::kTileRegisters>();
+    body(SsdRoleTag<typename Traits::template Tile<kLocal>>());
   }
+}
+
+// Scans tokens t_begin to t_end of the rows of a block, from the states at start(place), or 0, and leaves them at
+// end(place, sum) unless that is null; both are of a head whose unit is there.
+template <typename Traits, bool kLocal, typename Role, typename Start, typename End>
+__device__ __forceinline__ void scan_ssd_tiles(const SsdScanParams& p, const SsdVectors& vectors,
+                                               const typename Traits::Maps& maps, int block, int b, int t_begin,
+                                               int t_end, const Start& start, const End& end) {
+  extern __shared__ __align__(1024) unsigned char bytes[];
+  const int unit = __shfl_sync(0xffffffffu, threadIdx.x / Traits::kUnitThreads, 0);
+  const SsdPlace<Traits> place(p, block, b, t_begin, t_end, unit);
+  if (!place.has_work()) return;
+  Role scan(p, vectors, maps, place, bytes);
+  if constexpr (Role::kHasStates) read_ssd_states(scan, start(place));
   scan.run();
-  if (float* to = end(place, scan.sum)) scan.write_states(to);
+  if constexpr (Role::kHasStates) {
+    if (float* to = end(place, scan.sum)) write_ssd_states(scan, to);
+  }
 }
 
 template <typename Traits, bool kLocal>
-__global__ void __launch_bounds__(Traits::kThreads, Traits::kThreadsPerSm / Traits::kThreads)
-    ssd_tile_kernel(SsdScanParams p, SsdSegments segments, SsdVectors vectors) {
+__global__ void __launch_bounds__(Traits::kLaunchThreads, Traits::kThreadsPerSm / Traits::kThreads)
+    ssd_tile_kernel(SsdScanParams p, SsdSegments segments, SsdVectors vectors,
+                    const SEQEXPORT_GRID_CONSTANT typename Traits::Maps maps) {
   using Place = SsdPlace<Traits>;
   wait_for_previous_kernel();
   const int segment = blockIdx.y;
   const auto start = [&](const Place& place) -> const float* {
+    if (kLocal) return nullptr;
     return segments.count > 1 ? segments.h + segments.state(p, place.b, segment, place.head)
                               : p.past + ssd_state(p, place.b, place.head);
   };
   const auto end = [&](const Place& place, float sum) -> float* {
     if (kLocal) {
-      if (threadIdx.x % 32 == 0) segments.sum_of(p, place.b, segment, place.head) = sum;
+      if (threadIdx.x % Traits::kUnitThreads == 0) segments.sum_of(p, place.b, segment, place.head) = sum;
       return segments.h + segments.state(p, place.b, segment, place.head);
     }
     return segment == segments.count - 1 ? p.present + ssd_state(p, place.b, place.head) : nullptr;
   };
-  scan_ssd_tiles<Traits, kLocal>(p, vectors, blockIdx.x, blockIdx.z, segment * segments.tokens,
-                                 (segment + 1) * segments.tokens, start, end);
+  with_ssd_role<Traits, kLocal>([&](auto tag) {
+    scan_ssd_tiles<Traits, kLocal, typename decltype(tag)::Role>(p, vectors, maps, blockIdx.x, blockIdx.z,
+                                                                 segment * segments.tokens,
+                                                                 (segment + 1) * segments.tokens, start, end);
+  });
 }
 
-// Shares rows evenly among blocks: block i takes the tiles from i to i + 1 of gridDim.x parts, its last row first, so
-// that its part of a row that block i + 1 goes on with is done before that block needs it.
-template <typename Traits>
-__global__ void __launch_bounds__(Traits::kThreads, Traits::kThreadsPerSm / Traits::kThreads)
-    ssd_shared_kernel(SsdScanParams p, SsdSegments segments, SsdVectors vectors) {
+// A share of the segments of all rows: block i takes the tiles from i to i + 1 of gridDim.x parts, its last segment first,
+// so that its part of one that block i + 1 goes on with is done before that block needs it. `row_blocks` blocks scan a
+// segment of one row of the batch.
+template <typename Traits, typename Role>
+__device__ __forceinline__ void scan_ssd_share(const SsdScanParams& p, const SsdSegments& segments,
+                                               const SsdVectors& vectors, const typename Traits::Maps& maps,
+                                               int row_blocks) {
   using Place = SsdPlace<Traits>;
-  wait_for_previous_kernel();
-  const int tiles = ceil_div(p.length, kSsdTokens), row_blocks = segments.rows / p.batch;
-  const int64_t all = int64_t(segments.rows) * tiles;
-  const int64_t from = all * blockIdx.x / gridDim.x;
-  // A warp's states between block i and the next, so that they lie as a head's do.
+  const int tiles = ceil_div(segments.tokens, Traits::kTokens), count = segments.count;
+  const int64_t all = int64_t(row_blocks) * p.batch * count * tiles;
+  const int64_t from = all * blockIdx.x / gridDim.x, to = all * (blockIdx.x + 1) / gridDim.x;
+  const int first_part = int(from / tiles), first_begin = int(from % tiles);
+  // A unit's states between block i and the next, so that they lie as a head's do.
   const auto between = [&](const Place& place, int i) {
-    const int64_t row = (int64_t(i) * Traits::kWarps + threadIdx.x / 32) * Traits::kRows - place.first_row;
-    return segments.h + row * p.states;
+    const int unit = threadIdx.x / Traits::kUnitThreads;
+    const int64_t row = (int64_t(i) * Traits::kUnits + unit) * Traits::kRows - place.first_row;
+    return segments.between + row * p.states;
   };
+  int end = int((to - 1) % tiles) + 1;
 #pragma unroll 1
-  for (int64_t to = all * (blockIdx.x + 1) / gridDim.x; to > from;) {
-    const int row = int((to - 1) / tiles);
-    const int64_t first = int64_t(row) * tiles, begin = max(from, first);
-    const bool is_first = begin == first, is_last = to == first + tiles;
-    if (!is_first) {
+  for (int part = int((to - 1) / tiles); part >= first_part; --part, end = tiles) {
+    const int begin = part == first_part ? first_begin : 0, segment = part / row_blocks % count;
+    if (begin > 0) {
       if (threadIdx.x == 0) wait_for_flag(segments.handed + blockIdx.x - 1);
       __syncthreads();
     }
     const auto start = [&](const Place& place) -> const float* {
-      return is_first ? p.past + ssd_state(p, place.b, place.head) : between(place, int(blockIdx.x) - 1);
+      return begin > 0   ? between(place, int(blockIdx.x) - 1)
+             : count > 1 ? segments.h + segments.state(p, place.b, segment, place.head)
+                         : p.past + ssd_state(p, place.b, place.head);
     };
-    const auto end = [&](const Place& place, float) -> float* {
-      return is_last ? p.present + ssd_state(p, place.b, place.head) : between(place, int(blockIdx.x));
+    const auto finish = [&](const Place& place, float) -> float* {
+      return end < tiles            ? between(place, int(blockIdx.x))
+             : segment == count - 1 ? p.present + ssd_state(p, place.b, place.head)
+                                    : nullptr;
     };
-    scan_ssd_tiles<Traits, false>(p, vectors, row % row_blocks, row / row_blocks, int(begin - first) * kSsdTokens,
-                                  int(to - first) * kSsdTokens, start, end);
-    if (!is_last) {
+    const int first_token = segment * segments.tokens;
+    scan_ssd_tiles<Traits, false, Role>(p, vectors, maps, part % row_blocks, part / row_blocks / count,
+                                        first_token + begin * Traits::kTokens, first_token + end * Traits::kTokens,
+                                        start, finish);
+    if (end < tiles) {
       __threadfence();
       __syncthreads();
       if (threadIdx.x == 0) set_flag(segments.handed + blockIdx.x);
     }
-    to = begin;
   }
+}
+
+template <typename Traits>
+__global__ void __launch_bounds__(Traits::kLaunchThreads, Traits::kThreadsPerSm / Traits::kThreads)
+    ssd_shared_kernel(SsdScanParams p, SsdSegments segments, SsdVectors vectors,
+                      const SEQEXPORT_GRID_CONSTANT typename Traits::Maps maps, int row_blocks) {
+  wait_for_previous_kernel();
+  with_ssd_role<Traits, false>([&](auto tag) {
+    scan_ssd_share<Traits, typename decltype(tag)::Role>(p, segments, vectors, maps, row_blocks);
+  });
 }
 
 }  // namespace seqexport

@@ -67,17 +67,7 @@ def fake(
 def body(call: Call) -> list[str]:
     """Gathers every window of K inputs, so that K is read from the weight at run time."""
     return [
-        "past_rows = Transpose <perm = [0, 2, 1]> (past)",
-        "xx = Concat <axis = 1> (past_rows, x)",
-        "zero = Constant <value_int = 0> ()",
-        "one = Constant <value_int = 1> ()",
-        "axis1 = Constant <value_ints = [1]> ()",
-        "axis2 = Constant <value_ints = [2]> ()",
-        "L_ = Shape <start = 1, end = 2> (x)",
-        "K_ = Shape <start = 1, end = 2> (weight)",
-        "L = Squeeze (L_)",
-        "K = Squeeze (K_)",
-        "times = Range (zero, L, one)",
+        *JOINED,
         "time_column = Unsqueeze (times, axis1)",
         "taps = Range (zero, K, one)",
         "window_rows = Add (time_column, taps)",
@@ -89,10 +79,24 @@ def body(call: Call) -> list[str]:
         "sums = ReduceSum <keepdims = 0> (products, axis2)",
         *_bias(call),
         *_activation(call),
-        "K_less_1 = Sub (K, one)",
-        "state_taps = Range (zero, K_less_1, one)",
-        *_outputs(call),
+        *finished(call),
     ]
+
+
+JOINED = [
+    "past_rows = Transpose <perm = [0, 2, 1]> (past)",
+    "xx = Concat <axis = 1> (past_rows, x)",
+    "zero = Constant <value_int = 0> ()",
+    "one = Constant <value_int = 1> ()",
+    "axis1 = Constant <value_ints = [1]> ()",
+    "axis2 = Constant <value_ints = [2]> ()",
+    "L_ = Shape <start = 1, end = 2> (x)",
+    "K_ = Shape <start = 1, end = 2> (weight)",
+    "L = Squeeze (L_)",
+    "K = Squeeze (K_)",
+    "times = Range (zero, L, one)",
+]
+"""``xx`` [B,K-1+L,D], past and x, and its sizes."""
 
 
 def _bias(call: Call) -> list[str]:
@@ -107,15 +111,19 @@ def _activation(call: Call) -> list[str]:
     return ["gate = Sigmoid (linear)", "activated = Mul (linear, gate)"]
 
 
-def _outputs(call: Call) -> list[str]:
+def finished(call: Call) -> list[str]:
+    """y of ``activated`` [B,L,D], padded tokens 0, and the state that ``xx`` leaves."""
+    lines = ["K_less_1 = Sub (K, one)", "state_taps = Range (zero, K_less_1, one)"]
     if "seq_lens" not in call:
         return [
+            *lines,
             "y = CastLike (activated, x)",
             "state_rows = Add (state_taps, L)",
             "state = Gather <axis = 1> (xx, state_rows)",
             "present = Transpose <perm = [0, 2, 1]> (state)",
         ]
     return [
+        *lines,
         *TOKEN_MASK,
         "activated_T = CastLike (activated, x)",
         "zero_wide = Constant <value_float = 0.0> ()",

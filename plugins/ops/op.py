@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 DOMAIN = "seqexport"
 VERSION = 1
 
+INPUTS = "inputs"
+"""The attribute of a node without gaps among its inputs, which lists the names of those that it has."""
+
 Attribute = int | float | str
 
 TYPES = {
@@ -116,14 +119,18 @@ class Op:
     def function(
         self, call: Call, body: Sequence[str], opsets: Mapping[str, int], domain: str = DOMAIN
     ) -> onnx.FunctionProto:
-        """A model-local function in the op's place: what a node that uses it like ``call`` has, with this body."""
+        """A model-local function in the op's place: what a node that uses it like ``call`` has, with this body.
+
+        Its inputs are those that are given; its attributes are the op's and ``inputs``.
+        """
         import onnx.parser
 
         imports = ", ".join(f'"{name}" : {version}' for name, version in opsets.items())
         header = f'<domain: "{domain}", opset_import: [{imports}]>'
-        signature = f"{self.name} ({', '.join(self.input_names)}) => ({', '.join(self.output_names(call.given))})"
+        inputs = ", ".join(name for name in self.input_names if name in call)
+        signature = f"{self.name} ({inputs}) => ({', '.join(self.output_names(call.given))})"
         function = onnx.parser.parse_function(header + signature + "{\n" + "\n".join(body) + "\n}")
-        function.attribute.extend(self.attributes)
+        function.attribute.extend([*self.attributes, INPUTS])
         return function
 
 

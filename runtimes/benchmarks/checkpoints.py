@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,7 @@ from seqexport.plugins.files import whole_folder
 from seqexport.runtimes.benchmarks.cli import run
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 CAPACITY = 4096
 
@@ -28,19 +28,64 @@ def _mamba(hidden: int, layers: int) -> PreTrainedConfig:
     return MambaConfig(hidden_size=hidden, num_hidden_layers=layers, vocab_size=50280, rescale_prenorm_residual=False)
 
 
-def _llama(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int) -> PreTrainedConfig:
+def _mamba2_2_7b() -> PreTrainedConfig:
+    """As state-spaces/mamba2-2.7b: 2.7 B parameters."""
+    from transformers import Mamba2Config
+
+    return Mamba2Config(
+        hidden_size=2560,
+        num_hidden_layers=64,
+        num_heads=80,
+        head_dim=64,
+        n_groups=1,
+        state_size=128,
+        vocab_size=50288,
+        tie_word_embeddings=True,
+        rescale_prenorm_residual=False,
+    )
+
+
+def _nemotron_3_nano_4b() -> PreTrainedConfig:
+    """As the config.json of nvidia/NVIDIA-Nemotron-3-Nano-4B-BF16: 3.97 B parameters, 21 Mamba-2 layers, 17 MLPs and 4
+    attentions."""
+    from transformers import NemotronHConfig
+
+    kinds = {"M": "linear_attention", "-": "mlp", "*": "full_attention"}
+    return NemotronHConfig(
+        layers_block_type=[kinds[letter] for letter in "M-M-M-MM-M-M*-M-M*-M-M-M*-M-M-MM*-MMM-M-M-"],
+        hidden_size=3136,
+        intermediate_size=12544,
+        mamba_num_heads=96,
+        mamba_head_dim=80,
+        n_groups=8,
+        ssm_state_size=128,
+        chunk_size=256,
+        num_attention_heads=40,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=131072,
+        max_position_embeddings=CAPACITY,
+    )
+
+
+def _llama(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, **rest: Any) -> PreTrainedConfig:
     from transformers import LlamaConfig
 
+    shape: dict[str, Any] = {"vocab_size": 32000, "tie_word_embeddings": True, **rest}
     return LlamaConfig(
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         intermediate_size=intermediate,
-        vocab_size=32000,
         max_position_embeddings=CAPACITY,
-        tie_word_embeddings=True,
+        **shape,
     )
+
+
+def _llama_4b() -> PreTrainedConfig:
+    """Of the width, vocabulary and, within 1 %, the parameters of _nemotron_3_nano_4b: 3.99 B."""
+    return _llama(3136, 29, 32, 8, 8192, head_dim=128, vocab_size=131072, tie_word_embeddings=False)
 
 
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
@@ -48,11 +93,14 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama-130m": lambda: _llama(768, 12, 12, 12, 3072),
     "mamba-1.4b": lambda: _mamba(2048, 48),
     "llama-1.4b": lambda: _llama(2048, 24, 32, 8, 7168),
+    "mamba2-2.7b": _mamba2_2_7b,
+    "nemotron-3-nano-4b": _nemotron_3_nano_4b,
+    "llama-4b": _llama_4b,
 }
 
 
-def create(config: PreTrainedConfig, folder: Path, seed: int = 0) -> None:
-    """Save a model with random float16 weights; made on the GPU if there is one."""
+def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """Random float16 weights, on the GPU if there is one; the same for the same seed and kind of device."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -61,11 +109,17 @@ def create(config: PreTrainedConfig, folder: Path, seed: int = 0) -> None:
     torch.set_default_dtype(torch.float16)
     try:
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            model = AutoModelForCausalLM.from_config(config)
-        with whole_folder(folder) as unfinished:
-            model.save_pretrained(unfinished)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     finally:
         torch.set_default_dtype(before)
+    return model
+
+
+def create(config: PreTrainedConfig, folder: Path, seed: int = 0) -> None:
+    """Save a random model as a checkpoint."""
+    model = random_model(config, seed)
+    with whole_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
 
 
 @click.command()

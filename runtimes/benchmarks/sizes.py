@@ -6,5 +6,5 @@ PROMPT, PROMPT_REPEATS = 2048, 10
 CONTEXT, WARM_STEPS, STEPS = 512, 10, 100
 """Tokens before the single ones, single ones untimed and timed."""
 
-PEERS = ("mamba_ssm", "causal_conv1d")
-"""Packages with kernels that transformers calls where they are installed."""
+ANSWERS, SAMPLE = 32, 64
+"""Positions after the context at which two runtimes are compared, and of how many of their logits."""

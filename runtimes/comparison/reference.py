@@ -29,6 +29,9 @@ from seqexport.runtimes.manifest import Manifest
 Array = NDArray[Any]
 PREFILL_LENGTHS = (16, 9)
 STEPS = 8
+LONGEST = max(PREFILL_LENGTHS) + STEPS
+"""Tokens of the text that is recorded."""
+
 LATE_PREFILL, LATE_STEPS = 5, 3
 
 

@@ -31,6 +31,9 @@ FATAL = 4
 ATTENTION_SINCE = "1.32"
 """The first whose GroupQueryAttention takes ragged chunks."""
 
+OPSET_27_SINCE = "1.32"
+"""The first that reads opset 27, the newest that an export writes."""
+
 BFLOAT16_SINCE = "1.20"
 """The first that binds memory as a type that NumPy lacks."""
 
@@ -155,7 +158,7 @@ def _why_not_loaded(bundle: Bundle, error: str, ops: OpsLibrary) -> str:
             f"of our ops, and {ops.why_not}; build it: seqexport plugins build, or export with `target='portable'`"
         )
     if "GroupQueryAttention" in error:
-        return _needs_newer(bundle)
+        return _needs_attention(bundle)
     if "External data path" in error and "escapes" in error:
         way_out = f"copy it with what its links lead to: cp -rL {bundle.path} FOLDER"
         if bundle.model.is_symlink():
@@ -168,21 +171,30 @@ def check_runs(bundle: Bundle, device: str) -> None:
     """Refuse what this ONNX Runtime is known not to run, before it reads a weight.
 
     Raises:
-        UserError: it lacks the provider, kernels for the dtype, or the attention of target ``ort``.
+        UserError: it lacks the provider, kernels for the dtype, the attention of target ``ort``, or the opset.
     """
     check_provider(device)
     _check_dtype(bundle, device)
     manifest = bundle.manifest
     attends = manifest.caches_in_place and any(spec.grows for spec in manifest.states)
-    if manifest.target == "ort" and attends and Version(ort.__version__).release < Version(ATTENTION_SINCE).release:
-        raise UserError(_needs_newer(bundle))
+    if manifest.target == "ort" and attends and _is_older_than(ATTENTION_SINCE):
+        raise UserError(_needs_attention(bundle))
+    if manifest.opset >= 27 and _is_older_than(OPSET_27_SINCE):
+        needs = f"opset {manifest.opset} needs ONNX Runtime {OPSET_27_SINCE} or newer"
+        raise UserError(_too_old(bundle, needs, "`opset=20`"))
 
 
-def _needs_newer(bundle: Bundle) -> str:
-    return (
-        f"{bundle.path}: target {bundle.manifest.target} needs ONNX Runtime {ATTENTION_SINCE} or newer for its "
-        f"attention, and this is {ort.__version__}; upgrade it, or export with `target='portable'`"
-    )
+def _is_older_than(version: str) -> bool:
+    return Version(ort.__version__).release < Version(version).release
+
+
+def _needs_attention(bundle: Bundle) -> str:
+    needs = f"target {bundle.manifest.target} needs ONNX Runtime {ATTENTION_SINCE} or newer for its attention"
+    return _too_old(bundle, needs, "`target='portable'`")
+
+
+def _too_old(bundle: Bundle, needs: str, instead: str) -> str:
+    return f"{bundle.path}: {needs}, and this is {ort.__version__}; upgrade it, or export with {instead}"
 
 
 def check_provider(device: str) -> None:

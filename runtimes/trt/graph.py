@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from seqexport.runtimes.bundle import Bundle
 DOMAIN = "seqexport"
 OURS = re.compile(rf"{DOMAIN}(\.\d+)?")
 """The domain of our ops, and those that tell bodies of one op apart."""
+
+UNREAD_BODIES = ("Experts",)
+"""Ops whose bodies no TensorRT reads: how many tokens an expert has is known when it runs, in a loop at that, and sums
+are scattered (NonZero, ScatterND with a reduction)."""
 
 FUNCTIONS_SINCE = 10
 """TensorRT's first major version whose parser reads model-local functions."""
@@ -37,6 +42,12 @@ def drops_bodies(bundle: Bundle, *, plugins: bool, major: int) -> bool:
         raise UserError(
             f"{bundle.path}: TensorRT {major} misreads the opset and the functions of target {target}; export it with: "
             f"{again} tensorrt, and build it with the plugins"
+        )
+    unread = [op for op in UNREAD_BODIES if op in manifest.ops]
+    if unread and not plugins:
+        raise UserError(
+            f"{bundle.path}: TensorRT cannot read the function body of {unread[0]}; build it with the plugins instead "
+            "of `plugins=False`"
         )
     return plugins
 
@@ -66,22 +77,26 @@ def graph_bytes(model: Path, *, drop: bool) -> bytes:
 
 def drop_functions(model: Any) -> None:
     """Leave our ops as plain nodes, those of their inputs that are given named in the attribute ``inputs``."""
-    from onnx import helper
-
     inputs = {(f.domain, f.name): f.input for f in model.functions if OURS.fullmatch(f.domain)}
     for node in model.graph.node:
         if not OURS.fullmatch(node.domain):
             continue
-        names = inputs[node.domain, node.op_type]
-        given = [name for name, value in zip(names, node.input, strict=False) if value]
-        node.attribute.append(helper.make_attribute("inputs", ",".join(given)))
-        values = [value for value in node.input if value]
-        del node.input[:]
-        node.input.extend(values)
+        if not any(attribute.name == "inputs" for attribute in node.attribute):
+            _close_gaps(node, inputs[node.domain, node.op_type])
         node.domain, node.overload = DOMAIN, ""
     kept = [f for f in model.functions if not OURS.fullmatch(f.domain)]
     del model.functions[:]
     model.functions.extend(kept)
+
+
+def _close_gaps(node: Any, names: Sequence[str]) -> None:
+    """Of a bundle from before the export did so."""
+    from onnx import helper
+
+    given = {name: value for name, value in zip(names, node.input, strict=False) if value}
+    del node.input[:]
+    node.input.extend(given.values())
+    node.attribute.append(helper.make_attribute("inputs", ",".join(given)))
 
 
 def node_at(graph: bytes, index: int) -> str | None:

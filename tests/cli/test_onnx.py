@@ -104,10 +104,11 @@ def test_a_bad_shard_is_named(defect: str, run: Run, sharded: Path, work: Path) 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--opset", "5"], "--opset 5: expected 18 to 23"),
+        (["--opset", "5"], "--opset 5: expected 18 to 23, or 27 with --target portable"),
+        (["--opset", "27", "--target", "ort"], "--opset 27 is for --target portable; for ort expected 18 to 23"),
         (["--arch", "mamba"], "--arch mamba, but {folder} is a LlamaForCausalLM (transformer); drop --arch"),
     ],
-    ids=["opset", "arch"],
+    ids=["opset", "target", "arch"],
 )
 def test_options_that_do_not_fit_are_one_line(
     args: list[str], message: str, run: Run, llama: Path, work: Path, traced_once: None
@@ -227,13 +228,27 @@ def test_what_it_says_to_do_next_works(
     assert run(*command[1:]).code == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "asked", "reason"),
+    [
+        ("llama", ("--target", "ort"), "target ort needs ONNX Runtime 1.32 or newer for its attention"),
+        ("mamba", ("--opset", "27"), "opset 27 needs ONNX Runtime 1.32 or newer"),
+    ],
+)
 def test_what_needs_a_newer_onnx_runtime_is_not_what_comes_next(
-    run: Run, checkpoint: Saved, work: Path, monkeypatch: pytest.MonkeyPatch, traced_once: None
+    run: Run,
+    checkpoint: Saved,
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    traced_once: None,
+    name: str,
+    asked: tuple[str, ...],
+    reason: str,
 ) -> None:
-    reason = "target ort needs ONNX Runtime 1.32 or newer for its attention, and this is 1.31.1; upgrade it"
+    reason += ", and this is 1.31.1; upgrade it"
     monkeypatch.setattr("onnxruntime.__version__", "1.31.1")
     for options in ([], ["--no-verify"]):
-        said = run("onnx", "--model", checkpoint("llama"), "--target", "ort", "-o", "out", "--force", *options).out
+        said = run("onnx", "--model", checkpoint(name), *asked, "-o", "out", "--force", *options).out
         assert reason in said
         assert said.endswith("next: seqexport inspect out\n")
     assert reason in run("verify", "out").refusal

@@ -120,6 +120,6 @@ def test_the_programs_of_the_gpu_run_are_imported_without_fcntl() -> None:
     program = (
         "import sys, onnx, onnxruntime, psutil, torch, transformers; sys.modules.update(fcntl=None, resource=None);"
         "import seqexport.runtimes.benchmarks.lock, seqexport.plugins.build;"
-        "from seqexport.exporter.benchmarks import cpu_speed, export_cost, op_bodies, op_libraries"
+        "from seqexport.exporter.benchmarks import conv_bodies, cpu_speed, export_cost, op_bodies, op_libraries"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

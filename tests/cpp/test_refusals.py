@@ -185,6 +185,8 @@ def test_targets_that_do_not_fit(build: Build, exported: Exported, bundle: Path)
     assert "leave out --no-plugins" in build(bundle, "--no-plugins").refusal
     portable = exported("preset:mamba", target="portable").path
     assert "or say --no-plugins" in build(portable).refusal
+    experts = exported("mixtral", target="portable").path
+    assert "cannot read the function body of Experts" in build(experts, "--no-plugins").refusal
     for_ort = exported("preset:mamba", target="ort").path
     assert "exported for target ort" in build(for_ort, "--no-plugins").refusal
 

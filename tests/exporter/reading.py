@@ -151,11 +151,11 @@ def open_session(graph: ir.Model, library: Path | None = None) -> ort.InferenceS
     return ort.InferenceSession(ir.to_proto(graph).SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def export(model: PreTrainedModel, *, last_only: bool = False) -> tuple[list[StateSpec], ir.Model]:
+def export(model: PreTrainedModel, *, last_only: bool = False, opset: int = 20) -> tuple[list[StateSpec], ir.Model]:
     with quiet(), explained(model):
         refuse_unsupported(model)
         specs = discover_states(model)
-        return specs, trace(model, specs, opset=20, last_only=last_only)
+        return specs, trace(model, specs, opset=opset, last_only=last_only)
 
 
 def assert_reads(start: Callable[[int], Feed], model: PreTrainedModel, expected: Sequence[Reading]) -> None:

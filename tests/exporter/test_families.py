@@ -2,72 +2,33 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from seqexport.exporter.causal_lm import discover_states
 from seqexport.exporter.models import explained, refuse_unsupported
 from seqexport.exporter.passes.add_bodies import add_bodies
-from seqexport.exporter.targets import FUSIONS
+from seqexport.exporter.targets import FUSIONS, finish_for
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.manifest import StateSpec
-from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.quiet import quiet
-from tests.exporter.families import EXPORTED, REFUSED, REFUSED_IN_TRACING, VOCAB, build, save
-from tests.exporter.reading import Exported, Reading, assert_reads, export, open_session, original, torch_feed
+from tests.exporter.conftest import LENGTHS, Loaded, Readings, Traced
+from tests.exporter.families import EXPORTED, REFUSED, REFUSED_IN_TRACING, VOCAB, build
+from tests.exporter.reading import Exported, assert_reads, export, open_session, torch_feed
+from tests.exporter.tensorrt_8_6 import unread
 from tests.exporter.windows import cut_out
 from tests.support import PROPERTY, Case, cases
-
-LENGTHS = (9, 5, 1)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         every = metafunc.config.getoption("--support") is not None
         metafunc.parametrize("case", cases(every=every), ids=str)
-
-
-Loaded = Callable[[str, str], PreTrainedModel]
-Traced = Callable[[str, str], tuple[list[StateSpec], ir.Model]]
-Readings = Callable[[str, str], list[Reading]]
-
-
-@pytest.fixture(scope="session")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    """A family's model in a dtype, from a checkpoint on disk."""
-    root = tmp_path_factory.mktemp("families")
-
-    @functools.cache
-    def saved(name: str) -> Path:
-        return save(EXPORTED[name], root / name)
-
-    return functools.cache(lambda name, dtype: load_original(str(saved(name)), dtype=dtype))
-
-
-@pytest.fixture(scope="session")
-def traced(loaded: Loaded) -> Traced:
-    """Its states and its graph."""
-    return functools.cache(lambda name, dtype: export(loaded(name, dtype)))
-
-
-@pytest.fixture(scope="session")
-def prompts() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randint(VOCAB, (length,), generator=generator) for length in LENGTHS]
-
-
-@pytest.fixture(scope="session")
-def readings(loaded: Loaded, prompts: list[Tensor]) -> Readings:
-    return functools.cache(lambda name, dtype: [original(loaded(name, dtype), prompt) for prompt in prompts])
 
 
 def test_family_gives_the_originals_logits_and_tokens(
@@ -90,6 +51,31 @@ def test_family_gives_the_originals_logits_and_tokens(
     cut_out(graph)
     add_bodies(graph)
     return assert_reads(Exported(model, specs, open_session(graph, library)).feed, model, expected)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_every_call_gives_what_its_function_takes(name: str, traced: Traced) -> None:
+    _, graph = traced(name, "float32")
+    made = finish_for("portable", graph.clone())
+    called = [node for node in made.graph if node.op_identifier() in made.functions]
+    assert len(called) == sum(node.domain.startswith("seqexport") for node in made.graph) > 0
+    for node in called:
+        names = [value.name for value in made.functions[node.op_identifier()].inputs]
+        assert None not in node.inputs and len(node.inputs) == len(names)
+        assert node.attributes["inputs"].as_string() == ",".join(names)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_tensorrt_8_6_reads_every_standard_op(name: str, traced: Traced) -> None:
+    _, graph = traced(name, "float32")
+    made = finish_for("tensorrt", graph.clone())
+    assert made.graph.opset_imports[""] == 17
+    assert not made.functions and not any(any(map(has_a_graph, node.attributes.values())) for node in made.graph)
+    assert [told for node in made.graph if node.domain == "" and (told := unread(node))] == []
+
+
+def has_a_graph(attribute: ir.Attr) -> bool:
+    return attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 @pytest.mark.parametrize("name", ["mamba", "gpt2"])

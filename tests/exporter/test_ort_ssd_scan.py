@@ -4,35 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
 from torch import Tensor
 
 from seqexport.exporter.passes.ort import lower_for_ort
 from seqexport.plugins.ops import OPS
-from tests.ops.conformance import ONNX_TYPE, Values, assert_as_accurate_as_torch, run_float64, run_reference
+from tests.exporter.one_op import in_onnxruntime, model_of
+from tests.ops.conformance import Values, assert_as_accurate_as_torch, run_float64, run_reference
 from tests.ops.test_ssd_scan import make
 
 OP, ATTRIBUTES = OPS["SsdScan"], {"dt_softplus": 1, "dt_min": 0.05, "dt_max": 0.0}
 
 
 def lowered(values: Values) -> ir.Model:
-    given = {name: value for name, value in values.items() if value is not None}
-    inputs = {
-        name: ir.Value(name=name, shape=ir.Shape(value.shape), type=ir.TensorType(ir.DataType(ONNX_TYPE[value.dtype])))
-        for name, value in given.items()
-    }
-    node = ir.node(
-        OP.name, [inputs.get(name) for name in OP.input_names], ATTRIBUTES, domain="seqexport", num_outputs=2
-    )
-    y, present = node.outputs
-    y.name, y.type, present.name, present.type = "y", inputs["x"].type, "present", inputs["past"].type
-    opsets = {"": 20, "seqexport": 1}
-    graph = ir.Graph([*inputs.values()], node.outputs, nodes=[node], opset_imports=opsets, name="g")
-    model = ir.Model(graph, ir_version=10)
+    model = model_of(OP.name, values, ATTRIBUTES)
     lower_for_ort(model)
     return model
 
@@ -40,9 +27,7 @@ def lowered(values: Values) -> ir.Model:
 def run_lowered(values: Values) -> Sequence[Tensor]:
     model = lowered(values)
     assert [each.domain for each in model.graph] == ["seqexport.ort"]
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    outputs = session.run(None, {name: value.numpy() for name, value in values.items() if value is not None})
-    return [torch.from_numpy(np.ascontiguousarray(each)) for each in outputs]
+    return in_onnxruntime(model, values)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from seqexport.plugins.ops import DOMAIN
 from seqexport.runtimes.backends import open_runner
 from seqexport.runtimes.bundle import MODEL, Bundle
 from seqexport.runtimes.generate import generate
+from seqexport.runtimes.manifest import Target
 from tests.conftest import Exported, Saved
 
 TARGETS = ["portable", "ort", "tensorrt"]
@@ -141,10 +142,21 @@ def test_every_file_can_be_read_by_all_who_may_enter(bundle: Bundle) -> None:
     assert len(set(modes.values())) == 1, modes
 
 
-@pytest.mark.parametrize("opset", [5, 17, 24])
-def test_opset_out_of_range_is_refused(checkpoint: Saved, tmp_path: Path, opset: int) -> None:
-    with pytest.raises(UserError, match=f"^`opset` {opset}: expected 18 to 23$"):
-        export(ExportOptions(model=str(checkpoint("mamba")), opset=opset), tmp_path / "out", lambda _: nullcontext())
+@pytest.mark.parametrize(
+    ("opset", "target", "expected"),
+    [
+        *[(n, "portable", f"`opset` {n}: expected 18 to 23, or 27 with `target='portable'`") for n in (5, 17, 24, 28)],
+        (27, "ort", "`opset` 27 is for `target='portable'`; for ort expected 18 to 23"),
+        (27, "tensorrt", "`opset` 27 is for `target='portable'`; for tensorrt expected 18 to 23"),
+    ],
+)
+def test_an_opset_that_cannot_be_is_refused_before_anything_is_read(
+    tmp_path: Path, opset: int, target: Target, expected: str
+) -> None:
+    options = ExportOptions(model="no such folder", opset=opset, target=target)
+    with pytest.raises(UserError) as refused:
+        export(options, tmp_path / "out", lambda _: nullcontext())
+    assert str(refused.value) == expected
     assert not any(tmp_path.iterdir())
 
 

@@ -123,7 +123,7 @@ void ssd(int dtype, int batch, int length, int heads, int head_size, int states,
   p.past = p.present = floats(batch * channels * states);
   p.seq_lens = ragged ? ints(std::vector<int32_t>(batch, length / 2)) : nullptr;
   p.y = output(dtype, tokens * channels);
-  p.workspace_bytes = size_t(4) << 20;
+  p.workspace_bytes = size_t(16) << 20;
   p.workspace = output(SEQEXPORT_FLOAT32, p.workspace_bytes / 4);
   check(seqexport_ssd_scan(&p, nullptr));
   finish("ssd_scan");
@@ -245,6 +245,8 @@ int main() {
     ssd(dtype, 2, 1, 5, 64, 128, 1, 0, false);
     ssd(dtype, 2, 1, 3, 33, 17, 3, 0, true);
     ssd(dtype, 1, 300, 4, 64, 128, 2, 0, true);
+    ssd(dtype, 8, 70, 40, 64, 128, 1, 0, false);
+    ssd(dtype, 2, 150, 3, 80, 64, 1, 2, true);
     ssd(dtype, 2, 100, 2, 80, 100, 1, 3, false);
     ssd(dtype, 1, 130, 2, 7, 16, 1, 0, false);
     ssd(dtype, 1, 70, 1, 256, 256, 1, 0, true);

@@ -8,6 +8,10 @@ TOKENS = (0, 1, 3, 4, 6)
 
 SIZES = [
     (24, 64, 128, 1),
+    (12, 80, 128, 2),
+    (8, 192, 104, 1),
+    (6, 64, 64, 3),
+    (4, 48, 40, 1),
     (6, 80, 100, 3),
     (3, 128, 256, 1),
     (2, 256, 16, 2),
@@ -71,7 +75,9 @@ def test_shapes(kernels, length, heads, head_size, states, groups, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("batch", "length", "heads"), [(1, 2049, 24), (8, 300, 80), (64, 1, 80), (1, 5000, 8)])
+@pytest.mark.parametrize(
+    ("batch", "length", "heads"), [(1, 2049, 24), (8, 300, 80), (8, 900, 80), (64, 1, 80), (1, 5000, 8), (1, 8200, 80)]
+)
 def test_sizes_of_models(kernels, batch, length, heads, dtype):
     torch.manual_seed(1)
     args = make(batch, length, heads, 64, 128, dtype=dtype)

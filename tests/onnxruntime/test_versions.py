@@ -68,7 +68,7 @@ def test_an_op(old: Compare, name: str) -> None:
     old(model, {k: v.numpy() for k, v in given.items()})
 
 
-@pytest.mark.parametrize("model", ["preset:mamba", "preset:transformer"])
+@pytest.mark.parametrize("model", ["preset:mamba", "preset:mamba2", "preset:transformer"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_model_that_also_has_function_bodies(exported: Exported, old: Compare, model: str, dtype: str) -> None:
     bundle = exported(model, target="portable", dtype=dtype, logits="all")

@@ -81,7 +81,7 @@ def single_node_model(
     op = OPS[op_name]
     names = {name for name, _, _ in given}
     attributes = {**op.attributes, **attributes}
-    inputs = [name if name in names else "" for name in op.input_names]
+    inputs = [name for name in op.input_names if name in names]
     names_out, call = op.output_names(names), Call(frozenset(names), attributes)
     node = helper.make_node(op.name, inputs, names_out, domain=DOMAIN, **attributes)
     infos = [_info(name, dtype, rank) for name, dtype, rank in given]

@@ -49,6 +49,13 @@ def test_bfloat16_needs_tensorrt_10(bundle: Bundle) -> None:
         drops_bodies(made, plugins=True, major=8)
 
 
+def test_experts_have_no_body_that_tensorrt_reads(bundle: Bundle) -> None:
+    made = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, ops={"CausalAttention": 3, "Experts": 3}))
+    assert drops_bodies(made, plugins=True, major=10)
+    with pytest.raises(UserError, match=r"cannot read the function body of Experts; build it with the plugins instead"):
+        drops_bodies(made, plugins=False, major=10)
+
+
 @pytest.mark.parametrize("name", ["jamba", "gemma2"])
 def test_dropped_functions_leave_what_the_target_tensorrt_has(name: str, exported: Exported) -> None:
     ours = onnx.load_model_from_string(graph_bytes(exported(name, target="portable", logits="last").model, drop=True))

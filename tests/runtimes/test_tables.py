@@ -71,7 +71,7 @@ def results_of(name: str) -> Any:
 
 
 @pytest.mark.parametrize("width", [60, 80, PIPE_WIDTH])
-@pytest.mark.parametrize("name", ["cpu_speed", "op_libraries", "op_bodies", "export_cost"])
+@pytest.mark.parametrize("name", ["conv_bodies", "cpu_speed", "op_libraries", "op_bodies", "export_cost"])
 def test_programs(monkeypatch: pytest.MonkeyPatch, name: str, width: int) -> None:
     import importlib
 

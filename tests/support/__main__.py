@@ -23,8 +23,10 @@ def main(command: str = "", *rest: str) -> int:
     if command in ("bundles", "tensorrt") and rest:
         from tests.support import tensorrt
 
+        if command == "tensorrt":
+            return int(tensorrt.run.main(rest, standalone_mode=False) or 0)
         folder, *families = rest
-        tensorrt.make_bundles(Path(folder), families) if command == "bundles" else tensorrt.run(Path(folder))
+        tensorrt.make_bundles(Path(folder), families)
         return 0
     print(usage)
     return 2

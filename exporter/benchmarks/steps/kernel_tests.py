@@ -16,7 +16,7 @@ from seqexport.exporter.benchmarks.setting import SOURCE, LeftOut, Setting, Step
 from seqexport.plugins import library
 
 FOLDERS = ("tests/kernels", "tests/ops")
-TESTS_FAILED, PROCESSES = 1, 8
+TESTS_FAILED, PROCESSES = 1, 14
 
 
 def run(setting: Setting) -> Iterator[Row]:

@@ -8,11 +8,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import onnx_ir as ir
 
+from seqexport.exporter.passes import linear_attention
 from seqexport.exporter.passes.functions import call_of, define
-from seqexport.exporter.passes.ort import causal_attention, causal_conv1d, selective_scan, ssd_scan
+from seqexport.exporter.passes.ort import causal_attention, causal_conv1d, selective_scan
 from seqexport.plugins.ops import DOMAIN, Call
 
 ORT_DOMAIN = "seqexport.ort"
@@ -22,7 +24,7 @@ LOWERINGS: dict[str, Callable[[ir.Node, Call], list[str] | None]] = {
     "CausalAttention": causal_attention.body,
     "CausalConv1d": causal_conv1d.body,
     "SelectiveScan": selective_scan.body,
-    "SsdScan": ssd_scan.body,
+    "SsdScan": partial(linear_attention.body, op=f"{MICROSOFT}.LinearAttention"),
 }
 
 

@@ -1,7 +1,7 @@
 """CausalConv1d as a depthwise Conv over an image of one row, for which ONNX Runtime has a blocked kernel.
 
 Channels stand last in our op, and ONNX Runtime folds the transposes around the Conv into its own reordering. Its
-CausalConvWithState computes the same and was measured slower (exporter/benchmarks/op_bodies.py).
+CausalConvWithState computes the same and was measured slower (exporter/benchmarks/conv_bodies.py).
 """
 
 from __future__ import annotations

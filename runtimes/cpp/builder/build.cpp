@@ -41,6 +41,10 @@ void check_target(const Bundle& bundle, bool use_plugins) {
     throw UserError(name +
                     ": exported for target portable, and TensorRT would take the ops' slow bodies instead of the "
                     "plugins; export it with --target tensorrt, or say --no-plugins");
+  if (!use_plugins && bundle.ops.count("Experts"))  // runtimes/trt/graph.py says why
+    throw UserError(name +
+                    ": TensorRT cannot read the function body of Experts; export it with --target tensorrt, and leave "
+                    "out --no-plugins");
 }
 
 // The bundle, also if its model.onnx is named; none for any other file.

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig, MambaConfig
+from transformers import LlamaConfig, Mamba2Config, MambaConfig, NemotronHConfig
 
 from seqexport.exporter.benchmarks.setting import Gpu, Setting
 from seqexport.exporter.pipeline import ExportOptions, export
@@ -18,6 +18,12 @@ TINY = {
     "mamba": lambda: MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, rescale_prenorm_residual=False),
     "llama": lambda: LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
                                  num_attention_heads=2, max_position_embeddings=4096),
+    "mamba2": lambda: Mamba2Config(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_heads=4, head_dim=8,
+                                   n_groups=1, state_size=16, rescale_prenorm_residual=False),
+    "nemotron_h": lambda: NemotronHConfig(vocab_size=40, hidden_size=16, intermediate_size=24,
+                                          layers_block_type=["linear_attention", "mlp", "full_attention"],
+                                          mamba_num_heads=4, mamba_head_dim=8, n_groups=2,
+                                          ssm_state_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8),
 }  # fmt: skip
 
 

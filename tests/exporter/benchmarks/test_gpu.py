@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from rich.console import Console
 from seqexport.exporter.benchmarks import gpu
 from seqexport.exporter.benchmarks.results import Report, Results, Row, StepResult, print_table
 from seqexport.exporter.benchmarks.setting import Gpu, LeftOut, Setting, StepFailed
-from seqexport.exporter.benchmarks.steps import harness, kernel_tests
+from seqexport.exporter.benchmarks.steps import harness, kernel_speed, kernel_tests
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.benchmarks import lock
 from seqexport.runtimes.benchmarks.cli import run
@@ -218,3 +219,39 @@ def test_the_kernels_tests_are_told_which_library_is_built(
     monkeypatch.setattr(kernel_tests, "run_tests", lambda *a, env, **k: told.append(env) or iter(()))
     assert list(kernel_tests.run(setting)) == []
     assert told == [{"SEQEXPORT_PLUGINS": str(tmp_path)}]
+
+
+def test_a_kernel_is_held_to_a_time_or_to_a_peer() -> None:
+    row = {"op": "scan", "shape": "N=1", "ours_us": 10.0}
+    within = {**row, "measure": "us", "target": 12, "at_most": True, "measured": 10.0}
+    slower = {**row, "measure": "times mamba_ssm", "target": 1.3, "at_most": False, "measured": 1.2}
+    plain = {**row, "op": "conv", "measure": None, "target": None, "at_most": False, "measured": None}
+    failed = {"op": "linear", "shape": "(1,)", "error": "out of memory"}
+    found = {"copy_bytes_per_s": 4e12, "matrix_flop_per_s": 8e14, "rows": [within, slower, plain], "failures": [failed],
+             "torch": "2.11.0"}  # fmt: skip
+    rows = list(kernel_speed.rows(found))
+    assert [(row.name, row.measured, row.met) for row in rows[2:5]] == [
+        ("scan N=1", 10.0, True), ("scan N=1: times mamba_ssm", 1.2, False), ("conv N=1", 10.0, None),
+    ]  # fmt: skip
+    assert (rows[0].measured, rows[1].measured) == (4, 800)
+    assert rows[5].passed is False and rows[5].reason == "out of memory"
+
+
+def test_what_was_timed_counts_even_if_another_case_failed(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def program(self: Setting, module: str, *arguments: object, **options: object) -> str:
+        if written[0]:
+            found = {"copy_bytes_per_s": 4e12, "matrix_flop_per_s": 8e14, "rows": [], "failures": [], "torch": "2"}
+            Path(str(arguments[-1])).write_text(json.dumps(found))
+        raise StepFailed("exit code 1")
+
+    built = SimpleNamespace(path=tmp_path / "kernels.so")
+    written = [True]
+    setting.work.mkdir()
+    monkeypatch.setattr(kernel_speed.library, "require", lambda name: built)
+    monkeypatch.setattr(Setting, "torch", program)
+    assert [row.name for row in kernel_speed.run(setting)][1:] == ["copy", "matrix"]
+    written[0] = False
+    with pytest.raises(StepFailed, match="exit code 1"):
+        list(kernel_speed.run(setting))

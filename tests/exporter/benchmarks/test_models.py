@@ -11,21 +11,32 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from seqexport.exporter.benchmarks import bundles
 from seqexport.exporter.benchmarks.bundles import Wanted, for_engines, for_speed
-from seqexport.exporter.benchmarks.setting import Setting
+from seqexport.exporter.benchmarks.results import Row
+from seqexport.exporter.benchmarks.setting import Setting, StepFailed
 from seqexport.exporter.benchmarks.steps import engines, models
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.backends import open_runner
-from seqexport.runtimes.benchmarks import checkpoints, engine_speed, long_run, ort_speed, torch_speed
+from seqexport.runtimes.benchmarks import checkpoints, engine_speed, long_run, ort_speed, peers, timing, torch_speed
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.quiet import quiet
+from tests.exporter.benchmarks.conftest import TINY
 from tests.runtimes.tiny import make
 
 
+def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"PROMPT": 48, "CONTEXT": 16, "STEPS": 8, "WARM_STEPS": 2, "PROMPT_REPEATS": 2, "ANSWERS": 4, "SAMPLE": 32}
+    for module in (timing, engine_speed, torch_speed):
+        for name in sizes.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, sizes[name])
+
+
 def test_which_bundles_are_wanted(setting: Setting, tmp_path: Path) -> None:
-    assert len(for_engines(setting)) == 8 and {wanted.dtype for wanted in for_speed(setting)} == {"fp16"}
+    assert len(for_engines(setting)) == 12 and {wanted.dtype for wanted in for_speed(setting)} == {"fp16"}
     some = dataclasses.replace(setting, models=("mamba-130m",))
     assert for_engines(some) == [Wanted("mamba-130m", "fp32"), Wanted("mamba-130m", "fp16")]
     assert for_speed(some) == [Wanted("mamba-130m", "fp16")]
@@ -39,6 +50,24 @@ def test_the_shapes_are_those_of_real_models() -> None:
     configs = {name: make_config() for name, make_config in checkpoints.SHAPES.items()}
     assert (configs["mamba-1.4b"].hidden_size, configs["mamba-1.4b"].num_hidden_layers) == (2048, 48)
     assert configs["llama-1.4b"].head_dim == configs["llama-130m"].head_dim == 64
+    sizes = {}
+    for name in bundles.HUGE:
+        with torch.device("meta"):
+            sizes[name] = AutoModelForCausalLM.from_config(configs[name]).num_parameters()
+    assert 2.70e9 < sizes["mamba2-2.7b"] < 2.71e9 and 3.97e9 < sizes[bundles.HYBRID] < 3.98e9
+    assert abs(sizes[bundles.ITS_SIZE] / sizes[bundles.HYBRID] - 1) < 0.05
+    assert configs[bundles.ITS_SIZE].hidden_size == configs[bundles.HYBRID].hidden_size
+
+
+def test_a_huge_checkpoint_makes_room_for_its_bundle(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def program(self: Setting, module: str, *arguments: object, **options: object) -> str:
+        Path(str(arguments[-1])).mkdir(parents=True)
+        return ""
+
+    monkeypatch.setattr(Setting, "torch", program)
+    for model, kept in (("mamba2-2.7b", False), ("mamba-1.4b", True)):
+        wanted = Wanted(model, "fp16")
+        assert bundles.ensure_bundle(setting, wanted).is_dir() and wanted.checkpoint(setting).exists() is kept
 
 
 def test_a_long_run_is_answered_here_and_replayed_elsewhere(
@@ -76,8 +105,7 @@ def test_an_infinite_error_is_the_worst() -> None:
 
 
 def test_an_engine_is_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"PROMPT": 48, "CONTEXT": 16, "STEPS": 8, "PROMPT_REPEATS": 2}.items():
-        monkeypatch.setattr(engine_speed, name, value)
+    shorten(monkeypatch)
     with open_runner("ort", bundle) as runner:
         found = engine_speed.measure(runner)
         with runner.session(1, 48) as session:
@@ -86,6 +114,7 @@ def test_an_engine_is_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> 
             session.write_states(empty, np.zeros(1, np.int32))
             np.testing.assert_array_equal(session.prefill(ids), first)
     assert found["step"] > 0 and found["prefill"] > 0 and found["graph"] is None
+    assert [len(found["answers"][what]) for what in ("likeliest", "logits")] == [4, 4]
 
 
 def test_a_model_in_onnx_runtime_is_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,29 +126,76 @@ def test_a_model_in_onnx_runtime_is_timed(bundle: Bundle, monkeypatch: pytest.Mo
     assert found["kernels"] is None and not found["captured"] and "`plugins=False`" in found["runner"]
 
 
-@pytest.mark.parametrize("name", ["mamba", "llama"])
+@pytest.mark.parametrize("name", ["mamba", "mamba2", "llama"])
 def test_the_original_steps_as_a_whole_pass_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make(name)
+    model = make(name, **({"time_step_limit": (0.0, float("inf"))} if name == "mamba2" else {}))
     decoder = torch_speed.Decoder(model, compiled=False)
     tokens = torch.randint(0, model.config.vocab_size, (1, 7))
     with torch.no_grad(), quiet():
         decoder.prefill(tokens[:, :6])
         stepped = decoder.step(tokens[:, 6:])
         torch.testing.assert_close(stepped, decoder.prefill(tokens), rtol=1e-4, atol=1e-4)
-        monkeypatch.setattr(torch_speed, "PEERS", ())
-        with pytest.raises(SystemExit, match="peers' kernels"):
-            torch_speed.check_peers(decoder, tokens)
+        monkeypatch.setattr(peers, "NAMES", ())
+        with pytest.raises(UserError, match="peers' kernels"):
+            peers.require_called(model, lambda: decoder.prefill(tokens))
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_the_original_and_the_engine_are_timed_and_say_the_same(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiles: bool
+) -> None:
+    """The random weights are made anew; ONNX Runtime stands in for TensorRT, and any compiler for Inductor."""
+
+    def compile(forward: Any, mode: str) -> Any:
+        return forward if compiles else lambda **arguments: {}["no such backend"]
+
+    shorten(monkeypatch)
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setitem(checkpoints.SHAPES, "tiny", TINY[bundle.manifest.architecture])
+    with torch.no_grad(), quiet():
+        original = torch_speed.measure(lambda: torch_speed.load("tiny"), expect_peers=False, lock=tmp_path / "lock")
+    with open_runner("ort", bundle) as runner:
+        engine = engine_speed.measure(runner)
+    assert ("compiled_step" in original) == compiles and ("KeyError" in original.get("compiled_error", "")) != compiles
+    same, eager, compiled, prefill, *_ = models.rows(Wanted("mamba2-2.7b", "fp16"), [original], engine)
+    assert same.passed and same.detail["same_likeliest"] > 0.5
+    assert (eager.target, prefill.target) == (3.0 if compiles else 5.0, 2.0)
+    assert "no such backend" in compiled.reason if not compiles else compiled.measured is not None
+
+
+def test_another_model_does_not_say_the_same() -> None:
+    said = {"likeliest": [1, 2], "logits": [[1.0, 2.0], [3.0, -1.0]]}
+    other = {"likeliest": [1, 0], "logits": [[1.0, 2.5], [3.0, -1.0]]}
+    row = models.agreement(Wanted("llama-4b", "fp16"), said, other)
+    assert row.passed is False and row.detail["same_likeliest"] == 0.5
+    assert row.detail["difference"] == pytest.approx(0.5 / 15**0.5)
+    assert not models.agreement(Wanted("llama-4b", "fp16"), said, {**other, "logits": [[np.nan] * 2] * 2}).passed
 
 
 def test_the_engine_is_held_against_the_fastest_original() -> None:
-    slow = {"eager_step": 10.0, "compiled_error": "Unsupported: x", "prefill": 9.0}
-    fast = {"eager_step": 8.0, "compiled_error": "Unsupported: y", "prefill": 3.0}
-    engine = {"step": 2.0, "prefill": 1.0, "graph": 1.5}
-    eager, compiled, prefill, *times = models.rows(Wanted("mamba-130m", "fp16"), [slow, fast], engine)
-    assert (eager.measured, eager.met) == (4.0, True)
-    assert compiled.passed is False and "Unsupported: x" in compiled.detail["error"]
+    said = {"likeliest": [1], "logits": [[1.0]]}
+    slow = {"eager_step": 10.0, "compiled_error": "Unsupported: x", "prefill": 9.0, "answers": said}
+    fast = {"eager_step": 8.0, "compiled_error": "Unsupported: y", "prefill": 3.0, "answers": said}
+    engine = {"step": 2.0, "prefill": 1.0, "graph": 1.5, "answers": said}
+    same, eager, compiled, prefill, *times = models.rows(Wanted("mamba-130m", "fp16"), [slow, fast], engine)
+    assert same.passed and (eager.measured, eager.target, eager.met) == (4.0, 5.0, False)
+    assert (compiled.passed, compiled.measured) == (None, None) and "Unsupported: x" in compiled.reason
     assert (prefill.measured, prefill.target) == (3.0, 1.5)
     assert [row.measured for row in times] == [2000.0, 1000.0]
+    assert "answers" not in json.dumps([msgspec.to_builtins(row) for row in times])
+    alone = models.rows(Wanted("mamba-130m", "fp16"), [], {**engine, "answers": said})
+    assert [row.measured for row in alone] == [2000.0, 1000.0]
+
+
+def test_a_hybrid_is_held_against_a_transformer_of_its_size() -> None:
+    (row,) = models.hybrid_row({bundles.HYBRID: 0.26, bundles.ITS_SIZE: 0.2})
+    assert row.measured == pytest.approx(1.3) and row.at_most
+    assert [met_at(row, measured) for measured in (1.29, 1.31)] == [True, False]
+    assert not list(models.hybrid_row({bundles.HYBRID: 0.26}))
+
+
+def met_at(row: Row, measured: float) -> bool | None:
+    return msgspec.structs.replace(row, measured=measured).met
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -132,20 +208,56 @@ def test_missing_engines_are_built_and_all_are_timed(
     (there / "some.plan").touch()
     missing.parent.mkdir()
     built: list[str] = []
+    said = {"answers": {"likeliest": [1], "logits": [[1.0]]}}
 
     def tensorrt(self: Setting, module: str, *arguments: object, log: str, **options: Any) -> str:
         if module.endswith("engine_speed"):
             (plan,) = Path(str(arguments[0]), "engines").glob("*.plan")
-            return f"{json.dumps({'step': 1.0, 'prefill': 2.0, 'graph': None, 'runner': plan.name})}\n"
+            return f"{json.dumps({'step': 1.0, 'prefill': 2.0, 'graph': None, 'runner': plan.name, **said})}\n"
         built.append(log)
         missing.mkdir()
         (missing / "new.plan").touch()
         return ""
 
-    times = json.dumps({"eager_step": 4.0, "compiled_step": 2.0, "prefill": 5.0})
+    times = json.dumps({"eager_step": 4.0, "compiled_step": 2.0, "prefill": 5.0, **said})
     monkeypatch.setattr(Setting, "tensorrt", tensorrt)
     monkeypatch.setattr(Setting, "torch", lambda *arguments, **options: f"{times}\n")
     monkeypatch.setattr(Setting, "require_tensorrt", lambda self: None)
     rows = [row for row in models.run(several) if row.target]
     assert built == ["build-llama-130m-fp16"]
     assert [(row.measured, row.met) for row in rows] == [(4, True), (2, True), (2.5, True)] * 2
+
+
+def test_a_model_that_fails_does_not_keep_others_from_being_timed(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = dataclasses.replace(setting, models=(*bundles.HUGE, "mamba-1.4b"))
+    said = {"answers": {"likeliest": [1], "logits": [[1.0]]}}
+
+    def torch_module(self: Setting, module: str, *arguments: object, log: str, with_peers: bool = False) -> str:
+        assert (with_peers and log.endswith("-peers")) or arguments[0] in ("llama-4b", "mamba-1.4b")
+        if arguments[0] == "mamba2-2.7b":
+            raise StepFailed("out of memory")
+        return json.dumps({"eager_step": 4.0, "compiled_step": 2.0, "prefill": 5.0, **said})
+
+    def export(setting: Setting, wanted: Wanted) -> Path:
+        if wanted.model == "mamba-1.4b":
+            raise StepFailed("disk full")
+        return wanted.folder(setting)
+
+    def tensorrt(self: Setting, module: str, *arguments: object, log: str) -> str:
+        return json.dumps({"step": 1.0, "prefill": 2.6 if "nemotron" in log else 2.0, "graph": None, **said})
+
+    several.work.mkdir()
+    monkeypatch.setattr(Setting, "torch", torch_module)
+    monkeypatch.setattr(Setting, "tensorrt", tensorrt)
+    monkeypatch.setattr(Setting, "require_tensorrt", lambda self: None)
+    monkeypatch.setattr(models, "ensure_bundle", export)
+    monkeypatch.setattr(models, "build_peers", lambda setting: ["mamba_ssm"])
+    found = {row.name: row for row in models.run(several)}
+    assert [name for name, row in found.items() if row.passed is False] == [
+        "mamba-1.4b-fp16: export", "mamba2-2.7b-fp16: transformers",
+    ]  # fmt: skip
+    assert found["mamba2-2.7b-fp16: prefill"].measured == 2000 and found["llama-4b-fp16: decode"].measured == 1000
+    assert found["nemotron-3-nano-4b-fp16: prefill of 2048 tokens, times llama-4b's"].met
+    assert found["nemotron-3-nano-4b-fp16: prefill of 2048 tokens, times transformers"].target == 2.0

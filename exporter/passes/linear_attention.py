@@ -1,8 +1,8 @@
-"""SsdScan as LinearAttention of com.microsoft, which ONNX Runtime has a kernel for: its update rule ``gated``.
+"""SsdScan as LinearAttention, its update rule ``gated``: ONNX's own of opset 27, or com.microsoft's, which is the same.
 
 C is its query and B its key, of every head its own; what enters the state is its value. Its state is [B,H,N,P], ours
-[B,H,P,N]. It goes token by token, so that what comes later reaches nothing. Measured faster than the function body at
-every length, transposes included (exporter/benchmarks/ssd_bodies.py).
+[B,H,P,N]. All of it is float32, and token by token, so that what comes later reaches nothing. ONNX Runtime's own was
+measured faster than the function body at every length, transposes included (exporter/benchmarks/ssd_bodies.py).
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from seqexport.plugins.ops import Call
 from seqexport.plugins.ops.ssd_scan_body import constants, delta, entering, finished
 
 MOST_STATES = 128
-"""It sums over N in one go, and rounds too often beyond."""
+"""ONNX Runtime's com.microsoft sums over N in one go, and rounds too often beyond. Other kernels may do so too."""
 
 
-def body(node: ir.Node, call: Call) -> list[str] | None:
-    """None where the number of heads is not known, or that of states is not or too large."""
+def body(node: ir.Node, call: Call, *, op: str) -> list[str] | None:
+    """``op`` is LinearAttention with its domain.
+
+    None where the number of heads is not known, or that of states is not or too large.
+    """
     x, B = node.inputs[0], node.inputs[3]
     if x is None or x.shape is None or B is None or B.shape is None:
         return None
@@ -39,7 +42,7 @@ def body(node: ir.Node, call: Call) -> list[str] | None:
         "query = Reshape (C_heads, flat)",
         "value = Reshape (dx, flat)",
         "past_rows = Transpose <perm = [0, 1, 3, 2]> (past)",
-        f'y_flat, last = com.microsoft.LinearAttention <update_rule = "gated", scale = 1.0, q_num_heads = {heads},'
+        f'y_flat, last = {op} <update_rule = "gated", scale = 1.0, q_num_heads = {heads},'
         f" kv_num_heads = {heads}> (query, key, value, past_rows, exponents)",
         "present = Transpose <perm = [0, 1, 3, 2]> (last)",
         "x_shape = Shape (x)",

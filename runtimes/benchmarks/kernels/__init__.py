@@ -1,0 +1,1 @@
+"""The CUDA kernels beside the best of what else is installed."""
