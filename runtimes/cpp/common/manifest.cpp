@@ -56,6 +56,7 @@ Bundle bundle_from(const json& manifest, const std::filesystem::path& folder) {
   bundle.folder = folder;
   bundle.dtype = manifest.at("dtype").get<std::string>();
   bundle.target = manifest.at("target").get<std::string>();
+  bundle.opset = manifest.at("opset").get<int>();
   const auto capacity = manifest.find("capacity");
   if (capacity != manifest.end() && !capacity->is_null()) bundle.capacity = capacity->get<int64_t>();
   for (const json& input : manifest.at("inputs"))

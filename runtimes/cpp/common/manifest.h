@@ -50,6 +50,7 @@ struct Bundle {
   std::filesystem::path folder;
   std::string dtype;                // float32, float16, bfloat16
   std::string target;               // portable, ort, tensorrt
+  int opset = 0;
   std::optional<int64_t> capacity;  // of its key/value caches, in tokens
   std::vector<Input> inputs;
   std::vector<std::string> outputs;

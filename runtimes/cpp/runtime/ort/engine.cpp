@@ -19,10 +19,11 @@ int usable_cores() {
   return sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 0;  // 0: ONNX Runtime's own choice
 }
 
-bool is_before(int major, int minor) {
-  int own_major = 0, own_minor = 0;
-  std::sscanf(version().c_str(), "%d.%d", &own_major, &own_minor);
-  return own_major < major || (own_major == major && own_minor < minor);
+// Whether it lacks the attention of target ort, which takes ragged chunks since 1.32, and opset 27, which came with it.
+bool is_before_1_32() {
+  int major = 0, minor = 0;
+  std::sscanf(version().c_str(), "%d.%d", &major, &minor);
+  return major < 1 || (major == 1 && minor < 32);
 }
 
 // What this ONNX Runtime is known not to run, before it reads a weight.
@@ -32,9 +33,11 @@ void check_runs(const Bundle& bundle, const EngineOptions& options) {
     throw UserError(name + ": bfloat16, for which ONNX Runtime's CPU has no kernels; export it with --dtype fp16 or fp32");
   bool attends = false;
   for (const State& state : bundle.states) attends = attends || (state.grows() && bundle.caches_in_place);
-  if (bundle.target == "ort" && attends && is_before(1, 32))
-    throw UserError(name + ": target ort needs ONNX Runtime 1.32 or newer for its attention, and this is " + version() +
-                    "; export it with --target portable");
+  const std::string too_old = " needs ONNX Runtime 1.32 or newer, and this is " + version() + "; ";
+  if (bundle.target == "ort" && attends && is_before_1_32())
+    throw UserError(name + ": the attention of target ort" + too_old + "export it with --target portable");
+  if (bundle.opset >= 27 && is_before_1_32())
+    throw UserError(name + ": opset " + std::to_string(bundle.opset) + too_old + "export it with --opset 20");
   if (bundle.target == "tensorrt" && !bundle.ops.empty() && options.plugins.empty())
     throw UserError(name + ": target tensorrt has no function bodies, so ONNX Runtime needs the library of our ops; give "
                            "libseqexport_ort.so as plugins, or export it with --target portable");
