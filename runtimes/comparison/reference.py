@@ -45,8 +45,8 @@ class Reference:
         next_tokens: int64 [B, STEPS], fed one by one after it.
         answers: by name, float64: ``prefill.logits`` [B, V], ``step<i>.logits`` [B, V], and the first sequence's states
             after all of it, ``end.<state>`` [1, ...]; of caches the tokens from ``start`` on.
-        torch_errors: PyTorch's relative error in the bundle's dtype: ``logits``, worst over positions, and each state; of
-            a late text, its worst over all texts.
+        torch_errors: PyTorch's relative error in the bundle's dtype: ``logits``, worst over positions, and each state;
+            of a late text, its worst over all texts.
         start: tokens that made-up caches hold before it.
         late: the same of texts that begin later; None where an older seqexport did not record them.
         windows: tokens that the original's layers with sliding windows see.
