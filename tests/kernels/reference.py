@@ -62,19 +62,22 @@ def conv_reference(x, weight, bias, past, lens, activation, dtype):
     return y, present
 
 
+def cleaned(tensor, valid, dtype):
+    """With 0 for padded tokens."""
+    return tensor.to(dtype).masked_fill(~valid.view(*valid.shape, *(1,) * (tensor.dim() - 2)), 0)
+
+
+def step(dt, dt_bias, dt_softplus):
+    delta = dt if dt_bias is None else dt + dt_bias.to(dt.dtype)
+    return torch.nn.functional.softplus(delta) if dt_softplus else delta
+
+
 def scan_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, dtype):
     batch, length, channels = x.shape
     group = torch.arange(channels, device=DEVICE) * B.shape[2] // channels
     valid = torch.ones(batch, length, dtype=torch.bool, device=DEVICE) if lens is None else lens_mask(lens, length)
-
-    def clean(tensor):
-        shape = (batch, length) + (1,) * (tensor.dim() - 2)
-        return tensor.to(dtype).masked_fill(~valid.view(shape), 0)
-
-    x, dt, B, C = clean(x), clean(dt), clean(B), clean(C)
-    delta = dt if dt_bias is None else dt + dt_bias.to(dtype)
-    if dt_softplus:
-        delta = torch.nn.functional.softplus(delta)
+    x, dt, B, C, z = (None if each is None else cleaned(each, valid, dtype) for each in (x, dt, B, C, z))
+    delta = step(dt, dt_bias, dt_softplus)
     delta = delta.masked_fill(~valid[..., None], 0)
     h, A, ys = past.to(dtype), A.to(dtype), []
     for t in range(length):
@@ -85,7 +88,7 @@ def scan_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, dtype
     if D is not None:
         y = y + D.to(dtype) * x
     if z is not None:
-        y = y * torch.nn.functional.silu(clean(z))
+        y = y * torch.nn.functional.silu(z)
     return y.masked_fill(~valid[..., None], 0), h
 
 
@@ -106,15 +109,8 @@ def ssd_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, limits
     batch, length, heads, _ = x.shape
     group = torch.arange(heads, device=DEVICE) * B.shape[2] // heads
     valid = torch.ones(batch, length, dtype=torch.bool, device=DEVICE) if lens is None else lens_mask(lens, length)
-
-    def clean(tensor):
-        shape = (batch, length) + (1,) * (tensor.dim() - 2)
-        return tensor.to(dtype).masked_fill(~valid.view(shape), 0)
-
-    x, dt, B, C = clean(x), clean(dt), clean(B), clean(C)
-    delta = dt if dt_bias is None else dt + dt_bias.to(dtype)
-    if dt_softplus:
-        delta = torch.nn.functional.softplus(delta)
+    x, dt, B, C, z = (None if each is None else cleaned(each, valid, dtype) for each in (x, dt, B, C, z))
+    delta = step(dt, dt_bias, dt_softplus)
     least, most = limits
     delta = delta.clamp(least or None, most or None) if least or most else delta
     delta = delta.masked_fill(~valid[..., None], 0)
@@ -127,7 +123,7 @@ def ssd_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, limits
     if D is not None:
         y = y + D.to(dtype)[:, None] * x
     if z is not None:
-        y = y * torch.nn.functional.silu(clean(z))
+        y = y * torch.nn.functional.silu(z)
     return y.masked_fill(~valid[..., None, None], 0), h
 
 
