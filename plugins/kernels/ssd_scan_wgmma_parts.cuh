@@ -114,6 +114,7 @@ struct SsdWgmmaRole {
   }
   // By all, before the next scan.
   __device__ __forceinline__ void end() {
+    __syncwarp();  // where one lane worked alone
     __syncthreads();
     if (threadIdx.x < 2) shared.full[threadIdx.x].end(), shared.empty[threadIdx.x].end();
   }

@@ -48,6 +48,7 @@ struct SsdWgmmaScores : SsdWgmmaRole<Traits> {
     uint4* scores = reinterpret_cast<uint4*>(shared.scores[unit]);
 #pragma unroll
     for (int i = 0; i < int(kPanelBytes / 16); i += 128) scores[i + int(thread)] = make_uint4(0, 0, 0, 0);
+    meet_unit();
   }
 
   __device__ __forceinline__ void score(const Stage& stage, const Steps& steps) const {

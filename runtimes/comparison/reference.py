@@ -45,7 +45,8 @@ class Reference:
         next_tokens: int64 [B, STEPS], fed one by one after it.
         answers: by name, float64: ``prefill.logits`` [B, V], ``step<i>.logits`` [B, V], and the first sequence's states
             after all of it, ``end.<state>`` [1, ...]; of caches the tokens from ``start`` on.
-        torch_errors: PyTorch's relative error in the bundle's dtype: ``logits``, worst over positions, and each state.
+        torch_errors: PyTorch's relative error in the bundle's dtype: ``logits``, worst over positions, and each state;
+            of a late text, its worst over all texts.
         start: tokens that made-up caches hold before it.
         late: the same of texts that begin later; None where an older seqexport did not record them.
         windows: tokens that the original's layers with sliding windows see.
@@ -131,8 +132,10 @@ def record(original: Runner, float64: Runner, windows: Sequence[int] = ()) -> Re
         _recorded(_late_inputs(inputs, start), original, float64, whole)
         for start in starts(original.manifest, windows, inputs.end, length)
     ]
-    worst = {"logits": max(case.torch_errors["logits"] for case in (whole, *late))}  # few positions alone say little
-    late = [replace(case, torch_errors=case.torch_errors | worst) for case in late]
+    worst = {  # few positions alone say little
+        name: max(case.torch_errors[name] for case in (whole, *late)) for name in whole.torch_errors
+    }
+    late = [replace(case, torch_errors=worst) for case in late]
     return replace(whole, late=tuple(late), windows=tuple(windows))
 
 

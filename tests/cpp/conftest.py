@@ -1,4 +1,4 @@
-"""seqexport-build, compiled from this checkout and linked with the TensorRT-RTX of PyPI, which builds without a GPU."""
+"""seqexport-build, linked with TensorRT-RTX of PyPI, which builds without a GPU; and libseqexport on ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -62,19 +62,22 @@ def conv_reference(x, weight, bias, past, lens, activation, dtype):
     return y, present
 
 
+def cleaned(tensor, valid, dtype):
+    """With 0 for padded tokens."""
+    return tensor.to(dtype).masked_fill(~valid.view(*valid.shape, *(1,) * (tensor.dim() - 2)), 0)
+
+
+def step(dt, dt_bias, dt_softplus):
+    delta = dt if dt_bias is None else dt + dt_bias.to(dt.dtype)
+    return torch.nn.functional.softplus(delta) if dt_softplus else delta
+
+
 def scan_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, dtype):
     batch, length, channels = x.shape
     group = torch.arange(channels, device=DEVICE) * B.shape[2] // channels
     valid = torch.ones(batch, length, dtype=torch.bool, device=DEVICE) if lens is None else lens_mask(lens, length)
-
-    def clean(tensor):
-        shape = (batch, length) + (1,) * (tensor.dim() - 2)
-        return tensor.to(dtype).masked_fill(~valid.view(shape), 0)
-
-    x, dt, B, C = clean(x), clean(dt), clean(B), clean(C)
-    delta = dt if dt_bias is None else dt + dt_bias.to(dtype)
-    if dt_softplus:
-        delta = torch.nn.functional.softplus(delta)
+    x, dt, B, C, z = (None if each is None else cleaned(each, valid, dtype) for each in (x, dt, B, C, z))
+    delta = step(dt, dt_bias, dt_softplus)
     delta = delta.masked_fill(~valid[..., None], 0)
     h, A, ys = past.to(dtype), A.to(dtype), []
     for t in range(length):
@@ -85,35 +88,42 @@ def scan_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, dtype
     if D is not None:
         y = y + D.to(dtype) * x
     if z is not None:
-        y = y * torch.nn.functional.silu(clean(z))
+        y = y * torch.nn.functional.silu(z)
     return y.masked_fill(~valid[..., None], 0), h
 
 
-def ssd_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, limits, dtype):
+SIGNIFICANT_BITS = {torch.float16: 11, torch.bfloat16: 8}
+
+
+def rounded(tensor, like):
+    """Rounded to the significant bits of a 16-bit type, whose range does not end it; None leaves it."""
+    if like is None:
+        return tensor
+    mantissa, exponent = torch.frexp(tensor)
+    scale = 2.0 ** SIGNIFICANT_BITS[like]
+    return torch.ldexp(torch.round(mantissa * scale) / scale, exponent)
+
+
+def ssd_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, limits, dtype, operands=None):
+    """With ``operands``, those of the products with B and C are of this type, as in Mamba-2's own kernels."""
     batch, length, heads, _ = x.shape
     group = torch.arange(heads, device=DEVICE) * B.shape[2] // heads
     valid = torch.ones(batch, length, dtype=torch.bool, device=DEVICE) if lens is None else lens_mask(lens, length)
-
-    def clean(tensor):
-        shape = (batch, length) + (1,) * (tensor.dim() - 2)
-        return tensor.to(dtype).masked_fill(~valid.view(shape), 0)
-
-    x, dt, B, C = clean(x), clean(dt), clean(B), clean(C)
-    delta = dt if dt_bias is None else dt + dt_bias.to(dtype)
-    if dt_softplus:
-        delta = torch.nn.functional.softplus(delta)
+    x, dt, B, C, z = (None if each is None else cleaned(each, valid, dtype) for each in (x, dt, B, C, z))
+    delta = step(dt, dt_bias, dt_softplus)
     least, most = limits
     delta = delta.clamp(least or None, most or None) if least or most else delta
     delta = delta.masked_fill(~valid[..., None], 0)
-    decay, dx, h, ys = torch.exp(delta * A.to(dtype)), delta[..., None] * x, past.to(dtype), []
+    dx = rounded(delta[..., None] * x, operands)
+    decay, h, ys = torch.exp(delta * A.to(dtype)), past.to(dtype), []
     for t in range(length):
         h = decay[:, t, :, None, None] * h + dx[:, t, ..., None] * B[:, t, group, None]
-        ys.append((h * C[:, t, group, None]).sum(-1))
+        ys.append((rounded(h, operands) * C[:, t, group, None]).sum(-1))
     y = torch.stack(ys, 1)
     if D is not None:
         y = y + D.to(dtype)[:, None] * x
     if z is not None:
-        y = y * torch.nn.functional.silu(clean(z))
+        y = y * torch.nn.functional.silu(z)
     return y.masked_fill(~valid[..., None, None], 0), h
 
 

@@ -6,6 +6,9 @@ from reference import DTYPES, assert_near, poison_padding, poisoned, randn, ssd_
 TOKENS = (0, 1, 3, 4, 6)
 """Of the arguments, those that have a row for each token."""
 
+MIN_PRODUCT_TOKENS = 8
+"""Of a call, from which on it is made of matrix products, whose operands are 16 bits wide."""
+
 SIZES = [
     (24, 64, 128, 1),
     (12, 80, 128, 2),
@@ -49,11 +52,12 @@ def run(kernels, args, lens=None, softplus=True, limits=(0.0, 0.0), segments=0, 
     return y, present
 
 
-def check(name, results, args, lens=None, softplus=True, limits=(0.0, 0.0)):
-    """`results`: one (y, present) or several for the same arguments."""
-    dtype = args[0].dtype
+def check(name, results, args, lens=None, softplus=True, limits=(0.0, 0.0), longest=None):
+    """`results`: one (y, present) or several for the same arguments, in calls of up to `longest` tokens."""
+    dtype, longest = args[0].dtype, longest or args[0].shape[1]
+    in_products = dtype != torch.float32 and longest >= MIN_PRODUCT_TOKENS
     double = ssd_reference(*args, lens, softplus, limits, torch.float64)
-    single = ssd_reference(*args, lens, softplus, limits, torch.float32)
+    single = ssd_reference(*args, lens, softplus, limits, torch.float32, dtype if in_products else None)
     for y, present in results if isinstance(results, list) else [results]:
         assert_near(f"{name} y", y, single[0].to(dtype), double[0])
         assert_near(f"{name} present", present, single[1], double[1])
@@ -131,7 +135,7 @@ def test_chunked_prefill_and_decode(kernels, sizes, dtype):
         part[8], start = state, start + size
         y, state = run(kernels, part, in_place=True)
         parts.append(y)
-    check(f"{len(sizes)} calls", (torch.cat(parts, 1), state), args)
+    check(f"{len(sizes)} calls", (torch.cat(parts, 1), state), args, longest=max(sizes))
 
 
 def test_any_workspace_is_enough(kernels):

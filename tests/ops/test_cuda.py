@@ -194,7 +194,11 @@ def test_a_stream_of_another_type_runs_the_reference(wide: int, built: Recorder)
     assert built.calls == []
 
 
-SIZES = {"CausalAttention": lambda length: {"S": length + 9, "past_lens": [3, 9]}, "RotaryQueryKey": lambda _: {}}
+SIZES = {
+    "CausalAttention": lambda length: {"S": length + 9, "past_lens": [3, 9]},
+    "RotaryQueryKey": lambda _: {},
+    "SsdScan": lambda _: {"P": 64},
+}
 
 
 @needs_cuda

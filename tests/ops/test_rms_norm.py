@@ -70,11 +70,11 @@ def test_it_is_transformers_norm_of_the_sum():
     torch.testing.assert_close(y, norm(total), rtol=1e-6, atol=1e-6)  # it computes in float32 whatever it is given
 
 
-def test_it_is_mamba2s_gated_norm():
-    from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
+def test_it_is_the_gated_norm_of_mamba2_layers():
+    from transformers.models.zamba2.modeling_zamba2 import Zamba2RMSNormGated  # 5.17's Mamba-2 has no groups
 
     values = make(dtype=torch.float64, without=("residual",))
-    norm = MambaRMSNormGated(24, group_size=8, eps=1e-5).double()
+    norm = Zamba2RMSNormGated(24, group_size=8, eps=1e-5).double()
     norm.weight.data = values["weight"]
     y, _ = run_float64(OP, values, {"epsilon": 1e-5, "groups": 3})
     torch.testing.assert_close(y, norm(values["x"], values["z"]), rtol=1e-6, atol=1e-6)

@@ -57,7 +57,7 @@ def _run(setting: Setting, nvcc: Path, version: str, include: Path) -> Row:
     options = ["--cuda-arch", setting.gpu.capability, "--tensorrt-include", include, "--output", folder]
     setting.torch("exporter.cli", "plugins", "build", *options, log=f"harness-{version}-plugins")
     program = folder / "harness"
-    sources = [*sorted(SOURCES.glob("harness*.cpp")), SOURCES / "cases.cpp"]
+    sources = sorted(SOURCES.glob("*.cpp"))
     includes = ["-I", include, "-I", SOURCE / "plugins" / "kernels"]
     command = [nvcc, "-std=c++17", "-O2", "-Xlinker=--export-dynamic", *includes, *sources, "-o", program, "-ldl"]
     setting.run(command, log=f"harness-{version}-compile")

@@ -41,9 +41,7 @@ class Session {
   size_t rewind(size_t tokens);
   void reset();
 
-  const Engine& engine() const { return *engine_; }
   const Snapshot& now() const { return now_; }  // without states
-  size_t capacity() const { return capacity_; }
 
  private:
   friend class SessionGuard;
