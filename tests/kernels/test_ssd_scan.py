@@ -112,13 +112,14 @@ def test_limits_of_the_step(kernels, limits):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("odd", [0, 1])
-def test_slices_of_the_projection(kernels, odd, dtype):
-    """As Mamba-2's layers lay them out: z, then x, B and C of one convolution, then dt."""
+@pytest.mark.parametrize(("first", "odd"), [(0, 0), (0, 1), (0, 5), (1, 4)])
+def test_slices_of_the_projection(kernels, first, odd, dtype):
+    """As Mamba-2's layers lay them out: z, then x, B and C of one convolution, then dt; aligned or not."""
     torch.manual_seed(5)
     for length in (1, 130):
         args = make(2, length, 3, 64, 64, dtype=dtype)
-        z, x, B, C, dt = torch.split(randn(2, length, 515 + odd, dtype=dtype), [192, 192, 64, 64, 3 + odd], dim=-1)
+        wide = randn(2, length, first + 515 + odd, dtype=dtype)[..., first:]
+        z, x, B, C, dt = torch.split(wide, [192, 192, 64, 64, 3 + odd], dim=-1)
         args[0], args[1], args[6] = x.unflatten(-1, (3, 64)), dt[..., odd:], z.unflatten(-1, (3, 64))
         args[3], args[4] = B.unsqueeze(2), C.unsqueeze(2)
         check("slices", run(kernels, args), args)
