@@ -65,7 +65,7 @@ fs::path plan_path(const Options& options, const Bundle* bundle, const Gpu& gpu)
     return options.output;
   }
   if (bundle) return bundle->folder / "engines" / file;
-  return options.model.parent_path() / (options.model.stem().string() + "-" + file.string());
+  return options.bundle.parent_path() / (options.bundle.stem().string() + "-" + file.string());
 }
 
 fs::path record_path(const fs::path& plan) { return fs::path(plan).replace_extension(".json"); }
@@ -100,18 +100,18 @@ void write(const fs::path& plan, const nvinfer1::IHostMemory& content, const std
 
 void build(const Options& options) {
   const auto start = std::chrono::steady_clock::now();
-  const std::optional<Bundle> bundle = opened(options.model);
+  const std::optional<Bundle> bundle = opened(options.bundle);
   const Bundle* const ours = bundle ? &*bundle : nullptr;
   if (ours) check_target(*ours, options.use_plugins);
   if (!ours)
-    std::fprintf(stderr, "%s is no bundle of ours: plain TensorRT builds it as it is\n", options.model.c_str());
+    std::fprintf(stderr, "%s is no bundle of ours: plain TensorRT builds it as it is\n", options.bundle.c_str());
 
   std::optional<PluginLibrary> library;
   const bool wanted = ours ? !ours->ops.empty() : !options.plugins.empty();
   if (wanted && options.use_plugins) library = find_plugin_library(options.plugins);
   const Gpu gpu = current_gpu();
   const fs::path plan = plan_path(options, ours, gpu);
-  const Model model = ours ? ours->model : Model{options.model, sha256_of(options.model), ""};
+  const Model model = ours ? ours->model : Model{options.bundle, sha256_of(options.bundle), ""};
   if (!ours) check_inside(model.file);
   check_outputs(plan, model, options);
 

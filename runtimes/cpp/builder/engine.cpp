@@ -92,7 +92,7 @@ void add_profile(nvinfer1::IBuilder& builder, nvinfer1::IBuilderConfig& config, 
 }  // namespace
 
 Engine build_engine(const Options& options, const Bundle* bundle, PluginLibrary* plugins, Logger& logger) {
-  const std::filesystem::path model = bundle ? bundle->model.file : options.model;
+  const std::filesystem::path model = bundle ? bundle->model.file : options.bundle;
   const auto builder = create_builder(logger);
   if (!builder) fail(tensorrt_title() + " makes no builder", logger.cause());
   if (plugins) load(*plugins, logger);

@@ -1,7 +1,6 @@
 #include "options.h"
 
 #include "error.h"
-#include "flags.h"
 
 namespace seqexport {
 namespace {
@@ -56,7 +55,7 @@ std::vector<Flag> flags_of(Options& o) {
     };
     return flag;
   };
-  return {
+  std::vector<Flag> own = {
       {"--output", "FILE", "The plan [default: BUNDLE/engines/<GPU>-trt<version>.plan]. Also -o.",
        [&o](const std::string& v) { o.output = v; }},
       {"--plugins", "FILE", "Our plugin library [default: the one that 'seqexport plugins build' made].",
@@ -88,23 +87,16 @@ std::vector<Flag> flags_of(Options& o) {
              "Preview features to turn on or off, as in +fasterDynamicShapes0805,-other; 8.6 has that one off.",
              [&o](const std::string& v) { o.preview = split(v, ','); }}),
       {"--verbose", nullptr, "All that TensorRT says.", [&o](const std::string&) { o.verbose = true; }},
-      {"--version", nullptr, "Versions of seqexport-build and of its TensorRT.",
-       [&o](const std::string&) { o.version = true; }},
-      {"--help", nullptr, "This text.", [&o](const std::string&) { o.help = true; }},
   };
+  return closed(std::move(own), o, "Versions of seqexport-build and of its TensorRT.");
 }
 
 }  // namespace
 
 Options parse_options(const std::vector<std::string>& arguments) {
   Options options;
-  parse_flags("seqexport-build", flags_of(options), arguments, [&](const std::string& word) {
-    if (!options.model.empty())
-      throw UserError(word + ": one BUNDLE only, and " + options.model.string() + " is given");
-    options.model = word;
-  });
+  parse_flags("seqexport-build", flags_of(options), arguments, options);
   if (options.help || options.version) return options;
-  if (options.model.empty()) throw UserError("no BUNDLE is given; seqexport-build --help has examples");
   if (!options.use_plugins && !options.plugins.empty())
     throw UserError("--plugins and --no-plugins exclude each other");
   if (!options.use_plugins && options.serialize_plugins)

@@ -8,15 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "flags.h"
 #include "profiles.h"
 
 namespace seqexport {
 
-struct Options {
-  std::filesystem::path model;                          // a bundle's folder, or an ONNX file
+struct Options : CommandLine {  // whose bundle is a folder, or an ONNX file
   std::filesystem::path output, plugins, timing_cache;  // empty: not given
   bool use_plugins = true, version_compatible = false, serialize_plugins = false, verbose = false;
-  bool help = false, version = false;
   GivenShapes shapes;
   std::optional<int> optimization_level;
   std::map<std::string, uint64_t> memory_pools;  // bytes, by trtexec's name of the pool

@@ -23,12 +23,20 @@ void set_flag(const Flag& flag, const std::string& value) {
 
 }  // namespace
 
+std::vector<Flag> closed(std::vector<Flag> own, CommandLine& line, const char* version_help) {
+  own.push_back({"--version", nullptr, version_help, [&line](const std::string&) { line.version = true; }});
+  own.push_back({"--help", nullptr, "This text.", [&line](const std::string&) { line.help = true; }});
+  return own;
+}
+
 void parse_flags(const std::string& program, const std::vector<Flag>& flags, const std::vector<std::string>& arguments,
-                 const std::function<void(const std::string&)>& word) {
+                 CommandLine& line) {
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
     if (argument.empty() || argument[0] != '-') {
-      word(argument);
+      if (!line.bundle.empty())
+        throw UserError(argument + ": one BUNDLE only, and " + line.bundle.string() + " is given");
+      line.bundle = argument;
       continue;
     }
     const size_t equals = argument.find('=');
@@ -46,6 +54,8 @@ void parse_flags(const std::string& program, const std::vector<Flag>& flags, con
       throw UserError(name + " needs a value: " + name + "=" + flag.value);
     }
   }
+  if (line.bundle.empty() && !line.help && !line.version)
+    throw UserError("no BUNDLE is given; " + program + " --help has examples");
 }
 
 std::string help_of(const std::vector<Flag>& flags) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <optional>
 #include <string>
@@ -16,10 +17,19 @@ struct Flag {
   std::function<void(const std::string&)> set;  // throws UserError, without the flag's name, for a bad value
 };
 
-// Sets what `arguments` say; `word` takes each that is no flag. -o is --output. Throws UserError for what it does not
-// know or understand.
+// What every program here is asked.
+struct CommandLine {
+  std::filesystem::path bundle;
+  bool help = false, version = false;
+};
+
+// --version and --help after a program's own.
+std::vector<Flag> closed(std::vector<Flag> own, CommandLine& line, const char* version_help);
+
+// Sets what `arguments` say; the one word that is no flag is the bundle. -o is --output. Throws UserError for what it does
+// not know or understand, and for no bundle where neither --help nor --version is given.
 void parse_flags(const std::string& program, const std::vector<Flag>& flags, const std::vector<std::string>& arguments,
-                 const std::function<void(const std::string&)>& word);
+                 CommandLine& line);
 
 // A line for each.
 std::string help_of(const std::vector<Flag>& flags);

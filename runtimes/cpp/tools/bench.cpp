@@ -4,19 +4,16 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "error.h"
 #include "tool.h"
 
 namespace {
 
 using seqexport::Flag;
-using seqexport::UserError;
 
-struct Options {
-  std::string bundle;
+struct Options : seqexport::CommandLine {
   size_t input_length = 512, past_length = 0, batch = 1, iterations = 20;
   seqexport::EngineOptions engine;
-  bool json = false, help = false, version = false;
+  bool json = false;
 };
 
 // The flags in the order of the help.
@@ -30,13 +27,10 @@ std::vector<Flag> flags_of(Options& o) {
       count("--pastLen", "Tokens that were read before it [default: 0].", o.past_length, 0),
       count("--batch", "Sequences [default: 1].", o.batch, 1),
       count("--iterations", "Of the prompt, and of a token after it; medians are told [default: 20].", o.iterations, 1),
-      {"--json", nullptr, "Tell it as JSON.", [&o](const std::string&) { o.json = true; }},
-      {"--version", nullptr, "The version of seqexport.", [&o](const std::string&) { o.version = true; }},
-      {"--help", nullptr, "This text.", [&o](const std::string&) { o.help = true; }},
   };
-  const std::vector<Flag> engine = seqexport::engine_flags(o.engine);
-  flags.insert(flags.end() - 3, engine.begin(), engine.end());
-  return flags;
+  for (const Flag& flag : seqexport::engine_flags(o.engine)) flags.push_back(flag);
+  flags.push_back({"--json", nullptr, "Tell it as JSON.", [&o](const std::string&) { o.json = true; }});
+  return seqexport::closed(std::move(flags), o, "The version of seqexport.");
 }
 
 std::string help_text() {
@@ -52,12 +46,7 @@ std::string help_text() {
 
 Options parse(const std::vector<std::string>& arguments) {
   Options options;
-  seqexport::parse_flags("seqexport-bench", flags_of(options), arguments, [&](const std::string& word) {
-    if (!options.bundle.empty()) throw UserError(word + ": one BUNDLE only, and " + options.bundle + " is given");
-    options.bundle = word;
-  });
-  if (!options.help && !options.version && options.bundle.empty())
-    throw UserError("no BUNDLE is given; seqexport-bench --help has examples");
+  seqexport::parse_flags("seqexport-bench", flags_of(options), arguments, options);
   return options;
 }
 
@@ -109,7 +98,7 @@ void tell(const Options& options, const std::string& runtime, const Times& times
   const double prompt_rate = a_second * double(options.input_length) / times.prompt, token_rate = a_second / times.token;
   if (options.json) {
     const nlohmann::ordered_json all = {
-        {"bundle", options.bundle},           {"runtime", runtime},         {"input_length", options.input_length},
+        {"bundle", options.bundle.string()},  {"runtime", runtime},         {"input_length", options.input_length},
         {"past_length", options.past_length}, {"batch", options.batch},     {"iterations", options.iterations},
         {"prompt_ms", times.prompt},          {"token_ms", times.token},    {"prompt_tokens_per_s", prompt_rate},
         {"tokens_per_s", token_rate}};
@@ -124,9 +113,8 @@ void tell(const Options& options, const std::string& runtime, const Times& times
 
 int run(const std::vector<std::string>& arguments) {
   const Options options = parse(arguments);
-  if (options.help) return std::printf("%s", help_text().c_str()), 0;
-  if (options.version) return std::printf("seqexport-bench %s\n", seqexport_version()), 0;
-  const seqexport::Bundle bundle(options.bundle);
+  if (seqexport::tells("seqexport-bench", options, help_text())) return 0;
+  const seqexport::Bundle bundle(options.bundle.string());
   const seqexport::Engine engine(bundle, options.engine);
   tell(options, engine.description(), measure(options, engine, bundle.vocab_size()));
   return 0;

@@ -13,14 +13,14 @@ namespace {
 using seqexport::Flag;
 using seqexport::UserError;
 
-struct Options {
-  std::string bundle, save, resume;
+struct Options : seqexport::CommandLine {
+  std::string save, resume;
   std::vector<int64_t> tokens;
   size_t max_new_tokens = 128;
   seqexport::EngineOptions engine;
   seqexport::Sampling sampling = {0, 0, 1, 0};
   bool samples = false;  // a flag of sampling was given
-  bool verbose = false, help = false, version = false;
+  bool verbose = false;
 };
 
 uint64_t seed_from(const std::string& text) {
@@ -69,13 +69,10 @@ std::vector<Flag> flags_of(Options& o) {
        [&o](const std::string& v) { o.save = v; }},
       {"--resume", "FILE", "Go on where a session ended, saved here or in Python.",
        [&o](const std::string& v) { o.resume = v; }},
-      {"--verbose", nullptr, "Say on stderr what runs it.", [&o](const std::string&) { o.verbose = true; }},
-      {"--version", nullptr, "The version of seqexport.", [&o](const std::string&) { o.version = true; }},
-      {"--help", nullptr, "This text.", [&o](const std::string&) { o.help = true; }},
   };
-  const std::vector<Flag> engine = seqexport::engine_flags(o.engine);
-  flags.insert(flags.end() - 3, engine.begin(), engine.end());
-  return flags;
+  for (const Flag& flag : seqexport::engine_flags(o.engine)) flags.push_back(flag);
+  flags.push_back({"--verbose", nullptr, "Say on stderr what runs it.", [&o](const std::string&) { o.verbose = true; }});
+  return seqexport::closed(std::move(flags), o, "The version of seqexport.");
 }
 
 std::string help_text() {
@@ -92,12 +89,8 @@ std::string help_text() {
 
 Options parse(const std::vector<std::string>& arguments) {
   Options options;
-  seqexport::parse_flags("seqexport-run", flags_of(options), arguments, [&](const std::string& word) {
-    if (!options.bundle.empty()) throw UserError(word + ": one BUNDLE only, and " + options.bundle + " is given");
-    options.bundle = word;
-  });
+  seqexport::parse_flags("seqexport-run", flags_of(options), arguments, options);
   if (options.help || options.version) return options;
-  if (options.bundle.empty()) throw UserError("no BUNDLE is given; seqexport-run --help has examples");
   if (options.tokens.empty() && options.resume.empty())
     throw UserError("nothing to go on after: give --tokens=IDS, or --resume=FILE");
   return options;
@@ -108,7 +101,7 @@ seqexport_session* running = nullptr;  // what an interrupt ends
 void interrupt(int) { seqexport_session_cancel(running); }
 
 int go_on(const Options& options) {
-  const seqexport::Bundle bundle(options.bundle);
+  const seqexport::Bundle bundle(options.bundle.string());
   const seqexport::Engine engine(bundle, options.engine);
   if (options.verbose) std::fprintf(stderr, "%s\n", engine.description().c_str());
   seqexport::Session session =
@@ -136,13 +129,7 @@ int go_on(const Options& options) {
 
 int run(const std::vector<std::string>& arguments) {
   const Options options = parse(arguments);
-  if (options.help)
-    std::printf("%s", help_text().c_str());
-  else if (options.version)
-    std::printf("seqexport-run %s\n", seqexport_version());
-  else
-    return go_on(options);
-  return 0;
+  return seqexport::tells("seqexport-run", options, help_text()) ? 0 : go_on(options);
 }
 
 }  // namespace

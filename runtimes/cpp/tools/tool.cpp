@@ -22,6 +22,14 @@ int64_t whole_number(const std::string& text, int64_t low) {
   return *value;
 }
 
+bool tells(const std::string& program, const CommandLine& line, const std::string& help) {
+  if (line.help)
+    std::printf("%s", help.c_str());
+  else if (line.version)
+    std::printf("%s %s\n", program.c_str(), seqexport_version());
+  return line.help || line.version;
+}
+
 int run_tool(int count, char** words, int (*tool)(const std::vector<std::string>&)) try {
   return tool({words + 1, words + count});
 } catch (const std::bad_alloc&) {
