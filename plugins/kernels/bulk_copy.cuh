@@ -1,5 +1,5 @@
 // Bulk copies of boxes of a tensor (tensor_map.h) to and from panels in shared memory, and the barriers on which those to
-// it complete (sm_90a; elsewhere nothing happens). One thread asks for a copy.
+// it complete. One thread asks for a copy. Of sm_90a alone: to be called where kHasWgmma (wgmma.cuh) says so.
 #pragma once
 
 #include "async_copy.cuh"
@@ -12,31 +12,22 @@ struct BulkBarrier {
   uint64_t state;
 
   __device__ __forceinline__ void init(int arrivals) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(this)), "r"(arrivals) : "memory");
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-#endif
   }
   __device__ __forceinline__ void end() {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
     asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(shared_address(this)) : "memory");
-#endif
   }
   // Arrives, and expects copies of so many bytes.
   __device__ __forceinline__ void expect(int bytes) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(this)), "r"(bytes)
                  : "memory");
-#endif
   }
   __device__ __forceinline__ void arrive() {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(this)) : "memory");
-#endif
   }
   // Until phase number `phase`, from 0 on, has ended.
   __device__ __forceinline__ void wait(int phase) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
     uint32_t done = 0;
     while (done == 0) {
       asm volatile(
@@ -45,44 +36,35 @@ struct BulkBarrier {
           : "r"(shared_address(this)), "r"(phase & 1)
           : "memory");
     }
-#endif
   }
 };
 
 // Begins the copy of a box of a tensor of four axes, from these places on.
 __device__ __forceinline__ void bulk_load(void* shared, const CUtensorMap& from, BulkBarrier& barrier, int c0, int c1,
                                           int c2, int c3) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
       "[%6];" ::"r"(shared_address(shared)),
       "l"(&from), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(shared_address(&barrier))
       : "memory");
-#endif
 }
 
 // Begins a store; what other threads wrote there they have shown (show_to_async).
 __device__ __forceinline__ void bulk_store(const CUtensorMap& to, const void* shared, int c0, int c1, int c2,
                                            int c3) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(&to), "r"(c0),
                "r"(c1), "r"(c2), "r"(c3), "r"(shared_address(shared))
                : "memory");
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-#endif
 }
 // Until this thread's stores have read their shared memory.
 __device__ __forceinline__ void bulk_stores_read() {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-#endif
 }
 
 // What this thread wrote to shared memory is there for bulk copies and products that begin after the next barrier.
 __device__ __forceinline__ void show_to_async() {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
 }
 
 }  // namespace seqexport
