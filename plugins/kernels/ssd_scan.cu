@@ -170,19 +170,12 @@ struct Tiles {
     const SsdSegments segments = plan(p, SIZE_MAX);
     return bytes_of(p, segments) + (segments.shared ? shared_bytes_of(p) : 0);
   }
-  static SsdVectors vectors(const SsdScanParams& p) {
-    const auto rows = [](const void* base, int64_t stride, int width) {
-      return !base || (is_aligned_to_vectors(base) && stride % 8 == 0 && width % 8 == 0);
-    };
-    return {rows(p.B, p.B_stride, p.states) && rows(p.C, p.C_stride, p.states),
-            rows(p.x, p.x_stride, p.head_size) && rows(p.z, p.z_stride, p.head_size), rows(p.y, 0, p.head_size)};
-  }
-  static cudaError_t scan(const SsdScanParams& p, cudaStream_t stream) { return scan(p, Traits::maps(p), stream); }
-  static cudaError_t scan(const SsdScanParams& p, const typename Traits::Maps& maps, cudaStream_t stream) {
+  static cudaError_t scan(const SsdScanParams& p, cudaStream_t stream) { return scan(p, Traits::access(p), stream); }
+  static cudaError_t scan(const SsdScanParams& p, const typename Traits::Access& access, cudaStream_t stream) {
     const size_t shared = shared_bytes(p);
     const auto pass = [&](auto kernel) {
       return [&, kernel](dim3 grid, const SsdSegments& segments) {
-        return launch(kernel, grid, Traits::kThreads, shared, stream, p, segments, vectors(p), maps);
+        return launch(kernel, grid, Traits::kThreads, shared, stream, p, segments, access);
       };
     };
     SsdSegments segments = plan(p, workspace_of(p));
@@ -195,8 +188,7 @@ struct Tiles {
                                  segments.handed, held);
     if (e != cudaSuccess) return e;
     return launch_segments(p, segments, blocks(p), stream, local, [&](dim3, const SsdSegments& all) {
-      return launch(ssd_shared_kernel<Traits>, held, Traits::kThreads, shared, stream, p, all, vectors(p), maps,
-                    blocks(p));
+      return launch(ssd_shared_kernel<Traits>, held, Traits::kThreads, shared, stream, p, all, access, blocks(p));
     });
   }
 };
@@ -226,8 +218,8 @@ struct Tokens {
 template <typename Traits, typename Otherwise>
 struct WarpgroupTiles : Tiles<Traits> {
   static cudaError_t scan(const SsdScanParams& p, cudaStream_t stream) {
-    const typename Traits::Maps maps = Traits::maps(p);
-    return maps.made ? Tiles<Traits>::scan(p, maps, stream) : Tiles<Otherwise>::scan(p, stream);
+    const typename Traits::Access access = Traits::access(p);
+    return access.made ? Tiles<Traits>::scan(p, access, stream) : Tiles<Otherwise>::scan(p, stream);
   }
 };
 

@@ -6,6 +6,7 @@
 
 #include "async_copy.cuh"
 #include "ssd_scan_common.cuh"
+#include "vector.cuh"
 
 namespace seqexport {
 
@@ -13,6 +14,11 @@ constexpr int kSsdTokens = 32;       // of a tile
 constexpr uint32_t kLeastScore = 101;    // as kLeastWeighed: rows of S are scaled by 2^40 at most, as y is with them
 constexpr uint32_t kLeastWeighed = 117;  // biased exponent: states up to 2^103 are not scaled out of float32 with them
 constexpr float kMostExponent = 256;     // |log2| of a decay past which float32 has only 0 and infinity
+
+// What may be moved 16 bytes at a time: rows of B and C, of x and z, and of y.
+struct SsdVectors {
+  bool states, channels, outputs;
+};
 
 template <typename Traits, bool kLocal>
 struct SsdTile;
@@ -28,10 +34,14 @@ struct SsdTraits {
   template <bool kLocal>
   using Tile = SsdTile<SsdTraits, kLocal>;
   static constexpr bool kFed = false;
-  struct Maps {
-    bool made = true;
-  };
-  static Maps maps(const SsdScanParams&) { return {}; }
+  using Access = SsdVectors;
+  static Access access(const SsdScanParams& p) {
+    const auto rows = [](const void* base, int64_t stride, int width) {
+      return !base || (is_aligned_to_vectors(base) && stride % 8 == 0 && width % 8 == 0);
+    };
+    return {rows(p.B, p.B_stride, p.states) && rows(p.C, p.C_stride, p.states),
+            rows(p.x, p.x_stride, p.head_size) && rows(p.z, p.z_stride, p.head_size), rows(p.y, 0, p.head_size)};
+  }
   static bool fit(const SsdScanParams&) { return true; }
 
   struct Stage {
@@ -110,11 +120,6 @@ __device__ __forceinline__ void wait_for_flag(const int32_t* flag) {
   while (*static_cast<const volatile int32_t*>(flag) == 0) __nanosleep(100);
   __threadfence();
 }
-
-// What may be moved 16 bytes at a time: rows of B and C, of x and z, and of y.
-struct SsdVectors {
-  bool states, channels, outputs;
-};
 
 // Brings a tile of `kWidth` columns to shared memory, of which `rows` and `columns` exist; what does not is 0.
 template <int kWidth, int kThreads, typename T, int kStride>

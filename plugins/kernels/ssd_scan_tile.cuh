@@ -46,8 +46,8 @@ struct SsdTile {
   States h;
   float sum = 0.f;  // of the exponents of this warp's head
 
-  __device__ __forceinline__ SsdTile(const SsdScanParams& p_, const SsdVectors& vectors_, const typename Traits::Maps&,
-                                     const SsdPlace<Traits>& place_, unsigned char* bytes)
+  __device__ __forceinline__ SsdTile(const SsdScanParams& p_, const SsdVectors& vectors_, const SsdPlace<Traits>& place_,
+                                     unsigned char* bytes)
       : p(p_), vectors(vectors_), shared(*reinterpret_cast<typename Traits::Shared*>(bytes)),
         scores(reinterpret_cast<Scores*>(bytes + sizeof(typename Traits::Shared))), base(shared_address(bytes)),
         thread(threadIdx.x), place(place_), rate(decay_rate(p.A[place.block_head + max(step_head(), 0)])),

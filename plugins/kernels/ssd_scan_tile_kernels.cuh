@@ -31,14 +31,13 @@ __device__ __forceinline__ void with_ssd_role(const Body& body) {
 // Scans tokens t_begin to t_end of the rows of a block, from the states at start(place), or 0, and leaves them at
 // end(place, sum) unless that is null; both are of a head whose unit is there.
 template <typename Traits, bool kLocal, typename Role, typename Start, typename End>
-__device__ __forceinline__ void scan_ssd_tiles(const SsdScanParams& p, const SsdVectors& vectors,
-                                               const typename Traits::Maps& maps, int block, int b, int t_begin,
+__device__ __forceinline__ void scan_ssd_tiles(const SsdScanParams& p, const typename Traits::Access& access, int block, int b, int t_begin,
                                                int t_end, const Start& start, const End& end) {
   extern __shared__ __align__(1024) unsigned char bytes[];
   const int unit = __shfl_sync(0xffffffffu, threadIdx.x / Traits::kUnitThreads, 0);
   const SsdPlace<Traits> place(p, block, b, t_begin, t_end, unit);
   if (!place.has_work()) return;
-  Role scan(p, vectors, maps, place, bytes);
+  Role scan(p, access, place, bytes);
   if constexpr (Role::kHasStates) read_ssd_states(scan, start(place));
   scan.run();
   if constexpr (Role::kHasStates) {
@@ -48,8 +47,7 @@ __device__ __forceinline__ void scan_ssd_tiles(const SsdScanParams& p, const Ssd
 
 template <typename Traits, bool kLocal>
 __global__ void __launch_bounds__(Traits::kLaunchThreads, Traits::kThreadsPerSm / Traits::kThreads)
-    ssd_tile_kernel(SsdScanParams p, SsdSegments segments, SsdVectors vectors,
-                    const SEQEXPORT_GRID_CONSTANT typename Traits::Maps maps) {
+    ssd_tile_kernel(SsdScanParams p, SsdSegments segments, const SEQEXPORT_GRID_CONSTANT typename Traits::Access access) {
   using Place = SsdPlace<Traits>;
   wait_for_previous_kernel();
   const int segment = blockIdx.y;
@@ -66,7 +64,7 @@ __global__ void __launch_bounds__(Traits::kLaunchThreads, Traits::kThreadsPerSm 
     return segment == segments.count - 1 ? p.present + ssd_state(p, place.b, place.head) : nullptr;
   };
   with_ssd_role<Traits, kLocal>([&](auto tag) {
-    scan_ssd_tiles<Traits, kLocal, typename decltype(tag)::Role>(p, vectors, maps, blockIdx.x, blockIdx.z,
+    scan_ssd_tiles<Traits, kLocal, typename decltype(tag)::Role>(p, access, blockIdx.x, blockIdx.z,
                                                                  segment * segments.tokens,
                                                                  (segment + 1) * segments.tokens, start, end);
   });
@@ -77,8 +75,7 @@ __global__ void __launch_bounds__(Traits::kLaunchThreads, Traits::kThreadsPerSm 
 // segment of one row of the batch.
 template <typename Traits, typename Role>
 __device__ __forceinline__ void scan_ssd_share(const SsdScanParams& p, const SsdSegments& segments,
-                                               const SsdVectors& vectors, const typename Traits::Maps& maps,
-                                               int row_blocks) {
+                                               const typename Traits::Access& access, int row_blocks) {
   using Place = SsdPlace<Traits>;
   const int tiles = ceil_div(segments.tokens, Traits::kTokens), count = segments.count;
   const int64_t all = int64_t(row_blocks) * p.batch * count * tiles;
@@ -109,7 +106,7 @@ __device__ __forceinline__ void scan_ssd_share(const SsdScanParams& p, const Ssd
                                     : nullptr;
     };
     const int first_token = segment * segments.tokens;
-    scan_ssd_tiles<Traits, false, Role>(p, vectors, maps, part % row_blocks, part / row_blocks / count,
+    scan_ssd_tiles<Traits, false, Role>(p, access, part % row_blocks, part / row_blocks / count,
                                         first_token + begin * Traits::kTokens, first_token + end * Traits::kTokens,
                                         start, finish);
     if (end < tiles) {
@@ -122,11 +119,11 @@ __device__ __forceinline__ void scan_ssd_share(const SsdScanParams& p, const Ssd
 
 template <typename Traits>
 __global__ void __launch_bounds__(Traits::kLaunchThreads, Traits::kThreadsPerSm / Traits::kThreads)
-    ssd_shared_kernel(SsdScanParams p, SsdSegments segments, SsdVectors vectors,
-                      const SEQEXPORT_GRID_CONSTANT typename Traits::Maps maps, int row_blocks) {
+    ssd_shared_kernel(SsdScanParams p, SsdSegments segments, const SEQEXPORT_GRID_CONSTANT typename Traits::Access access,
+                      int row_blocks) {
   wait_for_previous_kernel();
   with_ssd_role<Traits, false>([&](auto tag) {
-    scan_ssd_share<Traits, typename decltype(tag)::Role>(p, segments, vectors, maps, row_blocks);
+    scan_ssd_share<Traits, typename decltype(tag)::Role>(p, segments, access, row_blocks);
   });
 }
 

@@ -49,9 +49,9 @@ struct SsdWgmmaTile : SsdWgmmaScores<Traits> {
   float h[kPanels][32];
   float sum = 0.f;  // of the exponents
 
-  __device__ __forceinline__ SsdWgmmaTile(const SsdScanParams& p_, const SsdVectors&, const typename Traits::Maps& maps_,
+  __device__ __forceinline__ SsdWgmmaTile(const SsdScanParams& p_, const typename Traits::Access& access_,
                                           const SsdPlace<Traits>& place_, unsigned char* bytes)
-      : Scores(p_, maps_, place_, bytes) {}
+      : Scores(p_, access_, place_, bytes) {}
 
   // body(a state, 0 or 1: whose of the lane's two rows)
   template <typename Body>
@@ -126,7 +126,7 @@ struct SsdWgmmaTile : SsdWgmmaScores<Traits> {
   __device__ __forceinline__ bool stores() const { return thread == 0; }
   __device__ __forceinline__ void store(int tile) const {
     if (!stores() || place.rows == 0) return;
-    bulk_store(Scores::maps.y, shared.y[unit], place.first_row, place.head, place.t_begin + tile * kTokens, place.b);
+    bulk_store(Scores::access.y, shared.y[unit], place.first_row, place.head, place.t_begin + tile * kTokens, place.b);
   }
 
   // Padded tokens, from the first on, are 0.

@@ -23,9 +23,9 @@ struct SsdWgmmaFeed : SsdWgmmaRole<Traits> {
   static_assert(kUnits <= 3);
   static constexpr bool kHasStates = false;
 
-  __device__ __forceinline__ SsdWgmmaFeed(const SsdScanParams& p_, const SsdVectors&, const typename Traits::Maps& maps_,
+  __device__ __forceinline__ SsdWgmmaFeed(const SsdScanParams& p_, const typename Traits::Access& access_,
                                           const SsdPlace<Traits>& place, unsigned char* bytes)
-      : Role(p_, maps_, place, kUnits, bytes) {}
+      : Role(p_, access_, place, kUnits, bytes) {}
 
   __device__ __forceinline__ void run() {
     if (warp() == 0) {
@@ -52,19 +52,19 @@ struct SsdWgmmaFeed : SsdWgmmaRole<Traits> {
   }
   __device__ __forceinline__ void copy_tile(Stage& stage, BulkBarrier& full, int token) {
     const SsdPlace<Traits>& first = shared.places[0];
-    const auto& maps = Role::maps;
+    const auto& access = Role::access;
     const int of_unit = kLocal || !p.z ? 1 : 2, of_group = kLocal ? kPanels : 2 * kPanels;
     full.expect(int(kPanelBytes) * (of_unit * kUnits + of_group));
 #pragma unroll
     for (int q = 0; q < kPanels; ++q) {
-      bulk_load(stage.B[q], maps.B, full, q * 64, first.group, token, first.b);
-      if (!kLocal) bulk_load(stage.C[q], maps.C, full, q * 64, first.group, token, first.b);
+      bulk_load(stage.B[q], access.B, full, q * 64, first.group, token, first.b);
+      if (!kLocal) bulk_load(stage.C[q], access.C, full, q * 64, first.group, token, first.b);
     }
 #pragma unroll
     for (int unit = 0; unit < kUnits; ++unit) {
       const SsdPlace<Traits>& own = shared.places[unit];
-      bulk_load(stage.x[unit], maps.x, full, own.first_row, own.head, token, own.b);
-      if (of_unit == 2) bulk_load(stage.z[unit], maps.z, full, own.first_row, own.head, token, own.b);
+      bulk_load(stage.x[unit], access.x, full, own.first_row, own.head, token, own.b);
+      if (of_unit == 2) bulk_load(stage.z[unit], access.z, full, own.first_row, own.head, token, own.b);
     }
   }
 

@@ -32,7 +32,7 @@ struct SsdWgmmaTraits {
   static constexpr int kTileRegisters = kUnits == 2 ? 240 : 160, kFeedRegisters = kUnits == 2 ? 24 : 32;
   using Panel = T[kTokens][64];
 
-  struct Maps {
+  struct Access {
     CUtensorMap x, z, y;  // [B,L,H,P]
     CUtensorMap B, C;     // [B,L,G,N]
     bool made = false;
@@ -64,18 +64,18 @@ struct SsdWgmmaTraits {
     const bool aligned = std::all_of(std::begin(widths), std::end(widths), [](int64_t n) { return n % 8 == 0; });
     return aligned && 5 * ssd_slices(p.head_size, kRows) * kRows <= 8 * p.head_size;
   }
-  static Maps maps(const SsdScanParams& p) {
-    Maps maps;
+  static Access access(const SsdScanParams& p) {
+    Access access;
     const auto make = [&](CUtensorMap& map, const void* base, int64_t stride, int width, int count) {
       const int64_t dims[] = {width, count, p.length, p.batch}, strides[] = {width, stride, p.length * stride};
       const int box[] = {64, 1, kTokens, 1};
       return !base || make_tensor_map(map, kHalf, base, dims, strides, box);
     };
-    maps.made = make(maps.x, p.x, p.x_stride, p.head_size, p.heads) &&
-                make(maps.z, p.z, p.z_stride, p.head_size, p.heads) &&
-                make(maps.y, p.y, int64_t(p.heads) * p.head_size, p.head_size, p.heads) &&
-                make(maps.B, p.B, p.B_stride, p.states, p.groups) && make(maps.C, p.C, p.C_stride, p.states, p.groups);
-    return maps;
+    access.made = make(access.x, p.x, p.x_stride, p.head_size, p.heads) &&
+                make(access.z, p.z, p.z_stride, p.head_size, p.heads) &&
+                make(access.y, p.y, int64_t(p.heads) * p.head_size, p.head_size, p.heads) &&
+                make(access.B, p.B, p.B_stride, p.states, p.groups) && make(access.C, p.C, p.C_stride, p.states, p.groups);
+    return access;
   }
 };
 
@@ -96,14 +96,14 @@ struct SsdWgmmaRole {
   static constexpr bool kHalf = Traits::kHalf;
 
   const SsdScanParams& p;
-  const typename Traits::Maps& maps;
+  const typename Traits::Access& access;
   typename Traits::Shared& shared;
   uint32_t thread;  // of the warpgroup
 
   // `own` is the unit of the first role's warpgroups, none of the second's.
-  __device__ __forceinline__ SsdWgmmaRole(const SsdScanParams& p_, const typename Traits::Maps& maps_,
+  __device__ __forceinline__ SsdWgmmaRole(const SsdScanParams& p_, const typename Traits::Access& access_,
                                           const SsdPlace<Traits>& place, int own, unsigned char* bytes)
-      : p(p_), maps(maps_), shared(*reinterpret_cast<typename Traits::Shared*>(bytes)), thread(threadIdx.x % 128) {
+      : p(p_), access(access_), shared(*reinterpret_cast<typename Traits::Shared*>(bytes)), thread(threadIdx.x % 128) {
     __syncthreads();
     if (own < kUnits && thread == 0) {
       shared.places[own] = place;

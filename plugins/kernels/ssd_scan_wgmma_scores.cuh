@@ -25,9 +25,9 @@ struct SsdWgmmaScores : SsdWgmmaRole<Traits> {
   const uint32_t base;  // of shared
   const SsdPlace<Traits>& place;
 
-  __device__ __forceinline__ SsdWgmmaScores(const SsdScanParams& p_, const typename Traits::Maps& maps_,
+  __device__ __forceinline__ SsdWgmmaScores(const SsdScanParams& p_, const typename Traits::Access& access_,
                                             const SsdPlace<Traits>& place_, unsigned char* bytes)
-      : Role(p_, maps_, place_, unit_of_warpgroup(), bytes), unit(unit_of_warpgroup()), base(shared_address(bytes)),
+      : Role(p_, access_, place_, unit_of_warpgroup(), bytes), unit(unit_of_warpgroup()), base(shared_address(bytes)),
         place(shared.places[unit]) {}
 
   __device__ __forceinline__ static int unit_of_warpgroup() { return __shfl_sync(0xffffffffu, threadIdx.x / 128, 0); }

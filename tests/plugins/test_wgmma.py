@@ -16,8 +16,7 @@ SOURCE = """
 #include "ssd_scan_tile_kernels.cuh"
 namespace seqexport {{
 using Traits = SsdWgmmaTraits<{dtype}, {states}, {units}>;
-using Maps = Traits::Maps;
-#define WITH SsdScanParams, SsdSegments, SsdVectors, const __grid_constant__ Maps
+#define WITH SsdScanParams, SsdSegments, const __grid_constant__ Traits::Access
 template __global__ void ssd_tile_kernel<Traits, false>(WITH);
 template __global__ void ssd_tile_kernel<Traits, true>(WITH);
 }}
