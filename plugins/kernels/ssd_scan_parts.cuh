@@ -147,12 +147,26 @@ __device__ __forceinline__ void ssd_copy(T (*to)[kStride], const void* base, int
   }
 }
 
-// A unit's states, which lie at `from` and on for the whole head; 0 if that is null.
+// body(states of a unit, their place from `base` on, where the whole head's lie, how many): two neighbours where they are
+// there and aligned, else one.
+template <typename Tile, typename Body>
+__device__ __forceinline__ void for_ssd_states(Tile& tile, const float* base, const Body& body) {
+  const int states = tile.p.states;
+  const bool pairs = states % 2 == 0 && reinterpret_cast<uintptr_t>(base) % 8 == 0;
+  tile.for_pairs([&](float* pair, int row, int column) {
+    if (row >= tile.place.rows || column >= states) return;
+    const int64_t i = int64_t(tile.place.first_row + row) * states + column;
+    body(pair, i, pairs ? 2 : 1);
+    if (!pairs && column + 1 < states) body(pair + 1, i + 1, 1);
+  });
+}
+
+// Those at `from`, or 0 if that is null.
 template <typename Tile>
 __device__ __forceinline__ void read_ssd_states(Tile& tile, const float* from) {
   tile.for_all([](float& v, int) { v = 0.f; });
   if (from == nullptr) return;
-  tile.for_pairs(from, [&](float* pair, int64_t i, int count) {
+  for_ssd_states(tile, from, [&](float* pair, int64_t i, int count) {
     if (count == 2) {
       const float2 both = load_pair(from + i);
       pair[0] = both.x, pair[1] = both.y;
@@ -163,7 +177,7 @@ __device__ __forceinline__ void read_ssd_states(Tile& tile, const float* from) {
 }
 template <typename Tile>
 __device__ __forceinline__ void write_ssd_states(Tile& tile, float* to) {
-  tile.for_pairs(to, [&](float* pair, int64_t i, int count) {
+  for_ssd_states(tile, to, [&](float* pair, int64_t i, int count) {
     if (count == 2) {
       store_pair(to + i, pair[0], pair[1]);
     } else {

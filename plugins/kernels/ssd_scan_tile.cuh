@@ -70,21 +70,16 @@ struct SsdTile {
       }
     }
   }
-  // body(states, their place, how many): two neighbours where they are there and aligned, else one.
+  // body(two neighbouring states, their row p of the unit, the first one's n)
   template <typename Body>
-  __device__ __forceinline__ void for_pairs(const float* base, const Body& body) {
-    const bool pairs = p.states % 2 == 0 && reinterpret_cast<uintptr_t>(base) % 8 == 0;
+  __device__ __forceinline__ void for_pairs(const Body& body) {
 #pragma unroll
     for (int m = 0; m < kBands; ++m) {
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
         for (int k = 0; k < 4; k += 2) {
-          const int row = m * 16 + g() + k * 4, column = n * 8 + t2();
-          if (row >= place.rows || column >= p.states) continue;
-          const int64_t i = int64_t(place.first_row + row) * p.states + column;
-          body(&h[m][n][k], i, pairs ? 2 : 1);
-          if (!pairs && column + 1 < p.states) body(&h[m][n][k + 1], i + 1, 1);
+          body(&h[m][n][k], m * 16 + g() + k * 4, n * 8 + t2());
         }
       }
     }

@@ -62,19 +62,14 @@ struct SsdWgmmaTile : SsdWgmmaScores<Traits> {
       for (int k = 0; k < 32; ++k) body(h[q][k], k / 2 % 2);
     }
   }
-  // body(states, their place, how many): two neighbours where they are there and aligned, else one.
+  // body(two neighbouring states, their row p of the unit, the first one's n)
   template <typename Body>
-  __device__ __forceinline__ void for_pairs(const float* base, const Body& body) {
-    const bool pairs = p.states % 2 == 0 && reinterpret_cast<uintptr_t>(base) % 8 == 0;
+  __device__ __forceinline__ void for_pairs(const Body& body) {
 #pragma unroll
     for (int q = 0; q < kPanels; ++q) {
 #pragma unroll
       for (int k = 0; k < 32; k += 2) {
-        const int row = warp() * 16 + k / 2 % 2 * 8 + g(), column = q * 64 + k / 4 * 8 + t2();
-        if (row >= place.rows || column >= p.states) continue;
-        const int64_t i = int64_t(place.first_row + row) * p.states + column;
-        body(&h[q][k], i, pairs ? 2 : 1);
-        if (!pairs && column + 1 < p.states) body(&h[q][k + 1], i + 1, 1);
+        body(&h[q][k], warp() * 16 + k / 2 % 2 * 8 + g(), q * 64 + k / 4 * 8 + t2());
       }
     }
   }
