@@ -68,7 +68,8 @@ class Decoder:
 
 
 def measure(load: Callable[[], Any], *, expect_peers: bool, lock: Path | None) -> dict[str, Any]:
-    """Seconds of a prompt, and of a step eager and compiled, where compiling fails the reason; and what it answers."""
+    """Seconds of a prompt, and of a step eager and compiled, where compiling fails the reason; and what it answers, and
+    the same weights in float32."""
     found: dict[str, Any] = {"torch": torch.__version__, "transformers": transformers.__version__}
     with together(lock) if lock else nullcontext():
         model = load()
@@ -78,8 +79,7 @@ def measure(load: Callable[[], Any], *, expect_peers: bool, lock: Path | None) -
         decoders = {"eager": Decoder(model, compiled=False), "compiled": Decoder(model, compiled=True)}
         if expect_peers:
             found["peers_called"] = peers.require_called(model, lambda: _begin(decoders["eager"], tokens, 1))
-        decoders["eager"].prefill(tokens[:, :CONTEXT])
-        found["answers"] = answers(lambda one: _numpy_step(decoders["eager"], one), prompt[:, CONTEXT:])
+        found["answers"] = _answers(decoders["eager"], prompt)
         for name, decoder in tuple(decoders.items()):
             try:
                 _begin(decoder, tokens, WARM_STEPS)
@@ -98,7 +98,14 @@ def measure(load: Callable[[], Any], *, expect_peers: bool, lock: Path | None) -
         eager.prefill(tokens)
         slow = peers.layers(model) and not expect_peers
         found["prefill"] = seconds(lambda: eager.prefill(tokens), 1 if slow else PROMPT_REPEATS)
+    with together(lock) if lock else nullcontext():
+        found["exact"] = _answers(Decoder(model.float(), compiled=False), prompt)
     return found
+
+
+def _answers(decoder: Decoder, prompt: Tokens) -> dict[str, list[Any]]:
+    decoder.prefill(torch.from_numpy(prompt[:, :CONTEXT]))
+    return answers(lambda one: decoder.step(torch.from_numpy(one)).numpy(), prompt[:, CONTEXT:])
 
 
 def _begin(decoder: Decoder, tokens: Tensor, steps: int) -> None:
@@ -109,10 +116,6 @@ def _begin(decoder: Decoder, tokens: Tensor, steps: int) -> None:
 def _steps(decoder: Decoder, token: Tensor, steps: int) -> None:
     for _ in range(steps):
         decoder.step(token)
-
-
-def _numpy_step(decoder: Decoder, token: Tokens) -> Any:
-    return decoder.step(torch.from_numpy(token)).numpy()
 
 
 @click.command()

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from seqexport.exporter.benchmarks.bundles import HUGE, HYBRID
+from seqexport.exporter.benchmarks.bundles import HUGE, HYBRID, Wanted
 from seqexport.exporter.benchmarks.results import Report, Row, StepResult
 from tests.docs.pages import ROOT
 
@@ -82,10 +82,10 @@ def _models(report: Report, step: StepResult) -> Iterator[str]:
         return
     yield _text(f"""
         Whole models with random weights on one {report.gpu}, float16, batch 1, from tokens on the host to logits on the
-        host: {_versions(list(found.values()))}, with mamba_ssm's kernels where they have any; torch.compile with
-        mode reduce-overhead ({_made(report, step)}):
+        host: {_versions(list(found.values()))}, torch.compile with mode reduce-overhead, and mamba_ssm's
+        kernels where the table does not say that they are missing ({_made(report, step)}):
     """)
-    lines = [f"| {NAMES[model]} | {_times(detail)} |" for model, detail in found.items()]
+    lines = [f"| {NAMES[model]}{_lacks(model, detail)} | {_times(detail)} |" for model, detail in found.items()]
     yield _table("model | prompt of 2048 tokens | transformers | then, a token | eager | torch.compile", lines)
     for row in step.rows:
         if row.at_most and row.name.startswith(HYBRID) and row.measured is not None:
@@ -99,6 +99,12 @@ def _versions(details: list[dict[str, Any]]) -> str:
     engine = details[0]["engine"]["runner"].partition(",")[0]
     runs = [run for detail in details for run in detail["torch"]]
     return f"{engine}, PyTorch {runs[0]['torch']}, transformers {runs[0]['transformers']}" if runs else engine
+
+
+def _lacks(model: str, detail: dict[str, Any]) -> str:
+    runs = detail["torch"]
+    without = runs and Wanted(model, "fp16").has_peers and not any(run["peers"] for run in runs)
+    return "; transformers without mamba_ssm's kernels" if without else ""
 
 
 def _times(detail: dict[str, Any]) -> str:
@@ -141,7 +147,7 @@ def _us(us: float) -> str:
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
 def written(page: str, report: Report) -> str:

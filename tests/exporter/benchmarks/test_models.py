@@ -164,18 +164,24 @@ def test_the_original_and_the_engine_are_timed_and_say_the_same(
 
 
 def test_another_model_does_not_say_the_same() -> None:
-    said = {"likeliest": [1, 2], "logits": [[1.0, 2.0], [3.0, -1.0]]}
-    other = {"likeliest": [1, 0], "logits": [[1.0, 2.5], [3.0, -1.0]]}
-    row = models.agreement(Wanted("llama-4b", "fp16"), said, other)
+    exact = {"logits": [[1.0, 2.0], [3.0, -1.0]]}
+    original = {"likeliest": [1, 2], "logits": [[1.0, 2.2], [3.0, -1.0]]}
+
+    def engine(logit: float) -> Row:
+        said = {"likeliest": [1, 0], "logits": [[1.0, logit], [3.0, -1.0]]}
+        return models.agreement(Wanted("llama-4b", "fp16"), original, exact, said)
+
+    row = engine(2.5)
     assert row.passed is False and row.detail["same_likeliest"] == 0.5
-    assert row.detail["difference"] == pytest.approx(0.5 / 15**0.5)
-    assert not models.agreement(Wanted("llama-4b", "fp16"), said, {**other, "logits": [[np.nan] * 2] * 2}).passed
+    assert row.detail["error"] == pytest.approx(0.5 / 15**0.5)
+    assert row.detail["allowed"] == pytest.approx(0.4 / 15**0.5)
+    assert engine(1.7).passed and not engine(np.nan).passed
 
 
 def test_the_engine_is_held_against_the_fastest_original() -> None:
     said = {"likeliest": [1], "logits": [[1.0]]}
-    slow = {"eager_step": 10.0, "compiled_error": "Unsupported: x", "prefill": 9.0, "answers": said}
-    fast = {"eager_step": 8.0, "compiled_error": "Unsupported: y", "prefill": 3.0, "answers": said}
+    slow = {"eager_step": 10.0, "compiled_error": "Unsupported: x", "prefill": 9.0, "answers": said, "exact": said}
+    fast = {"eager_step": 8.0, "compiled_error": "Unsupported: y", "prefill": 3.0, "answers": said, "exact": said}
     engine = {"step": 2.0, "prefill": 1.0, "graph": 1.5, "answers": said}
     same, eager, compiled, prefill, *times = models.rows(Wanted("mamba-130m", "fp16"), [slow, fast], engine)
     assert same.passed and (eager.measured, eager.target, eager.met) == (4.0, 5.0, False)
@@ -219,7 +225,7 @@ def test_missing_engines_are_built_and_all_are_timed(
         (missing / "new.plan").touch()
         return ""
 
-    times = json.dumps({"eager_step": 4.0, "compiled_step": 2.0, "prefill": 5.0, **said})
+    times = json.dumps({"eager_step": 4.0, "compiled_step": 2.0, "prefill": 5.0, **said, "exact": said["answers"]})
     monkeypatch.setattr(Setting, "tensorrt", tensorrt)
     monkeypatch.setattr(Setting, "torch", lambda *arguments, **options: f"{times}\n")
     monkeypatch.setattr(Setting, "require_tensorrt", lambda self: None)
