@@ -1,0 +1,3 @@
+target_sources(seqexport_objects PRIVATE trt/cuda.cpp trt/engine.cpp trt/executor.cpp trt/feeds.cpp trt/plan.cpp
+                                         trt/states.cpp trt/transfer.cpp)
+target_link_libraries(seqexport_objects PUBLIC seqexport_tensorrt)
