@@ -1,5 +1,8 @@
 #include "bare.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace seqexport::trt {
 
 Bare::Bare(const TrtEngine& engine, size_t capacity) : executor_(engine.executor()) {

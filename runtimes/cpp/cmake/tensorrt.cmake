@@ -1,4 +1,4 @@
-# seqexport_nvinfer: TensorRT's runtime library, its headers, and CUDA's runtime.
+# seqexport_nvinfer: TensorRT's runtime library and its headers, and CUDA's.
 # TENSORRT_ROOT              where TensorRT lies, if not in the system's folders; or, where they are apart:
 # TENSORRT_INCLUDE_DIR, TENSORRT_LIBRARY
 # SEQEXPORT_TENSORRT_RTX=ON  links TensorRT-RTX instead (its libraries in TENSORRT_ROOT, the headers of TensorRT 11)
@@ -30,5 +30,5 @@ endforeach()
 
 add_library(seqexport_nvinfer INTERFACE)
 target_compile_definitions(seqexport_nvinfer INTERFACE $<$<BOOL:${SEQEXPORT_TENSORRT_RTX}>:SEQEXPORT_TENSORRT_RTX>)
-target_include_directories(seqexport_nvinfer SYSTEM INTERFACE ${TENSORRT_INCLUDE_DIR})
-target_link_libraries(seqexport_nvinfer INTERFACE ${TENSORRT_LIBRARY} CUDA::cudart_static ${CMAKE_DL_LIBS})
+target_include_directories(seqexport_nvinfer SYSTEM INTERFACE ${TENSORRT_INCLUDE_DIR} ${CUDAToolkit_INCLUDE_DIRS})
+target_link_libraries(seqexport_nvinfer INTERFACE ${TENSORRT_LIBRARY} ${CMAKE_DL_LIBS})
