@@ -16,7 +16,7 @@ from seqexport.runtimes.output import as_json
 from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles
 from seqexport.runtimes.trt.record import FOLDER, EngineRecord, PluginsUsed, weights_hash
 from tests.conftest import leave_out
-from tests.cpp.embedded import ADDRESS, ROOT, SOURCES, WHAT, WORK, Installed, cmake_built, run
+from tests.cpp.embedded import ADDRESS, ROOT, WHAT, WORK, Installed, cmake_built, run
 from tests.onnxruntime.cxx import headers_and_library
 
 FAKE = ROOT / "tests" / "cpp" / "fake_gpu"
@@ -68,20 +68,18 @@ def _built_fake(work: Path, include: Path, ort_include: Path, ort: Path) -> Path
     if made.exists() and stamp.exists() and stamp.read_text() == told:
         return made
     tools = toolchain.find_toolchain()
-    assert tools.nvcc.path is not None
-    cuda = tools.nvcc.path.resolve().parent.parent / "include"
-    includes = [option for folder in (include, cuda, ort_include, work) for option in ("-isystem", folder)]
-    flags = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I", FAKE, *_json(), *includes]
-    done = run(tools.cxx.path, *flags, *sources, ort, f"-Wl,-rpath,{ort.parent}", "-o", made)
+    includes = [option for folder in (include, ort_include, work, *_json()) for option in ("-isystem", folder)]
+    flags = ["-std=c++17", "-O1", "-g", "-Xcompiler", "-fPIC,-Wall,-Wextra,-Werror", "-shared", "-cudart", "none"]
+    link = [f"-Xlinker={ort}", f"-Xlinker=-rpath,{ort.parent}", "-o", made]
+    done = run(tools.nvcc.path, *flags, "-I", FAKE, *includes, *sources, *link)
     assert done.returncode == 0, done.stderr
     stamp.write_text(told)
     return made
 
 
-def _json() -> list[object]:
+def _json() -> list[Path]:
     """Where nlohmann's header is, if CMake had to download it."""
-    cached = (folders.cache() / "seqexport" / "headers").glob("nlohmann-json-*/include")
-    return [option for folder in cached for option in ("-isystem", folder)]
+    return list((folders.cache() / "seqexport" / "headers").glob("nlohmann-json-*/include"))
 
 
 def installed_on_tensorrt() -> Installed:
