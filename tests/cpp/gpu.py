@@ -93,6 +93,7 @@ def installed_on_tensorrt() -> Installed:
     ort_include, ort = headers_and_library(work, WHAT)
     fake = _built_fake(work, include, ort_include, ort)
     return cmake_built(work, ADDRESS, SEQEXPORT_BACKEND="tensorrt", SEQEXPORT_BUILDER="OFF",
+                       SEQEXPORT_BENCHMARKS="ON",
                        TENSORRT_INCLUDE_DIR=include, TENSORRT_LIBRARY=fake)  # fmt: skip
 
 
@@ -108,11 +109,40 @@ def plan_of(bundle: Bundle, profiles: dict[str, Any], *, in_place: bool) -> byte
     return json.dumps({"model": str(bundle.model), "tensors": tensors, "profiles": list(profiles.values())}).encode()
 
 
+def plugin_library(folder: Path, *, version: str = library.version(), tensorrt: str = VERSION) -> Path:
+    """A library that says what ours says of itself; the fake needs no more of it."""
+    folder.mkdir(exist_ok=True)
+    made = folder / "libseqexport_tensorrt.so"
+    told = json.dumps({"seqexport": version, "tensorrt": tensorrt, "ops": []})
+    source = f'const char* seqexport_tensorrt_info(void) {{ return R"({told})"; }}'
+    (folder / "plugins.cpp").write_text(
+        f'extern "C" {{ {source} const char* seqexport_tensorrt_conflict(void) {{ return ""; }} }}'
+    )
+    done = run(toolchain.find_toolchain().cxx.path, "-shared", "-fPIC", folder / "plugins.cpp", "-o", made)
+    assert done.returncode == 0, done.stderr
+    return made
+
+
 def add_engine(
-    bundle: Bundle, *, plugins: bool = True, longest: int = LONGEST, shortest: int = 1, rows: int = 4, **changes: Any
+    bundle: Bundle,
+    *,
+    plugins: bool = True,
+    longest: int = LONGEST,
+    shortest: int = 1,
+    rows: int = 4,
+    max_len: int | None = None,
+    **changes: Any,
 ) -> EngineRecord:
-    """An engine of a bundle that takes up to ``rows`` rows of ``shortest`` to ``longest`` tokens, and its record."""
-    shapes = GivenShapes(min={"input_ids": (1, shortest)}, max={"input_ids": (rows, longest)})
+    """An engine of a bundle that takes up to ``rows`` rows of ``shortest`` to ``longest`` tokens, and its record.
+
+    Its caches hold ``max_len`` tokens, if not all of the bundle's; ``changes`` are those of the record.
+    """
+    largest: dict[str, tuple[int, ...]] = {"input_ids": (rows, longest)}
+    grown = next((spec for spec in bundle.manifest.states if spec.grows), None)
+    if grown and max_len:
+        sizes = {"batch": rows, "max_len": max_len}
+        largest[grown.past_name] = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in grown.shape)
+    shapes = GivenShapes(min={"input_ids": (1, shortest)}, max=largest)
     profiles = bundle_profiles(bundle.manifest, shapes)
     folder = bundle.path / FOLDER
     folder.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """libseqexport in C++ on TensorRT: token for token what Python says, and what it costs on top of the bare engine.
 
-The library is compiled with the TensorRT that --tensorrt-python loads. Sessions go from C++ to Python as files, and back.
+The library is compiled with the TensorRT that --tensorrt-python loads. Sessions go to Python as files, and back.
 """
 
 from __future__ import annotations

@@ -23,9 +23,14 @@ std::vector<int64_t> some_tokens(const Measured& of, size_t count) {
   return tokens;
 }
 
-std::unique_ptr<Session> opened(const Measured& of) {
+// Rows of its caches, as a session without a limit has them.
+size_t capacity(const Measured& of) {
   const auto most = of.engine->bundle().capacity;
-  auto session = std::make_unique<Session>(of.engine, 1, most ? std::optional(size_t(*most)) : std::nullopt);
+  return most ? std::min(size_t(*most), of.engine->longest_cache()) : 0;
+}
+
+std::unique_ptr<Session> opened(const Measured& of) {
+  auto session = std::make_unique<Session>(of.engine, 1, std::nullopt);
   session->prefill(some_tokens(of, 16).data(), 16, nullptr);
   return session;
 }
@@ -89,7 +94,7 @@ ordered_json bandwidth(size_t bytes, size_t repeats) {
 
 ordered_json decode(const Measured& of) {
   const auto session = opened(of);
-  const trt::Bare bare(*of.engine, size_t(of.engine->bundle().capacity.value_or(0)));
+  const trt::Bare bare(*of.engine, capacity(of));
   const auto launched = [&] {
     bare.launch();
     bare.wait();
@@ -138,7 +143,7 @@ ordered_json disk(const Measured& of) {
   const double fork = seconds(5, [&] { again = session->fork(); });
   again.reset();
 
-  const auto states = of.engine->states(1, size_t(bundle.capacity.value_or(0)));
+  const auto states = of.engine->states(1, capacity(of));
   std::vector<std::string> held;
   std::vector<StateRead> reads;
   std::vector<StateWrite> writes;

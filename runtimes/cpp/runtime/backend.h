@@ -72,6 +72,8 @@ class Engine {
   // Empty states of `batch` sequences, with room for `capacity` tokens in a cache. May be called from any thread.
   virtual std::unique_ptr<States> states(size_t batch, size_t capacity) const = 0;
 
+  // The most tokens that a cache of a session may hold, where the bundle allows more.
+  virtual size_t longest_cache() const { return std::numeric_limits<size_t>::max(); }
   // The most columns that a call may have.
   virtual size_t longest_call() const { return std::numeric_limits<size_t>::max(); }
 

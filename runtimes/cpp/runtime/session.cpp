@@ -14,7 +14,7 @@ size_t capacity_of(const Engine& engine, std::optional<size_t> given) {
   if (given.value_or(0) > size_t(*most))
     throw BadArgument("capacity of " + std::to_string(*given) + " tokens: the bundle was exported for at most " +
                     std::to_string(*most));
-  return given.value_or(size_t(*most));
+  return given.value_or(std::min(size_t(*most), engine.longest_cache()));
 }
 
 const char* advice(const std::string& dtype) {

@@ -23,6 +23,7 @@ class TrtEngine final : public Engine {
   ~TrtEngine() override;
 
   std::unique_ptr<seqexport::States> states(size_t batch, size_t capacity) const override;
+  size_t longest_cache() const override { return rooms_.high ? rooms_.high : Engine::longest_cache(); }
   size_t longest_call() const override { return widths_.high; }
   std::string name() const override { return "trt"; }
   std::string description() const override;
