@@ -87,7 +87,8 @@ std::vector<fs::path> records_in(const fs::path& folder) {
   return files;
 }
 
-Plan checked(const Bundle& bundle, const fs::path& file, Record record, const std::string& rebuild) {
+Plan checked(const Bundle& bundle, const fs::path& folder, Record record, const std::string& rebuild) {
+  const fs::path file = folder / record.plan;
   if (!fs::is_regular_file(file))
     throw UserError(file.string() + ": missing, though its record is there; " + rebuild);
   MappedFile content(file);
@@ -140,7 +141,7 @@ Plan find_plan(const Bundle& bundle, const Gpu& here) {
   std::string others;
   for (const fs::path& file : fs::exists(exact) ? std::vector<fs::path>{exact} : records_in(folder)) {
     Record record = read_record(file, rebuild);
-    if (runs_on(record, here)) return checked(bundle, folder / record.plan, std::move(record), rebuild);
+    if (runs_on(record, here)) return checked(bundle, folder, std::move(record), rebuild);
     const std::string built_for = text_of(record.gpu, record.tensorrt);
     if (file == exact)
       throw UserError(fs::path(exact).replace_extension(".plan").string() + ": built for " + built_for + ", and this is " +
