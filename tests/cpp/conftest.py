@@ -16,6 +16,7 @@ from seqexport.plugins import folders, library, toolchain
 from seqexport.runtimes.bundle import Bundle
 from tests.cli.conftest import Result
 from tests.conftest import Exported, leave_out
+from tests.cpp import gpu
 from tests.cpp.embedded import ADDRESS, SOURCES, THREAD, WORK, Installed, installed, run
 
 RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
@@ -104,6 +105,13 @@ def race_checked() -> Installed:
     WORK.mkdir(parents=True, exist_ok=True)
     with FileLock(WORK / "onnxruntime-threads.lock"):
         return installed(THREAD)
+
+
+@pytest.fixture(scope="session")
+def on_tensorrt() -> Installed:
+    WORK.mkdir(parents=True, exist_ok=True)
+    with FileLock(WORK / "tensorrt.lock"):
+        return gpu.installed_on_tensorrt()
 
 
 @pytest.fixture(scope="session")

@@ -38,9 +38,9 @@ class Installed:
     def library(self) -> Path:
         return next(self.prefix.glob("lib*/libseqexport.so"))
 
-    def run(self, *args: object, tool: str = "seqexport-run") -> Result:
+    def run(self, *args: object, tool: str = "seqexport-run", env: dict[str, str] | None = None) -> Result:
         """One of the tools, with arguments; a full disk is told to it as an error, and not as a signal."""
-        done = run(self.prefix / "bin" / tool, *args, restore_signals=False)
+        done = run(self.prefix / "bin" / tool, *args, restore_signals=False, env={**os.environ, **(env or {})})
         return Result(done.returncode, done.stdout, done.stderr)
 
 
@@ -52,10 +52,16 @@ def installed(sanitizers: str) -> Installed:
     work.mkdir(parents=True, exist_ok=True)
     (work / "libonnxruntime.so.1").unlink(missing_ok=True)
     include, runtime = headers_and_library(work, WHAT)
+    return cmake_built(work, sanitizers, SEQEXPORT_BACKEND="onnxruntime", ORT_INCLUDE_DIR=include, ORT_LIBRARY=runtime)
+
+
+def cmake_built(work: Path, sanitizers: str, **backend: object) -> Installed:
+    """The library of a backend, installed, and the program that embeds it."""
+    tools = toolchain.find_toolchain()
     common = {"CMAKE_MAKE_PROGRAM": tools.make.path, "CMAKE_CXX_COMPILER": tools.cxx.path, "CMAKE_BUILD_TYPE": "None",
               "CMAKE_CXX_FLAGS": f"-Werror -O1 -g {sanitizers}"}  # fmt: skip
-    _built(SOURCES, work / "library", common, SEQEXPORT_BACKEND="onnxruntime", SEQEXPORT_VERSION=library.version(),
-           ORT_INCLUDE_DIR=include, ORT_LIBRARY=runtime, CMAKE_INSTALL_PREFIX=work / "installed")  # fmt: skip
+    _built(SOURCES, work / "library", common, SEQEXPORT_VERSION=library.version(),
+           CMAKE_INSTALL_PREFIX=work / "installed", **backend)  # fmt: skip
     done = run(tools.cmake.path, "--install", work / "library")
     assert done.returncode == 0, done.stderr
     _built(ROOT / "tests" / "cpp" / "embedding", work / "embedding", common, CMAKE_PREFIX_PATH=work / "installed")
@@ -76,14 +82,14 @@ def _built(source: Path, folder: Path, common: dict[str, object], **definitions:
 class Embedding:
     """The program with a bundle open: commands in, answers out."""
 
-    def __init__(self, program: Path, bundle: Path, *plugins: Path) -> None:
+    def __init__(self, program: Path, bundle: Path, *plugins: Path, env: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
             [program, bundle, *plugins],
             text=True,
             errors="replace",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=dict(os.environ),
+            env={**os.environ, **(env or {})},
         )
 
     def __call__(self, *words: object) -> str:

@@ -59,7 +59,7 @@ def _timed(setting: Setting, every: list[Wanted], peers: bool) -> Iterator[Row]:
     lock = setting.work / "gpu.lock"
     prefills: dict[str, float] = {}
     with ThreadPoolExecutor(setting.jobs) as builders, ThreadPoolExecutor(3 * len(every) + 1) as pool:
-        plans = {wanted: builders.submit(_ensure_engine, setting, wanted, lock) for wanted in every}
+        plans = {wanted: builders.submit(ensure_engine, setting, wanted, lock) for wanted in every}
         original = {w: [pool.submit(_torch, setting, w, p, lock) for p in _ways(w, peers)] for w in every}
         engines = {wanted: pool.submit(_engine, setting, wanted, plans[wanted], lock) for wanted in every}
         for wanted in every:
@@ -98,7 +98,7 @@ def _torch(setting: Setting, wanted: Wanted, peers: bool, lock: Path) -> dict[st
     return {"peers": peers, **json.loads(output.splitlines()[-1])}
 
 
-def _ensure_engine(setting: Setting, wanted: Wanted, lock: Path) -> None:
+def ensure_engine(setting: Setting, wanted: Wanted, lock: Path) -> None:
     """Built alone on the GPU, since TensorRT chooses by timing, unless --jobs lets several be built at a time."""
     with alone(lock) if setting.jobs == 1 else together(lock):
         if not list((wanted.folder(setting) / "engines").glob("*.plan")):

@@ -1,9 +1,9 @@
 #include "engine.h"
 
 #include "config.h"
+#include "creating.h"
 #include "error.h"
 #include "precision.h"
-#include "tensorrt.h"
 
 namespace seqexport {
 namespace {
@@ -60,9 +60,7 @@ nvinfer1::Dims dims_of(const Shape& shape) {
 
 std::string build_cause(const Logger& logger) {
   const std::string cause = logger.cause();
-  const bool out_of_memory =
-      cause.find("OutOfMemory") != std::string::npos || cause.find("out of memory") != std::string::npos;
-  return cause + (out_of_memory
+  return cause + (is_out_of_memory(cause)
                       ? "; close other programs on the GPU, or give another --memPoolSize or smaller --maxShapes"
                       : "");
 }

@@ -1,6 +1,5 @@
 #include "record.h"
 
-#include <cctype>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
@@ -29,18 +28,6 @@ json json_of(const std::vector<Profile>& profiles) {
 
 }  // namespace
 
-std::string engine_name(const Gpu& gpu) {
-  std::string slug;
-  for (unsigned char c : gpu.name) {
-    if (std::isalnum(c))
-      slug += char(std::tolower(c));
-    else if (!slug.empty() && slug.back() != '-')
-      slug += '-';
-  }
-  while (!slug.empty() && slug.back() == '-') slug.pop_back();
-  return slug + "-" + tensorrt_label();
-}
-
 std::string record_text(const std::filesystem::path& plan, const std::string& plan_sha256, const Gpu& gpu,
                         const PluginLibrary* plugins, const Model& model, const Engine& engine,
                         const Options& options) {
@@ -50,7 +37,7 @@ std::string record_text(const std::filesystem::path& plan, const std::string& pl
       {"sha256", plan_sha256},
       {"gpu", gpu.name},
       {"compute_capability", gpu.compute_capability},
-      {"tensorrt", kRtx ? "RTX " + tensorrt_version() : tensorrt_version()},
+      {"tensorrt", tensorrt_release()},
       {"seqexport", SEQEXPORT_VERSION},
       {"plugins", nullptr},
       {"model_sha256", model.sha256},

@@ -9,9 +9,6 @@
 
 namespace seqexport {
 
-// "NVIDIA H100 80GB HBM3" and TensorRT 8.6.0: nvidia-h100-80gb-hbm3-trt8.6.0.
-std::string engine_name(const Gpu& gpu);
-
 // What the record says, as JSON. `plugins` is null where the engine has none of ours.
 std::string record_text(const std::filesystem::path& plan, const std::string& plan_sha256, const Gpu& gpu,
                         const PluginLibrary* plugins, const Model& model, const Engine& engine, const Options& options);

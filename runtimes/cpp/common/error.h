@@ -15,4 +15,9 @@ struct BadArgument : UserError {
   using UserError::UserError;
 };
 
+// There is no room for what was asked.
+struct NoMemory : UserError {
+  using UserError::UserError;
+};
+
 }  // namespace seqexport

@@ -49,11 +49,15 @@ SEQEXPORT_API void seqexport_bundle_close(seqexport_bundle* bundle); /* null is 
 SEQEXPORT_API int64_t seqexport_bundle_vocab_size(const seqexport_bundle* bundle);
 SEQEXPORT_API int64_t seqexport_bundle_capacity(const seqexport_bundle* bundle); /* tokens; 0 where nothing grows */
 
-/* Loads the weights, once for all sessions.
+/* Loads the weights, once for all sessions; in TensorRT onto the first GPU.
  * threads  of the CPU; 0: every core that this process may use
- * plugins  the library of our ops, as libseqexport_ort.so; null: the function bodies in the bundle */
+ * plugins  the library of our ops, as libseqexport_ort.so or libseqexport_tensorrt.so; null: in ONNX Runtime the function
+ *          bodies in the bundle, in TensorRT the library that `seqexport plugins build` made */
 SEQEXPORT_API seqexport_status seqexport_engine_open(const seqexport_bundle* bundle, int threads, const char* plugins,
                                                      seqexport_engine** engine);
+/* The same on another GPU: `device` as CUDA counts them. In ONNX Runtime there is only device 0, the CPU. */
+SEQEXPORT_API seqexport_status seqexport_engine_open_on(const seqexport_bundle* bundle, int device, int threads,
+                                                        const char* plugins, seqexport_engine** engine);
 SEQEXPORT_API void seqexport_engine_close(seqexport_engine* engine);
 /* Backend, version and what computes our ops; holds as long as the engine. */
 SEQEXPORT_API const char* seqexport_engine_description(const seqexport_engine* engine);

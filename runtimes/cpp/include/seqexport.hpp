@@ -66,7 +66,8 @@ class Bundle : public Handle<seqexport_bundle> {
 
 struct EngineOptions {
   int threads = 0;      // of the CPU; 0: every core that this process may use
-  std::string plugins;  // the library of our ops; empty: the function bodies in the bundle
+  std::string plugins;  // the library of our ops; empty: as seqexport_engine_open says
+  int device = 0;       // the GPU, as CUDA counts them
 };
 
 // The weights, which sessions share.
@@ -75,7 +76,7 @@ class Engine : public Handle<seqexport_engine> {
   explicit Engine(const Bundle& bundle, const EngineOptions& options = {}) {
     seqexport_engine* made = nullptr;
     const char* const plugins = options.plugins.empty() ? nullptr : options.plugins.c_str();
-    check(seqexport_engine_open(bundle.get(), options.threads, plugins, &made));
+    check(seqexport_engine_open_on(bundle.get(), options.device, options.threads, plugins, &made));
     handle_.reset(made);
   }
   std::string description() const { return seqexport_engine_description(get()); }

@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "manifest.h"
 
@@ -13,7 +15,8 @@ namespace seqexport {
 
 struct EngineOptions {
   int threads = 0;                // of the CPU; 0: every core that this process may use
-  std::filesystem::path plugins;  // the library of our ops; empty: the ops' function bodies
+  std::filesystem::path plugins;  // the library of our ops; empty: what the backend takes without being told
+  int device = 0;                 // the GPU, as CUDA counts them
 };
 
 // One call's inputs; row b has seq_lens[b] valid tokens of `columns`, after past_lens[b] that it has already.
@@ -24,18 +27,39 @@ struct Call {
   const int32_t* past_lens;  // [batch]
 };
 
-// Used by one thread at a time. A state is named by its place in the manifest.
+// [batch, columns, vocab]; columns is 1 where they are those of each sequence's last valid token alone.
+struct Logits {
+  const float* values;
+  size_t columns;
+};
+
+// A whole state, or the first `rows` of a cache, packed, in memory of the host. A state is named by its place in the
+// manifest.
+template <class Byte>
+struct Part {
+  size_t state, rows;
+  Byte* host;
+};
+using StateRead = Part<char>;
+using StateWrite = Part<const char>;
+
+// Used by one thread at a time.
 class States {
  public:
   virtual ~States() = default;
 
-  // Runs a call and takes over the new states. Gives logits [batch, 1 or columns, vocab], which hold until the next call.
-  // Throws UserError, with all states as they were.
-  virtual const float* run(const Call& call) = 0;
+  // Runs a call and takes over the new states. Its logits hold until the next call; those of a sequence without a valid
+  // token mean nothing. Throws UserError, with all states as they were.
+  virtual Logits run(const Call& call) = 0;
 
-  // A whole state, or the first `rows` of a cache, packed: to the host, and from it. What is not written of a cache stays.
-  virtual void read(size_t state, size_t rows, void* to) const = 0;
-  virtual void write(size_t state, size_t rows, const void* from) = 0;
+  // States to the host, and from it. What is not written of a cache stays.
+  virtual void read(const std::vector<StateRead>& parts) const = 0;
+  virtual void write(const std::vector<StateWrite>& parts) = 0;
+
+  // Zeros in every state of fixed size.
+  virtual void clear() = 0;
+  // Takes over the states of another session of the same engine, batch and capacity; of its caches the first `rows`.
+  virtual void copy(const States& other, size_t rows) = 0;
 };
 
 class Engine {
@@ -47,6 +71,11 @@ class Engine {
 
   // Empty states of `batch` sequences, with room for `capacity` tokens in a cache. May be called from any thread.
   virtual std::unique_ptr<States> states(size_t batch, size_t capacity) const = 0;
+
+  // The most tokens that a cache of a session may hold, where the bundle allows more.
+  virtual size_t longest_cache() const { return std::numeric_limits<size_t>::max(); }
+  // The most columns that a call may have.
+  virtual size_t longest_call() const { return std::numeric_limits<size_t>::max(); }
 
   virtual std::string name() const = 0;         // ort, trt
   virtual std::string description() const = 0;  // for people: the runtime, its version, what computes our ops

@@ -44,6 +44,8 @@ seqexport_status guarded(seqexport_status refused, Body&& body) noexcept {
     return told(SEQEXPORT_BUSY, error.what());
   } catch (const BadArgument& error) {
     return told(SEQEXPORT_BAD_ARGUMENT, error.what());
+  } catch (const NoMemory& error) {
+    return told(SEQEXPORT_NO_MEMORY, error.what());
   } catch (const UserError& error) {
     return told(refused, error.what());
   } catch (const std::bad_alloc&) {
@@ -98,10 +100,15 @@ int64_t seqexport_bundle_capacity(const seqexport_bundle* bundle) { return bundl
 
 seqexport_status seqexport_engine_open(const seqexport_bundle* bundle, int threads, const char* plugins,
                                        seqexport_engine** engine) {
+  return seqexport_engine_open_on(bundle, 0, threads, plugins, engine);
+}
+
+seqexport_status seqexport_engine_open_on(const seqexport_bundle* bundle, int device, int threads, const char* plugins,
+                                          seqexport_engine** engine) {
   return guarded(SEQEXPORT_BAD_BUNDLE, [&] {
     require("bundle, engine", bundle, engine);
     if (threads < 0) throw BadArgument("threads " + std::to_string(threads) + ": expected at least 0");
-    auto opened = open_engine(bundle->bundle, {threads, plugins ? plugins : ""});
+    auto opened = open_engine(bundle->bundle, {threads, plugins ? plugins : "", device});
     std::string description = opened->description();
     *engine = new seqexport_engine{std::move(opened), std::move(description)};
     return SEQEXPORT_OK;
@@ -138,12 +145,12 @@ seqexport_status seqexport_session_fork(const seqexport_session* session, seqexp
 }
 
 void seqexport_session_close(seqexport_session* session) { delete session; }
-size_t seqexport_session_batch(const seqexport_session* session) { return session->session->now().batch(); }
+size_t seqexport_session_batch(const seqexport_session* session) { return session->session->batch(); }
 const int32_t* seqexport_session_lengths(const seqexport_session* session) {
-  return session->session->now().lengths.data();
+  return session->session->lengths().data();
 }
 const float* seqexport_session_logits(const seqexport_session* session) {
-  return session->session->now().logits.data();
+  return session->session->logits();
 }
 
 seqexport_status seqexport_session_prefill(seqexport_session* session, const int64_t* tokens, size_t columns,

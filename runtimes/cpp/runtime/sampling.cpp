@@ -17,6 +17,21 @@ uint64_t mixed(uint64_t state) {
   return state ^ state >> 31;
 }
 
+constexpr size_t kLanes = 16;  // side by side, so that a compiler makes vectors of them
+
+// The first of the largest.
+int64_t likeliest(const float* logits, size_t vocab) {
+  const size_t whole = vocab / kLanes * kLanes;
+  float lanes[kLanes];
+  std::fill(lanes, lanes + kLanes, logits[0]);
+  for (size_t i = 0; i < whole; i += kLanes)
+    for (size_t lane = 0; lane < kLanes; ++lane)
+      lanes[lane] = lanes[lane] < logits[i + lane] ? logits[i + lane] : lanes[lane];
+  float largest = *std::max_element(lanes, lanes + kLanes);
+  for (size_t i = whole; i < vocab; ++i) largest = std::max(largest, logits[i]);
+  return std::find(logits, logits + vocab, largest) - logits;
+}
+
 std::string text_of(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%g", value);
@@ -40,8 +55,17 @@ double Generator::uniform() {
   return double(mixed(state_) >> 11) * 0x1p-53;
 }
 
+bool all_finite(const float* logits, size_t vocab) {
+  const size_t whole = vocab / kLanes * kLanes;
+  float lanes[kLanes] = {};  // zero times what is not finite is not a number
+  for (size_t i = 0; i < whole; i += kLanes)
+    for (size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += logits[i + lane] * 0.0f;
+  for (size_t i = whole; i < vocab; ++i) lanes[0] += logits[i] * 0.0f;
+  return std::none_of(lanes, lanes + kLanes, [](float lane) { return std::isnan(lane); });
+}
+
 int64_t Chooser::choose(const Sampling& sampling, const float* logits, size_t vocab, Generator& generator) {
-  if (sampling.temperature == 0) return std::max_element(logits, logits + vocab) - logits;
+  if (sampling.temperature == 0) return likeliest(logits, vocab);
   order_.resize(vocab);
   std::iota(order_.begin(), order_.end(), 0u);
   const size_t among = sampling.top_k > 0 ? std::min(vocab, size_t(sampling.top_k)) : vocab;

@@ -30,6 +30,8 @@ class Generator {
   uint64_t state_;
 };
 
+bool all_finite(const float* logits, size_t vocab);
+
 // Chooses tokens; keeps its scratch memory from one to the next.
 class Chooser {
  public:

@@ -14,7 +14,7 @@ size_t capacity_of(const Engine& engine, std::optional<size_t> given) {
   if (given.value_or(0) > size_t(*most))
     throw BadArgument("capacity of " + std::to_string(*given) + " tokens: the bundle was exported for at most " +
                     std::to_string(*most));
-  return given.value_or(size_t(*most));
+  return given.value_or(std::min(size_t(*most), engine.longest_cache()));
 }
 
 const char* advice(const std::string& dtype) {
@@ -38,6 +38,7 @@ void Session::begin() {
   const size_t batch = now_.batch();
   now_.lengths.assign(batch, 0);
   now_.logits.assign(batch * size_t(engine_->model().vocab_size), 0);
+  fresh_ = nullptr;
   now_.recent.assign(batch * kRecent, -1);
   now_.sampling = {};
   now_.generators.assign(batch, Generator::seeded(now_.sampling.seed));
@@ -54,7 +55,8 @@ std::unique_ptr<Session> Session::restore(std::shared_ptr<const Engine> engine, 
 
 std::unique_ptr<Session> Session::fork() const {
   auto other = std::make_unique<Session>(engine_, now_.batch(), capacity_);
-  other->take(snapshot(true));
+  other->states_->copy(*states_, now_.position());
+  other->go_on(now());
   other->checkpoints_ = checkpoints_;
   return other;
 }
@@ -89,7 +91,8 @@ void Session::prefill(const int64_t* tokens, size_t columns, const int32_t* seq_
   const std::vector<int32_t> all(batch, int32_t(columns));
   if (!seq_lens) seq_lens = all.data();
   check_tokens(tokens, columns, seq_lens);
-  const size_t piece = checkpoints_ ? std::min(columns, checkpoints_->every()) : columns;
+  const size_t longest_call = std::min(columns, engine_->longest_call());
+  const size_t piece = checkpoints_ ? std::min(longest_call, checkpoints_->every()) : longest_call;
   if (piece == columns) return read_in(tokens, columns, seq_lens);
   std::vector<int64_t> part;
   std::vector<int32_t> lens(batch);
@@ -106,21 +109,30 @@ void Session::prefill(const int64_t* tokens, size_t columns, const int32_t* seq_
 }
 
 void Session::read_in(const int64_t* tokens, size_t columns, const int32_t* seq_lens) {
-  const float* logits = states_->run({tokens, columns, seq_lens, now_.lengths.data()});
-  for (size_t row = 0; row < now_.batch(); ++row) now_.lengths[row] += seq_lens[row];
-  keep_logits(logits, columns, seq_lens);
+  const bool step = columns == 1 && !std::count(seq_lens, seq_lens + batch(), 0);
+  if (!step) settle_logits();
+  const Logits logits = states_->run({tokens, columns, seq_lens, now_.lengths.data()});
+  for (size_t row = 0; row < batch(); ++row) now_.lengths[row] += seq_lens[row];
+  if (step)
+    fresh_ = logits.values;
+  else
+    keep_logits(logits, seq_lens);
   remember(tokens, columns, seq_lens);
   if (checkpoints_ && checkpoints_->due(now_.position())) checkpoints_->add(snapshot(false));
 }
 
-void Session::keep_logits(const float* logits, size_t columns, const int32_t* seq_lens) {
+void Session::keep_logits(const Logits& logits, const int32_t* seq_lens) {
   const auto vocab = size_t(engine_->model().vocab_size);
-  const size_t width = engine_->model().all_logits ? columns : 1;
-  for (size_t row = 0; row < now_.batch(); ++row) {
+  for (size_t row = 0; row < batch(); ++row) {
     if (seq_lens[row] == 0) continue;
-    const size_t last = row * width + (width == 1 ? 0 : size_t(seq_lens[row]) - 1);
-    std::copy_n(logits + last * vocab, vocab, now_.logits.begin() + ptrdiff_t(row * vocab));
+    const size_t last = row * logits.columns + (logits.columns == 1 ? 0 : size_t(seq_lens[row]) - 1);
+    std::copy_n(logits.values + last * vocab, vocab, now_.logits.begin() + ptrdiff_t(row * vocab));
   }
+}
+
+void Session::settle_logits() {
+  if (fresh_) std::copy_n(fresh_, now_.logits.size(), now_.logits.begin());
+  fresh_ = nullptr;
 }
 
 void Session::remember(const int64_t* tokens, size_t columns, const int32_t* seq_lens) {
@@ -138,9 +150,9 @@ bool Session::has_room(size_t row) const {
 
 void Session::check_finite(size_t row) const {
   const auto vocab = size_t(engine_->model().vocab_size);
-  const float* const logits = now_.logits.data() + row * vocab;
+  const float* const logits = this->logits() + row * vocab;
+  if (all_finite(logits, vocab)) return;
   const auto bad = std::count_if(logits, logits + vocab, [](float value) { return !std::isfinite(value); });
-  if (bad == 0) return;
   const std::string& dtype = engine_->bundle().dtype;
   throw UserError("the logits of sequence " + std::to_string(row + 1) + " after " +
                   std::to_string(now_.lengths[row]) + " tokens are not finite on " + engine_->name() + " in " + dtype +
@@ -158,7 +170,7 @@ bool Session::choose(std::vector<int64_t>& chosen) {
       continue;
     }
     check_finite(row);
-    chosen[row] = chooser_.choose(now_.sampling, now_.logits.data() + row * vocab, vocab, now_.generators[row]);
+    chosen[row] = chooser_.choose(now_.sampling, logits() + row * vocab, vocab, now_.generators[row]);
     if (std::count(model.eos_token_ids.begin(), model.eos_token_ids.end(), chosen[row])) chosen[row] = -1;
     any = any || chosen[row] >= 0;
   }
@@ -218,32 +230,44 @@ size_t Session::rewind(size_t tokens) {
 }
 
 void Session::reset() {
-  for (size_t i = 0; i < engine_->bundle().states.size(); ++i) {
-    const Layout layout(engine_->bundle().states[i], now_.batch());
-    if (!layout.grows) states_->write(i, 0, std::string(layout.bytes(0), '\0').data());
-  }
+  states_->clear();
   begin();
   if (checkpoints_) checkpoints_->back_to(0);
 }
 
-Snapshot Session::snapshot(bool caches) const {
+Snapshot Session::now() const {
   Snapshot taken = now_;
-  const size_t rows = now_.position();
-  for (size_t i = 0; i < engine_->bundle().states.size(); ++i) {
-    const Layout layout(engine_->bundle().states[i], now_.batch());
-    std::string& state = taken.states.emplace_back();
+  if (fresh_) std::copy_n(fresh_, taken.logits.size(), taken.logits.begin());
+  return taken;
+}
+
+Snapshot Session::snapshot(bool caches) const {
+  Snapshot taken = now();
+  const size_t rows = now_.position(), states = engine_->bundle().states.size();
+  taken.states.resize(states);
+  std::vector<StateRead> parts;
+  for (size_t i = 0; i < states; ++i) {
+    const Layout layout(engine_->bundle().states[i], batch());
     if (layout.grows && !caches) continue;
-    state.resize(layout.bytes(rows));
-    states_->read(i, rows, state.data());
+    taken.states[i].resize(layout.bytes(rows));
+    parts.push_back({i, rows, taken.states[i].data()});
   }
+  states_->read(parts);
   return taken;
 }
 
 void Session::take(const Snapshot& snapshot) {
+  std::vector<StateWrite> parts;
   for (size_t i = 0; i < snapshot.states.size(); ++i)
-    if (!snapshot.states[i].empty()) states_->write(i, snapshot.position(), snapshot.states[i].data());
+    if (!snapshot.states[i].empty()) parts.push_back({i, snapshot.position(), snapshot.states[i].data()});
+  states_->write(parts);
+  go_on(snapshot);
+}
+
+void Session::go_on(const Snapshot& snapshot) {
   now_ = snapshot;
   now_.states.clear();
+  fresh_ = nullptr;
 }
 
 SessionGuard::SessionGuard(const Session& session) : session_(session) {

@@ -41,7 +41,10 @@ class Session {
   size_t rewind(size_t tokens);
   void reset();
 
-  const Snapshot& now() const { return now_; }  // without states
+  size_t batch() const { return now_.batch(); }
+  const std::vector<int32_t>& lengths() const { return now_.lengths; }
+  // [batch, vocab], after each sequence's last token; hold until the next call.
+  const float* logits() const { return fresh_ ? fresh_ : now_.logits.data(); }
 
  private:
   friend class SessionGuard;
@@ -50,19 +53,23 @@ class Session {
   void check_tokens(const int64_t* tokens, size_t columns, const int32_t* seq_lens) const;
   void check_capacity(const int32_t* more) const;
   void read_in(const int64_t* tokens, size_t columns, const int32_t* seq_lens);
-  void keep_logits(const float* logits, size_t columns, const int32_t* seq_lens);
+  void keep_logits(const Logits& logits, const int32_t* seq_lens);
+  void settle_logits();
   void remember(const int64_t* tokens, size_t columns, const int32_t* seq_lens);
   bool has_room(size_t row) const;
   bool choose(std::vector<int64_t>& chosen);
   void check_finite(size_t row) const;
   void read_chosen(const std::vector<int64_t>& chosen);
+  Snapshot now() const;  // without states
   Snapshot snapshot(bool caches) const;
   void take(const Snapshot& snapshot);
+  void go_on(const Snapshot& snapshot);
 
   std::shared_ptr<const Engine> engine_;
   const size_t capacity_;
   std::unique_ptr<States> states_;
-  Snapshot now_;
+  Snapshot now_;                 // without states
+  const float* fresh_ = nullptr;  // the logits where they still lie in the backend's memory; null: in now_
   std::optional<Checkpoints> checkpoints_;
   Chooser chooser_;
   std::vector<int64_t> step_tokens_;  // what generate() reads, kept from step to step

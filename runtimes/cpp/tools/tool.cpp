@@ -9,8 +9,10 @@ namespace seqexport {
 
 std::vector<Flag> engine_flags(EngineOptions& options) {
   return {
-      {"--plugins", "FILE", "The library of our ops, libseqexport_ort.so [default: the ops' function bodies].",
+      {"--plugins", "FILE", "The library of our ops [default: in TensorRT the one that was built, in ONNX Runtime none].",
        [&options](const std::string& value) { options.plugins = value; }},
+      {"--device", "N", "The GPU, as CUDA counts them [default: 0].",
+       [&options](const std::string& value) { options.device = int(whole_number(value, 0)); }},
       {"--threads", "N", "Of the CPU [default: every core that it may use].",
        [&options](const std::string& value) { options.threads = int(whole_number(value, 1)); }},
   };

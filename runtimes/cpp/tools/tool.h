@@ -9,7 +9,7 @@
 
 namespace seqexport {
 
-// --plugins and --threads.
+// --plugins, --device and --threads.
 std::vector<Flag> engine_flags(EngineOptions& options);
 
 // A whole number of at least `low`. Throws UserError.

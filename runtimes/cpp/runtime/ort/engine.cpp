@@ -86,6 +86,8 @@ std::set<std::string> names(const OrtSession& session, Count count_of, Name name
 OrtEngine::OrtEngine(const Bundle& bundle, const EngineOptions& options)
     : Engine(bundle), ops_by_(options.plugins.empty() ? "function bodies" : options.plugins.filename().string()),
       caches_in_place_(bundle.caches_in_place || (!options.plugins.empty() && bundle.ops.count("CausalAttention"))) {
+  if (options.device != 0)
+    throw BadArgument("device " + std::to_string(options.device) + ": ONNX Runtime runs on the CPU here, device 0");
   check_runs(bundle, options);
   environment_ = new_environment();
   session_ = opened(*environment_, bundle, options);

@@ -23,6 +23,12 @@ Tensor new_tensor(const std::vector<int64_t>& shape, ONNXTensorElementDataType t
   return {std::move(owned), static_cast<char*>(data)};
 }
 
+// The first `rows` of each block, of which one begins every `to_step` and `from_step` bytes.
+void copy_blocks(char* to, size_t to_step, const char* from, size_t from_step, const Layout& layout, size_t rows) {
+  for (size_t block = 0; block < layout.outer; ++block)
+    std::memcpy(to + block * to_step, from + block * from_step, layout.block_bytes(rows));
+}
+
 }  // namespace
 
 OrtStates::OrtStates(const OrtEngine& engine, size_t batch, size_t capacity)
@@ -56,9 +62,8 @@ void OrtStates::make_room(const Call& call) {
   for (size_t i = 0; i < layouts_.size(); ++i) {
     if (!layouts_[i].grows) continue;
     Tensor larger = new_state(i, needed);
-    const size_t held = layouts_[i].block_bytes(room_), wide = layouts_[i].block_bytes(needed);
-    for (size_t block = 0; block < layouts_[i].outer; ++block)
-      std::memcpy(larger.data + block * wide, states_[i][0]->data + block * held, held);
+    copy_blocks(larger.data, layouts_[i].block_bytes(needed), states_[i][0]->data, layouts_[i].block_bytes(room_),
+                layouts_[i], room_);
     states_[i][0] = states_[i][1] = std::make_shared<Tensor>(std::move(larger));
   }
   room_ = needed;
@@ -92,7 +97,7 @@ void OrtStates::copy_in(const Call& call, Tensor& tokens) {
   std::memcpy(past_lens_.data, call.past_lens, batch_ * sizeof *call.past_lens);
 }
 
-const float* OrtStates::run(const Call& call) {
+Logits OrtStates::run(const Call& call) {
   make_room(call);
   const bool step = call.columns == 1;
   Tensor prompt_tokens;
@@ -105,21 +110,31 @@ const float* OrtStates::run(const Call& call) {
   check(api().RunWithBinding(&engine_.session(), nullptr, bound.binding.get()), kFailed);
   if (!step) bound.binding.reset();
   place_ = 1 - place_;
-  return reinterpret_cast<const float*>(bound.logits.data);
+  return {reinterpret_cast<const float*>(bound.logits.data), engine_.model().all_logits ? call.columns : 1};
 }
 
-void OrtStates::read(size_t state, size_t rows, void* to) const {
-  const Layout& layout = layouts_[state];
-  const size_t wide = layout.block_bytes(room_), taken = layout.block_bytes(rows);
-  for (size_t block = 0; block < layout.outer; ++block)
-    std::memcpy(static_cast<char*>(to) + block * taken, states_[state][place_]->data + block * wide, taken);
+void OrtStates::read(const std::vector<StateRead>& parts) const {
+  for (const auto& [state, rows, host] : parts)
+    copy_blocks(host, layouts_[state].block_bytes(rows), states_[state][place_]->data, layouts_[state].block_bytes(room_),
+                layouts_[state], rows);
 }
 
-void OrtStates::write(size_t state, size_t rows, const void* from) {
-  const Layout& layout = layouts_[state];
-  const size_t wide = layout.block_bytes(room_), given = layout.block_bytes(rows);
-  for (size_t block = 0; block < layout.outer; ++block)
-    std::memcpy(states_[state][place_]->data + block * wide, static_cast<const char*>(from) + block * given, given);
+void OrtStates::write(const std::vector<StateWrite>& parts) {
+  for (const auto& [state, rows, host] : parts)
+    copy_blocks(states_[state][place_]->data, layouts_[state].block_bytes(room_), host, layouts_[state].block_bytes(rows),
+                layouts_[state], rows);
+}
+
+void OrtStates::clear() {
+  for (size_t i = 0; i < layouts_.size(); ++i)
+    if (!layouts_[i].grows) std::memset(states_[i][place_]->data, 0, layouts_[i].bytes(0));
+}
+
+void OrtStates::copy(const seqexport::States& other, size_t rows) {
+  const auto& from = static_cast<const OrtStates&>(other);
+  for (size_t i = 0; i < layouts_.size(); ++i)
+    copy_blocks(states_[i][place_]->data, layouts_[i].block_bytes(room_), from.states_[i][from.place_]->data,
+                layouts_[i].block_bytes(from.room_), layouts_[i], rows);
 }
 
 }  // namespace seqexport::ort

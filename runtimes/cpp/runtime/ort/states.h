@@ -22,9 +22,11 @@ class OrtStates final : public seqexport::States {
  public:
   OrtStates(const OrtEngine& engine, size_t batch, size_t capacity);
 
-  const float* run(const Call& call) override;
-  void read(size_t state, size_t rows, void* to) const override;
-  void write(size_t state, size_t rows, const void* from) override;
+  Logits run(const Call& call) override;
+  void read(const std::vector<StateRead>& parts) const override;
+  void write(const std::vector<StateWrite>& parts) override;
+  void clear() override;
+  void copy(const seqexport::States& other, size_t rows) override;
 
  private:
   struct Bound {  // one call's memory and what is bound to it

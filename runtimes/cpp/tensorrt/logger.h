@@ -29,6 +29,9 @@ class Logger : public nvinfer1::ILogger {
   std::vector<std::string> errors_;
 };
 
+// Whether what TensorRT complains of is that memory ran out.
+bool is_out_of_memory(const std::string& cause);
+
 // `text` with every run of white space as one space.
 std::string one_line(const std::string& text);
 

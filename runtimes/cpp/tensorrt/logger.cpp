@@ -42,6 +42,10 @@ void Logger::forget() {
   errors_.clear();
 }
 
+bool is_out_of_memory(const std::string& cause) {
+  return cause.find("OutOfMemory") != std::string::npos || cause.find("out of memory") != std::string::npos;
+}
+
 std::string one_line(const std::string& text) {
   std::istringstream words(text);
   std::string line, word;

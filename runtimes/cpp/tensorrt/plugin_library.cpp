@@ -7,6 +7,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <nlohmann/json.hpp>
 
 #include "error.h"
@@ -121,6 +123,17 @@ void load(PluginLibrary& library, [[maybe_unused]] const Logger& logger) {
     throw UserError(library.file.string() + ": TensorRT refuses it (" + logger.cause() +
                     "); build it again: " + kBuild);
 #endif
+}
+
+PluginLibrary loaded_plugin_library(const fs::path& given, const Logger& logger) {
+  static std::mutex mutex;
+  static std::map<std::pair<fs::path, std::string>, PluginLibrary> all;
+  const std::lock_guard<std::mutex> lock(mutex);
+  PluginLibrary library = find_plugin_library(given);
+  const auto known = all.find({library.file, library.sha256});
+  if (known != all.end()) return known->second;
+  load(library, logger);
+  return all[{library.file, library.sha256}] = library;
 }
 
 }  // namespace seqexport

@@ -21,4 +21,7 @@ PluginLibrary find_plugin_library(const std::filesystem::path& given);
 // Loads it for the rest of the process. Throws UserError.
 void load(PluginLibrary& library, const Logger& logger);
 
+// Finds and loads it, or gives the one that was loaded before: TensorRT takes each once. From any thread. Throws UserError.
+PluginLibrary loaded_plugin_library(const std::filesystem::path& given, const Logger& logger);
+
 }  // namespace seqexport
