@@ -42,6 +42,7 @@ class Session {
   void reset();
 
   const Snapshot& now() const { return now_; }  // without states
+  const Bundle& bundle() const { return engine_->bundle(); }
 
  private:
   friend class SessionGuard;
