@@ -131,7 +131,9 @@ def sealed(folder: Path) -> Path:
 def test_another_tokenizer_is_refused_with_what_to_do(package: Installed, copy: Path, name: str) -> None:
     OTHERS[name](copy / "tokenizer.json")
     refusal = package.run(sealed(copy), "--prompt=x").refusal
-    assert refusal.startswith(f"{copy}/tokenizer.json: no tokenizer of bytes, and C++ has no other; give and take tokens")
+    assert refusal.startswith(
+        f"{copy}/tokenizer.json: no tokenizer of bytes, and C++ has no other; give and take tokens"
+    )
     assert refusal.endswith(f"seqexport tokens {copy}")
     assert package.run(copy, "--tokens=65", "--max-new-tokens=1").code == 0
 

@@ -42,6 +42,8 @@ class Session {
   void reset();
 
   const Snapshot& now() const { return now_; }  // without states
+  size_t batch() const { return now_.batch(); }
+  const std::vector<int64_t>& recent() const { return now_.recent; }  // [batch, kRecent], as in Snapshot
   const Bundle& bundle() const { return engine_->bundle(); }
 
  private:

@@ -143,10 +143,10 @@ std::string ByteTokenizer::push(Characters& characters, int64_t token) const {
 
 bool generate_text(Session& session, const ByteTokenizer& tokenizer, size_t max_new_tokens,
                    const std::optional<Sampling>& sampling, const OnText& on_text) {
-  if (const size_t batch = session.now().batch(); batch != 1)
+  if (const size_t batch = session.batch(); batch != 1)
     throw BadArgument("a session of " + std::to_string(batch) + " sequences: expected one, whose text goes on");
   Characters characters;
-  for (const int64_t token : session.now().recent) tokenizer.push(characters, token);
+  for (const int64_t token : session.recent()) tokenizer.push(characters, token);
   characters.finish();
   bool goes_on = true;
   const bool cancelled = session.generate(max_new_tokens, sampling, [&](const int64_t* token) {
