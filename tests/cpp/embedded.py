@@ -35,7 +35,7 @@ CPU part\t: 0xd42
 CPU revision\t: 0
 
 """
-"""Of an Orin, as /proc/cpuinfo has it. ONNX Runtime ends where it finds none of Arm, and the emulator shows this machine's."""
+"""Of an Orin, in /proc/cpuinfo. The emulator shows this machine's, and ONNX Runtime ends where that names no Arm."""
 
 
 def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:

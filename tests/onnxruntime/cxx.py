@@ -9,7 +9,6 @@ import onnxruntime
 from seqexport.plugins import folders
 from tests.conftest import leave_out
 
-
 PACKAGE = Path(onnxruntime.__file__).parent
 
 
