@@ -17,7 +17,7 @@ from seqexport.runtimes.bundle import Bundle
 from tests.cli.conftest import Result
 from tests.conftest import Exported, leave_out
 from tests.cpp import gpu
-from tests.cpp.embedded import ADDRESS, SOURCES, THREAD, WORK, Installed, installed, run
+from tests.cpp.embedded import AARCH64, ADDRESS, SOURCES, THREAD, WORK, Installed, Kind, installed, run
 
 RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 RTX_HEADERS = "11.1.0"
@@ -95,16 +95,23 @@ def _linked_rtx() -> Path:
 
 @pytest.fixture(scope="session")
 def package() -> Installed:
-    WORK.mkdir(parents=True, exist_ok=True)
-    with FileLock(WORK / "onnxruntime.lock"):
-        return installed(ADDRESS)
+    return _installed(ADDRESS)
 
 
 @pytest.fixture(scope="session")
 def race_checked() -> Installed:
+    return _installed(THREAD)
+
+
+@pytest.fixture(scope="session")
+def on_aarch64() -> Installed:
+    return _installed(AARCH64)
+
+
+def _installed(kind: Kind) -> Installed:
     WORK.mkdir(parents=True, exist_ok=True)
-    with FileLock(WORK / "onnxruntime-threads.lock"):
-        return installed(THREAD)
+    with FileLock(WORK / f"{kind.name}.lock"):
+        return installed(kind)
 
 
 @pytest.fixture(scope="session")

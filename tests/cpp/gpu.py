@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,13 @@ def installed_on_tensorrt() -> Installed:
     tools = toolchain.find_toolchain()
     if lacking := [tool.name for tool in (tools.cmake, tools.make, tools.cxx, tools.nvcc) if tool.path is None]:
         leave_out(f"{WHAT} on TensorRT left out: no {', no '.join(lacking)}")
-    include, work = tensorrt_headers(), WORK / "tensorrt"
+    include, kind = tensorrt_headers(), replace(ADDRESS, name="tensorrt")
+    work = WORK / kind.name
     work.mkdir(parents=True, exist_ok=True)
     (work / "libonnxruntime.so.1").unlink(missing_ok=True)
     ort_include, ort = headers_and_library(work, WHAT)
     fake = _built_fake(work, include, ort_include, ort)
-    return cmake_built(work, ADDRESS, SEQEXPORT_BACKEND="tensorrt", SEQEXPORT_BUILDER="OFF",
+    return cmake_built(kind, SEQEXPORT_BACKEND="tensorrt", SEQEXPORT_BUILDER="OFF",
                        SEQEXPORT_BENCHMARKS="ON",
                        TENSORRT_INCLUDE_DIR=include, TENSORRT_LIBRARY=fake)  # fmt: skip
 

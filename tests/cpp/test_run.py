@@ -40,7 +40,7 @@ def test_help_and_version(package: Installed) -> None:
     ("words", "told"),
     [
         ([], "no BUNDLE is given; seqexport-run --help has examples"),
-        (["x"], "nothing to go on after: give --tokens=IDS, or --resume=FILE"),
+        (["x"], "nothing to go on after: give --prompt=TEXT, --tokens=IDS, or --resume=FILE"),
         (["x", "y"], "y: one BUNDLE only, and x is given"),
         (["x", "--tokens=1,,2"], "--tokens '': expected a whole number of at least 0"),
         (["x", "--tokens=1", "--seed=-1"], "--seed '-1': expected 0 to 2^64 - 1"),

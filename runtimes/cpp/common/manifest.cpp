@@ -66,21 +66,11 @@ Bundle bundle_from(const json& manifest, const std::filesystem::path& folder) {
   bundle.language_model = language_model_from(manifest);
   bundle.caches_in_place = manifest.at("caches_in_place").get<bool>();
   bundle.weights = manifest.at("source").value("weights", "");
+  bundle.tokenizer = manifest.at("files").value("tokenizer.json", "");
   bundle.ops = manifest.at("ops").get<std::map<std::string, int64_t>>();
   const json& files = manifest.at("files");
   bundle.model = {folder / "model.onnx", files.at("model.onnx").get<std::string>(), files.value("model.onnx.data", "")};
   return bundle;
-}
-
-void check_file(const std::filesystem::path& folder, const std::string& name, const std::string& expected) {
-  const std::filesystem::path file = folder / name;
-  if (!is_inside(folder, name))
-    throw UserError((folder / kManifest).string() + ": file '" + name +
-                    "' lies outside the bundle; put the file itself into it");
-  const std::string actual = sha256_of(file);
-  if (actual != expected)
-    throw UserError(file.string() + ": sha256 " + actual.substr(0, 12) + "..., expected " + expected.substr(0, 12) +
-                    "...; the file was changed or cut short: copy or export the bundle again");
 }
 
 void check_version(const json& manifest, const std::string& file) {
@@ -105,6 +95,17 @@ void check_weights(const std::filesystem::path& model, const json& files) {
 
 bool State::grows() const {
   return std::any_of(shape.begin(), shape.end(), [](const Axis& axis) { return axis.name == "max_len"; });
+}
+
+void check_file(const std::filesystem::path& folder, const std::string& name, const std::string& expected) {
+  const std::filesystem::path file = folder / name;
+  if (!is_inside(folder, name))
+    throw UserError((folder / kManifest).string() + ": file '" + name +
+                    "' lies outside the bundle; put the file itself into it");
+  const std::string actual = sha256_of(file);
+  if (actual != expected)
+    throw UserError(file.string() + ": sha256 " + actual.substr(0, 12) + "..., expected " + expected.substr(0, 12) +
+                    "...; the file was changed or cut short: copy or export the bundle again");
 }
 
 Bundle open_bundle(const std::filesystem::path& folder) {

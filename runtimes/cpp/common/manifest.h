@@ -59,10 +59,14 @@ struct Bundle {
   std::optional<LanguageModel> language_model;
   bool caches_in_place = false;  // a cache's past and present may be one memory, which a padded call must fit into
   std::string weights;           // sha256 of the weights as they were exported; empty where that is not known
+  std::string tokenizer;         // sha256 of its tokenizer.json; empty where it has none
   Model model;
 };
 
 // Opens a bundle and checks the graph and its weights: their sha256, and that they lie in it. Throws UserError.
 Bundle open_bundle(const std::filesystem::path& folder);
+
+// Throws UserError for a file of a bundle that is not as its manifest says, or lies outside the folder.
+void check_file(const std::filesystem::path& folder, const std::string& name, const std::string& sha256);
 
 }  // namespace seqexport

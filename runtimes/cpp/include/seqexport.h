@@ -1,4 +1,4 @@
-/* seqexport: runs a bundle that `seqexport onnx` wrote: tokens in, tokens out, and sessions that live on disk.
+/* seqexport: runs a bundle that `seqexport onnx` wrote: tokens or text in and out, and sessions that live on disk.
  *
  * Handles are opaque. A function that can fail gives a seqexport_status and leaves what it was given as it was; what went
  * wrong is one line in seqexport_message() of the same thread. No C++ exception crosses this interface. Texts are UTF-8,
@@ -48,6 +48,9 @@ SEQEXPORT_API seqexport_status seqexport_bundle_open(const char* folder, seqexpo
 SEQEXPORT_API void seqexport_bundle_close(seqexport_bundle* bundle); /* null is let be, here and below */
 SEQEXPORT_API int64_t seqexport_bundle_vocab_size(const seqexport_bundle* bundle);
 SEQEXPORT_API int64_t seqexport_bundle_capacity(const seqexport_bundle* bundle); /* tokens; 0 where nothing grows */
+/* Whether text can be given and taken, which is where each token is a byte, as in the shipped models. Otherwise
+ * SEQEXPORT_BAD_BUNDLE; give tokens, which `seqexport tokens` makes of text. */
+SEQEXPORT_API seqexport_status seqexport_bundle_check_text(const seqexport_bundle* bundle);
 
 /* Loads the weights, once for all sessions; in TensorRT onto the first GPU.
  * threads  of the CPU; 0: every core that this process may use
@@ -81,6 +84,9 @@ SEQEXPORT_API const float* seqexport_session_logits(const seqexport_session* ses
 SEQEXPORT_API seqexport_status seqexport_session_prefill(seqexport_session* session, const int64_t* tokens,
                                                          size_t columns, const int32_t* seq_lens);
 
+/* Reads the tokens of a text of so many bytes, in a session of one sequence. What is not UTF-8 becomes U+FFFD. */
+SEQEXPORT_API seqexport_status seqexport_session_prefill_text(seqexport_session* session, const char* text, size_t bytes);
+
 /* How tokens are chosen; the same seed gives the same tokens as in Python. */
 typedef struct seqexport_sampling {
   double temperature; /* 0: the likeliest token */
@@ -98,6 +104,13 @@ typedef int (*seqexport_on_tokens)(void* user, const int64_t* tokens);
 SEQEXPORT_API seqexport_status seqexport_session_generate(seqexport_session* session, size_t max_new_tokens,
                                                           const seqexport_sampling* sampling,
                                                           seqexport_on_tokens on_tokens, void* user);
+/* Told text of so many bytes, always whole characters; 0 ends the generation. */
+typedef int (*seqexport_on_text)(void* user, const char* text, size_t bytes);
+
+/* The same for the text of one sequence. A character of which not all bytes came is U+FFFD at the end. */
+SEQEXPORT_API seqexport_status seqexport_session_generate_text(seqexport_session* session, size_t max_new_tokens,
+                                                               const seqexport_sampling* sampling,
+                                                               seqexport_on_text on_text, void* user);
 /* From any thread: ends the generation that runs, or the next one, after the token that it is at. */
 SEQEXPORT_API void seqexport_session_cancel(seqexport_session* session);
 

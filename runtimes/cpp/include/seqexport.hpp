@@ -3,8 +3,8 @@
 //   const seqexport::Bundle bundle("my-mamba");
 //   const seqexport::Engine engine(bundle);
 //   seqexport::Session session(engine);
-//   session.prefill({84, 104, 101, 32});
-//   session.generate(64, {}, [](int64_t token) { return print(token); });
+//   session.prefill_text("The state of a");
+//   session.generate_text(64, {}, [](std::string_view text) { return bool(std::cout << text << std::flush); });
 //   session.save("talk.safetensors");
 #pragma once
 
@@ -15,6 +15,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -62,6 +63,8 @@ class Bundle : public Handle<seqexport_bundle> {
   }
   int64_t vocab_size() const { return seqexport_bundle_vocab_size(get()); }
   int64_t capacity() const { return seqexport_bundle_capacity(get()); }
+  // Throws Error unless text can be given and taken: each token is a byte.
+  void check_text() const { check(seqexport_bundle_check_text(get())); }
 };
 
 struct EngineOptions {
@@ -126,13 +129,23 @@ class Session : public Handle<seqexport_session> {
   // The same with the tokens [batch] of each step; -1 for a sequence that has ended.
   bool generate_batch(size_t max_new_tokens, const std::optional<Sampling>& sampling,
                       const std::function<bool(const int64_t*)>& on_tokens) {
-    Callback callback{on_tokens, nullptr};
-    const seqexport_status status = seqexport_session_generate(
-        get(), max_new_tokens, sampling ? &*sampling : nullptr, &Callback::call, &callback);
-    if (callback.thrown) std::rethrow_exception(callback.thrown);
-    if (status == SEQEXPORT_CANCELLED) return false;
-    check(status);
-    return true;
+    Callback<const int64_t*> callback{on_tokens, nullptr};
+    return callback.ended(seqexport_session_generate(get(), max_new_tokens, sampling ? &*sampling : nullptr,
+                                                     &callback.call, &callback));
+  }
+
+  // Reads a text, where the session has one sequence and Bundle::check_text() is content.
+  void prefill_text(std::string_view text) { check(seqexport_session_prefill_text(get(), text.data(), text.size())); }
+
+  // generate() that tells text, whole characters of it, as it comes.
+  bool generate_text(size_t max_new_tokens, const std::optional<Sampling>& sampling,
+                     const std::function<bool(std::string_view)>& on_text) {
+    const std::function<bool(const char*, size_t)> on_piece = [&](const char* text, size_t bytes) {
+      return on_text({text, bytes});
+    };
+    Callback<const char*, size_t> callback{on_piece, nullptr};
+    return callback.ended(seqexport_session_generate_text(get(), max_new_tokens, sampling ? &*sampling : nullptr,
+                                                          &callback.call, &callback));
   }
 
   void cancel() noexcept { seqexport_session_cancel(get()); }
@@ -148,18 +161,26 @@ class Session : public Handle<seqexport_session> {
 
  private:
   // An exception of the caller's waits until the C interface is left.
+  template <class... Told>
   struct Callback {
-    const std::function<bool(const int64_t*)>& on_tokens;
+    const std::function<bool(Told...)>& on_told;
     std::exception_ptr thrown;
 
-    static int call(void* user, const int64_t* tokens) noexcept {
+    static int call(void* user, Told... told) noexcept {
       auto& self = *static_cast<Callback*>(user);
       try {
-        return self.on_tokens(tokens);
+        return self.on_told(told...);
       } catch (...) {
         self.thrown = std::current_exception();
         return 0;
       }
+    }
+
+    // False: it was cancelled.
+    bool ended(seqexport_status status) const {
+      if (thrown) std::rethrow_exception(thrown);
+      if (status != SEQEXPORT_CANCELLED) check(status);
+      return status != SEQEXPORT_CANCELLED;
     }
   };
 

@@ -6,6 +6,7 @@
 #include "manifest.h"
 #include "seqexport.h"
 #include "session.h"
+#include "text.h"
 
 using namespace seqexport;
 
@@ -46,6 +47,8 @@ seqexport_status guarded(seqexport_status refused, Body&& body) noexcept {
     return told(SEQEXPORT_BAD_ARGUMENT, error.what());
   } catch (const NoMemory& error) {
     return told(SEQEXPORT_NO_MEMORY, error.what());
+  } catch (const NoText& error) {
+    return told(SEQEXPORT_BAD_BUNDLE, error.what());
   } catch (const UserError& error) {
     return told(refused, error.what());
   } catch (const std::bad_alloc&) {
@@ -67,6 +70,13 @@ seqexport_status in_session(const seqexport_session* handle, seqexport_status re
 }
 
 std::optional<size_t> limit(size_t capacity) { return capacity ? std::optional(capacity) : std::nullopt; }
+
+std::optional<Sampling> given(const seqexport_sampling* sampling) {
+  if (!sampling) return std::nullopt;
+  return Sampling{sampling->temperature, sampling->top_k, sampling->top_p, sampling->seed};
+}
+
+seqexport_status ended(bool cancelled) { return cancelled ? told(SEQEXPORT_CANCELLED, "cancelled") : SEQEXPORT_OK; }
 
 // Throws BadArgument if any of the arguments with these names is null.
 template <class... Pointer>
@@ -97,6 +107,14 @@ int64_t seqexport_bundle_vocab_size(const seqexport_bundle* bundle) {
 }
 
 int64_t seqexport_bundle_capacity(const seqexport_bundle* bundle) { return bundle->bundle.capacity.value_or(0); }
+
+seqexport_status seqexport_bundle_check_text(const seqexport_bundle* bundle) {
+  return guarded(SEQEXPORT_BAD_BUNDLE, [&] {
+    require("bundle", bundle);
+    ByteTokenizer{bundle->bundle};
+    return SEQEXPORT_OK;
+  });
+}
 
 seqexport_status seqexport_engine_open(const seqexport_bundle* bundle, int threads, const char* plugins,
                                        seqexport_engine** engine) {
@@ -162,16 +180,32 @@ seqexport_status seqexport_session_prefill(seqexport_session* session, const int
   });
 }
 
+seqexport_status seqexport_session_prefill_text(seqexport_session* session, const char* text, size_t bytes) {
+  return in_session(session, SEQEXPORT_FAILED, [&](Session& into) {
+    if (bytes > 0) require("text", text);
+    const std::vector<int64_t> tokens = ByteTokenizer(into.bundle()).encode({text, bytes});
+    into.prefill(tokens.data(), tokens.size(), nullptr);
+    return SEQEXPORT_OK;
+  });
+}
+
 seqexport_status seqexport_session_generate(seqexport_session* session, size_t max_new_tokens,
                                             const seqexport_sampling* sampling, seqexport_on_tokens on_tokens,
                                             void* user) {
-  std::optional<Sampling> given;
-  if (sampling) given = Sampling{sampling->temperature, sampling->top_k, sampling->top_p, sampling->seed};
   return in_session(session, SEQEXPORT_FAILED, [&](Session& from) {
     require("on_tokens", on_tokens);
     const auto on_step = [&](const int64_t* tokens) { return on_tokens(user, tokens) != 0; };
-    if (!from.generate(max_new_tokens, given, on_step)) return SEQEXPORT_OK;
-    return told(SEQEXPORT_CANCELLED, "cancelled");
+    return ended(from.generate(max_new_tokens, given(sampling), on_step));
+  });
+}
+
+seqexport_status seqexport_session_generate_text(seqexport_session* session, size_t max_new_tokens,
+                                                 const seqexport_sampling* sampling, seqexport_on_text on_text,
+                                                 void* user) {
+  return in_session(session, SEQEXPORT_FAILED, [&](Session& from) {
+    require("on_text", on_text);
+    const auto on_piece = [&](std::string_view text) { return on_text(user, text.data(), text.size()) != 0; };
+    return ended(generate_text(from, ByteTokenizer(from.bundle()), max_new_tokens, given(sampling), on_piece));
   });
 }
 

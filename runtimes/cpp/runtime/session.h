@@ -45,6 +45,8 @@ class Session {
   const std::vector<int32_t>& lengths() const { return now_.lengths; }
   // [batch, vocab], after each sequence's last token; hold until the next call.
   const float* logits() const { return fresh_ ? fresh_ : now_.logits.data(); }
+  const std::vector<int64_t>& recent() const { return now_.recent; }  // [batch, kRecent], as in Snapshot
+  const Bundle& bundle() const { return engine_->bundle(); }
 
  private:
   friend class SessionGuard;

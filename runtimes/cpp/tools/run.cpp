@@ -1,4 +1,4 @@
-// seqexport-run: tokens after tokens from a bundle, as they come; a session saved and resumed.
+// seqexport-run: text or tokens from a bundle, as they come; a session saved and resumed.
 #include <cerrno>
 #include <cmath>
 #include <csignal>
@@ -14,12 +14,13 @@ using seqexport::Flag;
 using seqexport::UserError;
 
 struct Options : seqexport::CommandLine {
-  std::string save, resume;
+  std::string prompt, save, resume;
   std::vector<int64_t> tokens;
   size_t max_new_tokens = 128;
   seqexport::EngineOptions engine;
   seqexport::Sampling sampling = {0, 0, 1, 0};
   bool samples = false;  // a flag of sampling was given
+  bool text = false;     // and no tokens
   bool verbose = false;
 };
 
@@ -54,7 +55,10 @@ std::vector<Flag> flags_of(Options& o) {
     return flag;
   };
   std::vector<Flag> flags = {
-      {"--tokens", "IDS", "The prompt, as in 84,104,101.", [&o](const std::string& v) { o.tokens = tokens_from(v); }},
+      {"--prompt", "TEXT", "Print this and the text after it, where each token is a byte.",
+       [&o](const std::string& v) { o.prompt = v, o.text = true; }},
+      {"--text", nullptr, "Print text also after --tokens or --resume.", [&o](const std::string&) { o.text = true; }},
+      {"--tokens", "IDS", "Go on after these, as in 84,104,101.", [&o](const std::string& v) { o.tokens = tokens_from(v); }},
       {"--max-new-tokens", "N", "Stop after so many [default: 128].",
        [&o](const std::string& v) { o.max_new_tokens = size_t(seqexport::whole_number(v, 1)); }},
       sampling({"--temperature", "T", "0: always the likeliest token [default: 0].",
@@ -78,11 +82,11 @@ std::vector<Flag> flags_of(Options& o) {
 std::string help_text() {
   Options unused;
   return "Usage: seqexport-run BUNDLE [flags]\n\n"
-         "Go on after a prompt of tokens, or where a session ended, and print each token as it comes.\n\n"
+         "Go on after a prompt, or where a session ended, and print text or tokens as they come.\n\n"
          "Examples:\n"
-         "  seqexport-run my-mamba --tokens=84,104,101,32\n"
-         "  seqexport-run my-mamba --tokens=84,104,101,32 --temperature=0.8 --seed=7 --save=talk.safetensors\n"
-         "  seqexport-run my-mamba --resume=talk.safetensors --max-new-tokens=64\n\n"
+         "  seqexport-run my-mamba --prompt=\"The state of a\" --temperature=0.8 --seed=7 --save=talk.safetensors\n"
+         "  seqexport-run my-mamba --resume=talk.safetensors --text --max-new-tokens=64\n"
+         "  seqexport-run my-llama --tokens=$(seqexport tokens my-llama --prompt \"Hi\") | seqexport tokens my-llama --decode\n\n"
          "Flags (--flag=value or --flag value):\n" +
          help_of(flags_of(unused));
 }
@@ -91,8 +95,9 @@ Options parse(const std::vector<std::string>& arguments) {
   Options options;
   seqexport::parse_flags("seqexport-run", flags_of(options), arguments, options);
   if (options.help || options.version) return options;
-  if (options.tokens.empty() && options.resume.empty())
-    throw UserError("nothing to go on after: give --tokens=IDS, or --resume=FILE");
+  if (!options.tokens.empty() && !options.prompt.empty()) throw UserError("--tokens and --prompt: give one of them");
+  if (options.tokens.empty() && options.prompt.empty() && options.resume.empty())
+    throw UserError("nothing to go on after: give --prompt=TEXT, --tokens=IDS, or --resume=FILE");
   return options;
 }
 
@@ -100,8 +105,28 @@ seqexport_session* running = nullptr;  // what an interrupt ends
 
 void interrupt(int) { seqexport_session_cancel(running); }
 
+// False: it was interrupted.
+bool print_tokens(seqexport::Session& session, size_t count, const std::optional<seqexport::Sampling>& sampling) {
+  const char* before = "";
+  return session.generate(count, sampling, [&](int64_t token) {
+    std::printf("%s%lld", before, static_cast<long long>(token));
+    std::fflush(stdout);
+    before = " ";
+    return true;
+  });
+}
+
+bool print_text(seqexport::Session& session, size_t count, const std::optional<seqexport::Sampling>& sampling) {
+  return session.generate_text(count, sampling, [&](std::string_view text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+    return true;
+  });
+}
+
 int go_on(const Options& options) {
   const seqexport::Bundle bundle(options.bundle.string());
+  if (options.text) bundle.check_text();
   const seqexport::Engine engine(bundle, options.engine);
   if (options.verbose) std::fprintf(stderr, "%s\n", engine.description().c_str());
   seqexport::Session session =
@@ -109,18 +134,14 @@ int go_on(const Options& options) {
   if (session.batch() != 1)
     throw UserError(options.resume + ": a session of " + std::to_string(session.batch()) + " sequences, expected one");
   if (!options.tokens.empty()) session.prefill(options.tokens);
+  if (!options.prompt.empty()) session.prefill_text(options.prompt);
+  std::printf("%s", options.prompt.c_str());
 
   running = session.get();
   std::signal(SIGINT, interrupt);
   std::signal(SIGTERM, interrupt);
-  const char* before = "";
-  const bool whole = session.generate(
-      options.max_new_tokens, options.samples ? std::optional(options.sampling) : std::nullopt, [&](int64_t token) {
-        std::printf("%s%lld", before, static_cast<long long>(token));
-        std::fflush(stdout);
-        before = " ";
-        return true;
-      });
+  const auto sampling = options.samples ? std::optional(options.sampling) : std::nullopt;
+  const bool whole = (options.text ? print_text : print_tokens)(session, options.max_new_tokens, sampling);
   std::printf("\n");
   if (!options.save.empty()) session.save(options.save);
   if (!whole) std::fprintf(stderr, "interrupted%s\n", options.save.empty() ? "" : "; the session is saved");

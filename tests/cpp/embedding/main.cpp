@@ -36,6 +36,33 @@ std::string generated(Session& session, Words& words) {
   return text;
 }
 
+// Bytes as pairs of hexadecimal digits, and back.
+std::string hex(std::string_view bytes) {
+  std::ostringstream text;
+  for (const unsigned char byte : bytes) text << "0123456789abcdef"[byte >> 4] << "0123456789abcdef"[byte & 15];
+  return text.str();
+}
+
+std::string unhex(const std::string& text) {
+  std::string bytes;
+  for (size_t i = 0; i < text.size(); i += 2) bytes += char(std::stoi(text.substr(i, 2), nullptr, 16));
+  return bytes;
+}
+
+// Each piece of text in hexadecimal; it ends after `stop_after` of them.
+std::string told(Session& session, Words& words) {
+  size_t count = 0, stop_after = 0;
+  seqexport::Sampling sampling{};
+  words >> count >> stop_after;
+  const bool samples(words >> sampling.temperature >> sampling.top_k >> sampling.top_p >> sampling.seed);
+  std::string pieces;
+  session.generate_text(count, samples ? std::optional(sampling) : std::nullopt, [&](std::string_view text) {
+    pieces += hex(text) + " ";
+    return --stop_after != 0;
+  });
+  return pieces;
+}
+
 std::string position(const Session& session) {
   return std::to_string(*std::max_element(session.lengths(), session.lengths() + session.batch()));
 }
@@ -106,6 +133,8 @@ std::string answer(const Engine& engine, std::optional<Session>& session, const 
     return session->prefill(rest<int64_t>(words), lens), position(*session);
   }
   if (verb == "generate") return generated(*session, words);
+  if (verb == "say") return words >> file, session->prefill_text(unhex(file)), position(*session);
+  if (verb == "tell") return told(*session, words);
   if (verb == "fork") {
     Session other = session->fork();
     return generated(other, words);
