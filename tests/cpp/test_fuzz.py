@@ -166,10 +166,11 @@ def fuzzed(programs: Path, name: str, bundle: Bundle, *arguments: Any) -> str:
 
 @pytest.mark.parametrize("name", CORPORA)
 def test_readers_take_whatever_comes(programs: Path, name: str, bundle: Bundle, tmp_path: Path) -> None:
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
+    corpus, garbage = tmp_path / "corpus", tmp_path / "garbage"
+    for folder in (corpus, garbage):
+        folder.mkdir()
     CORPORA[name](bundle, corpus)
-    (garbage := tmp_path / "garbage").write_bytes(b"nothing of the kind")
+    (garbage / "some").write_bytes(b"nothing of the kind")
     seeds = sorted(corpus.iterdir())
     assert covered(fuzzed(programs, name, bundle, "-runs=0", corpus)) > 1.5 * covered(
         fuzzed(programs, name, bundle, "-runs=0", garbage)
