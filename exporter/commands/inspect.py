@@ -35,7 +35,7 @@ NO_ENGINES: dict[Target, str] = {
 def command(bundle: Path, device: str | None, batch: int | None, length: int | None, as_json: bool) -> None:
     """Show what BUNDLE is: the model, its inputs, outputs and states, its ops, its files. Checks every file's hash.
 
-    With --device, the memory that it takes on a board, to run, to load and to build; exit code 1 if it cannot run there.
+    With --device, the memory that it takes on a board, to run, to load and to build; exit code 1 if it does not fit.
 
     \b
     Examples:

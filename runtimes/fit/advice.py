@@ -10,6 +10,7 @@ from seqexport.runtimes import units
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.fit.boards import GIB, Board, boards
 from seqexport.runtimes.fit.estimate import Fit, Phase, Sizes, estimate, runtime_on, sizes_of
+from seqexport.runtimes.trt.record import FOLDER
 
 SMALL_CHUNK = 256
 """Tokens of a call that is still fast."""
@@ -80,7 +81,8 @@ def _to_build(bundle: Bundle, fit: Fit) -> Iterator[str]:
     able = [board for board in same if board.is_jetson and estimate(bundle, board, fit.sizes).fits("build")]
     if fit.board.is_jetson and able:
         names = ", ".join(board.name for board in able)
-        yield f"build it on a board of the same GPU and TensorRT, and copy {shlex.quote(str(bundle.path))}/engines: {names}"
+        engines = shlex.quote(str(bundle.path / FOLDER))
+        yield f"build it on a board of the same GPU and TensorRT, and copy {engines} from there: {names}"
     if fit.dtype == "float32":
         yield _Trial(bundle, fit).said("export with --dtype fp16", fit.sizes, dtype_bytes=2, phase="build")
 

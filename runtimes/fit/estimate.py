@@ -3,9 +3,10 @@
 What is known is taken as it is: the size of the weights or of an engine that was built, of states and caches, of the
 plugins' scratch memory. What is estimated says so, by constants that measurements stand behind:
 
-activations  in TensorRT (7 hidden + widest) elements a token of the largest call, and in ONNX Runtime (8 hidden +
-             4 widest). tests/runtimes/test_fit.py holds the first against the engines of gpu_h200.json, the second
-             against the memory of this very process.
+activations  in TensorRT (7 hidden + widest) elements a token of the largest call; in ONNX Runtime (8 hidden +
+             4 widest), and twice a layer's state for SelectiveScan's function body, which has one for each token.
+             tests/runtimes/test_fit.py holds the first against engines that ran on an H200, of models that are small,
+             and the second against a process of its own.
 building     4 times the weights: 3 to 4 were reported of TensorRT's builder, in
              https://github.com/NVIDIA/TensorRT-Edge-LLM/issues/30
 runtime      what a process takes before it has a model: libraries, CUDA's context, kernels.
@@ -13,6 +14,7 @@ runtime      what a process takes before it has a model: libraries, CUDA's conte
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -135,7 +137,7 @@ def estimate(bundle: Bundle, board: Board, sizes: Sizes, dtype_bytes: int | None
         Part("states, twice: before and after a call", 2 * fixed, ("run",)),
         Part("caches" if in_place else "caches, twice", caches if in_place else 2 * caches, ("run",)),
         Part("logits", 4 * _vocab(bundle) * sizes.rows * (sizes.chunk if _all_logits(bundle) else 1), ("run", "build")),
-        Part("activations", _activations(runtime, wide, sizes, round(item * scale)), ("run", "build"), True),
+        Part("activations", _activations(bundle, runtime, wide, sizes, round(item * scale)), ("run", "build"), True),
         *_of_runtime(runtime, bundle, board, weights, wide, scale),
     ]
     read = weights - _not_read(bundle, wide, item * scale) + 2 * fixed + caches
@@ -158,18 +160,19 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
 
 
-def _activations(runtime: Runtime, wide: Widths, sizes: Sizes, item: int) -> int:
+def _activations(bundle: Bundle, runtime: Runtime, wide: Widths, sizes: Sizes, item: int) -> int:
     hidden, widest = PER_TOKEN[runtime]
-    return (hidden * wide.hidden + widest * wide.widest) * sizes.rows * sizes.chunk * item
+    elements = hidden * wide.hidden + widest * wide.widest
+    if runtime == "ONNX Runtime" and "SelectiveScan" in bundle.manifest.ops:
+        elements += 2 * max(math.prod(s.sizes(1, 0)) for s in bundle.manifest.states if s.kind == "recurrent_state")
+    return elements * sizes.rows * sizes.chunk * item
 
 
-def _of_runtime(
-    runtime: Runtime, bundle: Bundle, board: Board, weights: int, wide: Widths, scale: float
-) -> list[Part]:
+def _of_runtime(runtime: Runtime, bundle: Bundle, board: Board, weights: int, wide: Widths, scale: float) -> list[Part]:
     own = Part("the runtime itself", RUNTIME_BYTES[runtime], ("run", "load", "build"), True)
     if runtime == "ONNX Runtime":
         table = round(_table_bytes(bundle, wide) * scale) if wide.tables == 1 else 0
-        return [own, Part("the embedding again, packed for the output's product", table, ("run", "load"), True)]
+        return [own, Part("the embedding again, while it is packed for the output", table, ("load",), True)]
     scratch = max((SCRATCH.get(op, 0) for op in bundle.manifest.ops), default=0)
     plan = [Part("the engine's file, read before it is an engine", weights, ("load",))] if board.shared else []
     copies = BUILDER_COPIES if board.shared else 2

@@ -16,7 +16,7 @@ from seqexport.plugins import folders, library, toolchain
 from seqexport.runtimes.bundle import Bundle
 from tests.cli.conftest import Result
 from tests.conftest import Exported, leave_out
-from tests.cpp.embedded import ADDRESS, SOURCES, THREAD, WORK, Installed, installed, run
+from tests.cpp.embedded import ADDRESS, SHIPPED, SOURCES, THREAD, WORK, Installed, installed, run
 
 RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 RTX_HEADERS = "11.1.0"
@@ -104,6 +104,14 @@ def race_checked() -> Installed:
     WORK.mkdir(parents=True, exist_ok=True)
     with FileLock(WORK / "onnxruntime-threads.lock"):
         return installed(THREAD)
+
+
+@pytest.fixture(scope="session")
+def shipped_package() -> Installed:
+    """As users build it, without sanitizers."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    with FileLock(WORK / "onnxruntime-shipped.lock"):
+        return installed(SHIPPED)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,11 @@ WORK = ROOT / "build" / "cpp"
 ADDRESS, THREAD = "-fsanitize=address,undefined -fno-sanitize-recover=all", "-fsanitize=thread"
 """What the sanitizers look for: memory and undefined behaviour, or races; one build cannot have both."""
 
+SHIPPED = ""
+"""Without sanitizers, as users build it."""
+
+FOLDERS = {ADDRESS: "onnxruntime", THREAD: "onnxruntime-threads", SHIPPED: "onnxruntime-shipped"}
+
 WHAT = "tests of libseqexport"
 
 
@@ -48,12 +53,13 @@ def installed(sanitizers: str) -> Installed:
     tools = toolchain.find_toolchain()
     if lacking := [tool.name for tool in (tools.cmake, tools.make, tools.cxx) if tool.path is None]:
         leave_out(f"{WHAT} left out: no {', no '.join(lacking)}")
-    work = WORK / ("onnxruntime" if sanitizers == ADDRESS else "onnxruntime-threads")
+    work = WORK / FOLDERS[sanitizers]
     work.mkdir(parents=True, exist_ok=True)
     (work / "libonnxruntime.so.1").unlink(missing_ok=True)
     include, runtime = headers_and_library(work, WHAT)
-    common = {"CMAKE_MAKE_PROGRAM": tools.make.path, "CMAKE_CXX_COMPILER": tools.cxx.path, "CMAKE_BUILD_TYPE": "None",
-              "CMAKE_CXX_FLAGS": f"-Werror -O1 -g {sanitizers}"}  # fmt: skip
+    kind = ("None", f"-Werror -O1 -g {sanitizers}") if sanitizers else ("Release", "-Werror")
+    common = {"CMAKE_MAKE_PROGRAM": tools.make.path, "CMAKE_CXX_COMPILER": tools.cxx.path,
+              **dict(zip(("CMAKE_BUILD_TYPE", "CMAKE_CXX_FLAGS"), kind, strict=True))}  # fmt: skip
     _built(SOURCES, work / "library", common, SEQEXPORT_BACKEND="onnxruntime", SEQEXPORT_VERSION=library.version(),
            ORT_INCLUDE_DIR=include, ORT_LIBRARY=runtime, CMAKE_INSTALL_PREFIX=work / "installed")  # fmt: skip
     done = run(tools.cmake.path, "--install", work / "library")
@@ -90,8 +96,12 @@ class Embedding:
         assert self._process.stdin is not None and self._process.stdout is not None
         print(*words, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
-        assert answer.endswith("\n"), f"{words}: the program ended with {self._process.wait()}"
+        assert answer.endswith("\n"), f"{words[:8]}: the program ended with {self._process.wait()}"
         return answer.strip()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def tokens(self, *words: object) -> list[int]:
         return [int(word) for word in self(*words).split()]

@@ -26,7 +26,7 @@ from safetensors.numpy import save
 
 from seqexport.plugins import toolchain
 from seqexport.plugins.files import sha256
-from seqexport.runtimes.bundle import MANIFEST, MODEL, Bundle, open_bundle, write_manifest
+from seqexport.runtimes.bundle import MODEL, Bundle, open_bundle, write_manifest
 from seqexport.runtimes.manifest import FORMAT_VERSION, LanguageModel, Manifest, Source, StateSpec
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.session_file import read_session, write_session
