@@ -3,8 +3,8 @@
 What is known is taken as it is: the size of the weights or of an engine that was built, of states and caches, of the
 plugins' scratch memory. What is estimated says so, by constants that measurements stand behind:
 
-activations  in TensorRT (7 hidden + widest) elements a token of the largest call; in ONNX Runtime (8 hidden +
-             4 widest), and twice a layer's state for SelectiveScan's function body, which has one for each token.
+activations  in TensorRT (7 hidden + widest) elements a token of the largest call; in ONNX Runtime (10 hidden +
+             4 widest), and the channels of every SelectiveScan, whose function bodies leave its memory in pieces.
              tests/runtimes/test_fit.py holds the first against engines that ran on an H200, of models that are small,
              and the second against a process of its own.
 building     4 times the weights: 3 to 4 were reported of TensorRT's builder, in
@@ -14,7 +14,6 @@ runtime      what a process takes before it has a model: libraries, CUDA's conte
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -35,7 +34,7 @@ MIB = 1 << 20
 
 BUILDER_COPIES = 4
 RUNTIME_BYTES: dict[Runtime, int] = {"TensorRT": 600 * MIB, "ONNX Runtime": 100 * MIB}
-PER_TOKEN: dict[Runtime, tuple[int, int]] = {"TensorRT": (7, 1), "ONNX Runtime": (8, 4)}
+PER_TOKEN: dict[Runtime, tuple[int, int]] = {"TensorRT": (7, 1), "ONNX Runtime": (10, 4)}
 """Elements of activations: so many times the hidden size, and so many times the widest layer."""
 
 SCRATCH = {"CausalAttention": 8 * MIB, "Experts": 128 * MIB, "Linear": 32 * MIB, "SelectiveScan": 8 * MIB,
@@ -164,7 +163,7 @@ def _activations(bundle: Bundle, runtime: Runtime, wide: Widths, sizes: Sizes, i
     hidden, widest = PER_TOKEN[runtime]
     elements = hidden * wide.hidden + widest * wide.widest
     if runtime == "ONNX Runtime" and "SelectiveScan" in bundle.manifest.ops:
-        elements += 2 * max(math.prod(s.sizes(1, 0)) for s in bundle.manifest.states if s.kind == "recurrent_state")
+        elements += sum(spec.sizes(1, 0)[1] for spec in bundle.manifest.states if spec.kind == "recurrent_state")
     return elements * sizes.rows * sizes.chunk * item
 
 
