@@ -21,6 +21,7 @@ from typing import TypeAlias
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.links import is_inside
+from seqexport.runtimes.protobuf import NotWhole, fields, mapped
 
 _Message: TypeAlias = "dict[int, _Message]"
 
@@ -33,8 +34,6 @@ NODE: _Message = {5: ATTRIBUTE}
 GRAPH[1] = NODE
 MODEL: _Message = {7: GRAPH, 20: {1: GRAPH, 2: GRAPH}, 25: {7: NODE, 11: ATTRIBUTE}}
 LOCATION = b"location"
-VARINT, BYTES, GROUPS, FIXED = 0, 2, (3, 4), {1: 8, 5: 4}
-"""How a field is written."""
 
 
 def locations(model: Path) -> set[str]:
@@ -46,13 +45,7 @@ def locations(model: Path) -> set[str]:
         OSError: the file cannot be read.
     """
     found = set[str]()
-    if not model.stat().st_size:
-        return found
-    with (
-        model.open("rb") as stream,
-        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        suppress(_NotWhole, RecursionError),
-    ):
+    with mapped(model) as data, suppress(NotWhole, RecursionError):
         found.update(_locations(data, 0, len(data), MODEL))
     return found
 
@@ -69,45 +62,14 @@ def check_inside(model: Path) -> None:
             raise UserError(f"{model}: has weights in {name!r}, outside its folder; put the file itself beside it")
 
 
-class _NotWhole(Exception):
-    """Bytes that are no protobuf."""
-
-
-def _locations(data: mmap.mmap, start: int, end: int, message: _Message) -> Iterator[str]:
+def _locations(data: mmap.mmap | bytes, start: int, end: int, message: _Message) -> Iterator[str]:
     entry: dict[int, bytes] = {}
-    for field, begin, stop in _fields(data, start, end):
+    for field in fields(data, start, end):
+        if not field.is_bytes:
+            continue
         if message is ENTRY:
-            entry[field] = data[begin:stop]
-        elif (inner := message.get(field)) is not None:
-            yield from _locations(data, begin, stop, inner)
+            entry[field.number] = data[field.begin : field.end]
+        elif (inner := message.get(field.number)) is not None:
+            yield from _locations(data, field.begin, field.end, inner)
     if entry.get(1) == LOCATION:
         yield entry.get(2, b"").decode(errors="surrogateescape")
-
-
-def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The number, begin and end of each field that holds bytes."""
-    while position < end:
-        key, position = _varint(data, position, end)
-        kind = key & 7
-        if kind == BYTES:
-            size, position = _varint(data, position, end)
-            if size > end - position:
-                raise _NotWhole
-            yield key >> 3, position, position + size
-            position += size
-        elif kind == VARINT:
-            _, position = _varint(data, position, end)
-        elif kind in FIXED:
-            position += FIXED[kind]
-        elif kind not in GROUPS:
-            raise _NotWhole
-
-
-def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < end and shift < 70:
-        byte = data[position]
-        position, value, shift = position + 1, value | (byte & 127) << shift, shift + 7
-        if byte < 128:
-            return value, position
-    raise _NotWhole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from rich.console import Group
 from rich.markup import escape
 
 from seqexport.exporter.commands.options import bundle_argument
+from seqexport.plugins.errors import UserError
 from seqexport.runtimes.tables import FittedTable, open_console
 
 if TYPE_CHECKING:
@@ -26,24 +28,48 @@ NO_ENGINES: dict[Target, str] = {
 
 @click.command("inspect", short_help="Show what a bundle is and holds.")
 @bundle_argument
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def command(bundle: Path, as_json: bool) -> None:
+@click.option("--device", metavar="BOARD", help="Whether it fits this board, as orin-nano-8gb, and what to change.")
+@click.option("--batch", type=click.IntRange(1), help="With --device: sequences at a time [default: 1].")
+@click.option("--len", "length", type=click.IntRange(1), help="With --device: tokens of each [default: the capacity].")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest, or what --device tells, as JSON.")
+def command(bundle: Path, device: str | None, batch: int | None, length: int | None, as_json: bool) -> None:
     """Show what BUNDLE is: the model, its inputs, outputs and states, its ops, its files. Checks every file's hash.
 
+    With --device, the memory that it takes on a board, to run, to load and to build; exit code 1 if it does not fit.
+
     \b
-    Example:
+    Examples:
       seqexport inspect my-model
+      seqexport inspect my-model --device orin-nano-8gb --batch 1 --len 4096
     """
     import msgspec
 
     from seqexport.runtimes.bundle import open_bundle
 
+    if device is None and (batch or length):
+        raise UserError("--batch and --len go with --device: name a board")
     opened = open_bundle(bundle)
+    if device is not None:
+        sys.exit(0 if _fits(opened, device, batch or 1, length, as_json) else 1)
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(opened.manifest), indent=2))
     else:
         manifest = opened.manifest
         open_console().print(Group(_facts(opened), _interface(manifest), _states(manifest), _files(opened)))
+
+
+def _fits(bundle: Bundle, device: str, batch: int, length: int | None, as_json: bool) -> bool:
+    from seqexport.exporter.commands.fit_table import fit_table
+    from seqexport.runtimes.fit.advice import fit_of
+    from seqexport.runtimes.fit.boards import find_board
+    from seqexport.runtimes.fit.estimate import as_builtins
+
+    fit = fit_of(bundle, find_board(device), batch, length)
+    if as_json:
+        click.echo(json.dumps(as_builtins(fit), indent=2))
+    else:
+        open_console().print(fit_table(bundle, fit))
+    return fit.fits("run")
 
 
 def _facts(bundle: Bundle) -> FittedTable:

@@ -410,3 +410,29 @@ def test_options_of_another_backend_are_refused_as_flags(run: Run, shipped: Path
     assert refusal.startswith(
         "--no-plugins: not an option of backend torch; those are: --device, --original, --threads"
     )
+
+
+def test_inspect_tells_what_fits_a_board(run: Run, shipped: Path) -> None:
+    told = run("inspect", shipped, "--device", "Raspberry Pi 5 8GB", "--batch", "2")
+    assert (told.code, told.err) == (0, "")
+    for line in ("on Raspberry Pi 5 8GB", "ONNX Runtime, float32", "2 of 2,048 tokens", "weights", "together", "floor"):
+        assert line in told.out
+    fit = json.loads(run("inspect", shipped, "--device", "raspberry-pi-5-8gb", "--batch", "2", "--json").out)
+    assert fit["fits"] == {"run": True, "load": True} and fit["batch"] == 2
+    assert sum(part["bytes"] for part in fit["parts"] if "run" in part["phases"]) == fit["needed"]["run"] < fit["free"]
+
+
+def test_inspect_exits_1_where_a_board_cannot_hold_a_bundle(run: Run, shipped_transformer: Path) -> None:
+    told = run("inspect", shipped_transformer, "--device", "jetson-nano-4gb", "--batch", "400")
+    assert (told.code, told.err) == (1, "")
+    assert "no" in told.out and "- one sequence at a time: --batch 1" in told.out
+
+
+def test_what_inspect_refuses_about_boards(run: Run, shipped_transformer: Path) -> None:
+    assert (
+        "no board 'orin-nano-9gb': the nearest are orin-nano-8gb"
+        in run("inspect", shipped_transformer, "--device", "orin-nano-9gb").refusal
+    )
+    assert "--batch and --len go with --device" in run("inspect", shipped_transformer, "--len", "8").refusal
+    refusal = run("inspect", shipped_transformer, "--device", "l4", "--len", "8193").refusal
+    assert "--len 8193: the bundle was exported for at most 8192" in refusal

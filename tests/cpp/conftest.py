@@ -17,7 +17,7 @@ from seqexport.runtimes.bundle import Bundle
 from tests.cli.conftest import Result
 from tests.conftest import Exported, leave_out
 from tests.cpp import gpu
-from tests.cpp.embedded import AARCH64, ADDRESS, SOURCES, THREAD, WORK, Installed, Kind, installed, run
+from tests.cpp.embedded import AARCH64, ADDRESS, SHIPPED, SOURCES, THREAD, WORK, Installed, Kind, installed, run
 
 RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 RTX_HEADERS = "11.1.0"
@@ -119,6 +119,11 @@ def on_tensorrt() -> Installed:
     WORK.mkdir(parents=True, exist_ok=True)
     with FileLock(WORK / "tensorrt.lock"):
         return gpu.installed_on_tensorrt()
+
+
+@pytest.fixture(scope="session")
+def shipped_package() -> Installed:
+    return _installed(SHIPPED)
 
 
 @pytest.fixture(scope="session")

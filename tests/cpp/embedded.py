@@ -44,11 +44,12 @@ def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
 
 @dataclass(frozen=True)
 class Kind:
-    """How it is built: ``name`` is its folder's; ``runs_in`` comes before each program."""
+    """How it is built: ``name`` is its folder's; a ``release`` as users make it; ``runs_in`` comes before each program."""
 
     name: str
     flags: str = ""
     crosses: bool = False
+    release: bool = False
 
     @property
     def runs_in(self) -> tuple[str, ...]:
@@ -57,8 +58,8 @@ class Kind:
     @property
     def definitions(self) -> dict[str, object]:
         tools = toolchain.find_toolchain()
-        common = {"CMAKE_MAKE_PROGRAM": tools.make.path, "CMAKE_BUILD_TYPE": "None",
-                  "CMAKE_CXX_FLAGS": f"-Werror -O1 {self.flags}"}  # fmt: skip
+        common = {"CMAKE_MAKE_PROGRAM": tools.make.path, "CMAKE_BUILD_TYPE": "Release" if self.release else "None",
+                  "CMAKE_CXX_FLAGS": "-Werror" if self.release else f"-Werror -O1 {self.flags}"}  # fmt: skip
         if self.crosses:
             return {**common, "CMAKE_CXX_COMPILER": CROSS, "CMAKE_SYSTEM_NAME": "Linux",
                     "CMAKE_SYSTEM_PROCESSOR": "aarch64"}  # fmt: skip
@@ -69,7 +70,7 @@ ADDRESS = Kind("onnxruntime", "-g -fsanitize=address,undefined -fno-sanitize-rec
 THREAD = Kind("onnxruntime-threads", "-g -fsanitize=thread")
 """What the sanitizers look for: memory and undefined behaviour, or races; one build cannot have both."""
 
-AARCH64 = Kind("onnxruntime-aarch64", crosses=True)
+AARCH64, SHIPPED = Kind("onnxruntime-aarch64", crosses=True), Kind("onnxruntime-shipped", release=True)
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,12 @@ class Embedding:
         assert self._process.stdin is not None and self._process.stdout is not None
         print(*words, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
-        assert answer.endswith("\n"), f"{words}: the program ended with {self._process.wait()}"
+        assert answer.endswith("\n"), f"{words[:8]}: the program ended with {self._process.wait()}"
         return answer.strip()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def tokens(self, *words: object) -> list[int]:
         return [int(word) for word in self(*words).split()]

@@ -69,6 +69,46 @@ def test_bundles_that_do_not_open(package: Installed, exported: Exported, mamba:
     assert f"{tmp_path / 'none.so'}: does not load" in refusal
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format_version": 2.5},
+        {"opset": 1e300},
+        {"capacity": 0},
+        {"capacity": None},
+        {"language_model": {"vocab_size": -1, "eos_token_ids": [], "logits": "last"}},
+        {"language_model": {"vocab_size": 2**40, "eos_token_ids": [], "logits": "last"}},
+        {"language_model": {"vocab_size": 9, "eos_token_ids": [1e99], "logits": "last"}},
+        {"ops": {"SelectiveScan": 1.5}},
+    ],
+    ids=str,
+)
+def test_numbers_that_are_none(
+    package: Installed, exported: Exported, change: dict[str, object], tmp_path: Path
+) -> None:
+    """Found by fuzzing: a size is a whole number that a bundle can have, and caches have a capacity."""
+    whole = exported("preset:transformer", target="ort", dtype="float32", logits="last").path
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    (copy / MANIFEST).write_text(json.dumps(json.loads((copy / MANIFEST).read_text()) | change))
+    assert f"{copy / MANIFEST} is damaged: " in package.run(copy, *flags(PROMPT, None)).refusal
+
+
+def test_bytes_that_are_no_text_stay_out_of_messages(package: Installed, mamba: Bundle, tmp_path: Path) -> None:
+    copy = shutil.copytree(mamba.path, tmp_path / "copy")
+    (copy / MANIFEST).write_bytes(b'{"a": \xff\x7f\n}')
+    assert "is damaged: no JSON from byte 7 on" in package.run(copy, *flags(PROMPT, None)).refusal
+
+
+def test_a_sequence_is_no_longer_than_can_be_counted(package: Installed, mamba: Bundle, saved: Path) -> None:
+    rewrite(saved, {"lengths": np.array([2**31 - 2], np.int32)})
+    with Embedding(package.embedding, mamba.path) as program:
+        assert program("restore", saved, 0) == str(2**31 - 2)
+        assert len(program.tokens("generate", 9, 0)) == 1
+        told = f"error 1: a sequence of {2**31} tokens: a session counts to {2**31 - 1}; begin another, or reset it"
+        assert program("prefill", 65) == told
+        assert program("reset") == "0"
+
+
 def test_sessions_that_do_not_fit(package: Installed, exported: Exported, mamba: Bundle, saved: Path) -> None:
     def refusal(bundle: Bundle = mamba) -> str:
         return package.run(bundle.path, "--resume", saved).refusal
@@ -76,6 +116,8 @@ def test_sessions_that_do_not_fit(package: Installed, exported: Exported, mamba:
     assert f"{saved}: saved from another model than" in refusal(exported("untied", target="ort", logits="last"))
     half = exported("preset:mamba", target="ort", dtype="float16", logits="last")
     assert f"{saved}: saved in float32, and {half.path} is float16; open a bundle in float32" in refusal(half)
+    rewrite(saved, format_version="2\n3")
+    assert "format version 2 3, this seqexport reads 1; upgrade" in refusal()
     rewrite(saved, format_version="2")
     assert "format version 2, this seqexport reads 1; upgrade" in refusal()
     rewrite(saved, format="another")

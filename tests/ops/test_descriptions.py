@@ -12,6 +12,7 @@ import torch
 
 from seqexport.plugins.kernels.c_api import Description, KernelRefused, described
 from seqexport.plugins.ops import OPS
+from seqexport.runtimes.fit.estimate import SCRATCH
 from seqexport.runtimes.trt.precision import OUTPUTS
 from tests.native import KERNELS
 from tests.ops.conformance import Values, run_reference
@@ -136,6 +137,10 @@ def test_every_listed_kernel_has_its_file() -> None:
     for stem, cuda, cpu in LISTED:
         files = {"CUDA": KERNELS / f"{stem}.cu", "CPU": KERNELS / "cpu" / f"{stem}.cpp", "NONE": KERNELS}
         assert (KERNELS / f"{stem}_op.cpp").is_file() and files[cuda].exists() and files[cpu].exists(), stem
+
+
+def test_what_fits_a_board_counts_the_plugins_scratch_memory(told: dict[str, Description]) -> None:
+    assert {name: each.workspace for name, each in told.items() if each.workspace} == SCRATCH
 
 
 def test_tensorrt_before_10_is_told_which_outputs_are_not_of_type_t() -> None:

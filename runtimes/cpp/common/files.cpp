@@ -45,7 +45,7 @@ std::string sha256_of(const void* data, size_t size) {
 
 std::string sha256_of(const fs::path& file) {
   std::ifstream stream = open_to_read(file);
-  std::vector<char> block(size_t(1) << 20);
+  std::vector<char> block(size_t(1) << 16);
   Sha256 digest;
   while (stream.read(block.data(), std::streamsize(block.size())) || stream.gcount() > 0)
     digest.update(block.data(), size_t(stream.gcount()));
@@ -56,7 +56,7 @@ std::string sha256_of(const fs::path& file) {
 std::string read_file(const fs::path& file) {
   std::ifstream stream = open_to_read(file);
   std::string content;
-  std::vector<char> block(size_t(1) << 20);
+  std::vector<char> block(size_t(1) << 16);
   while (stream.read(block.data(), std::streamsize(block.size())) || stream.gcount() > 0)
     content.append(block.data(), size_t(stream.gcount()));
   if (stream.bad()) throw UserError(file.string() + ": cannot be read to its end");

@@ -1,12 +1,14 @@
 #include "manifest.h"
 
 #include <algorithm>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "error.h"
 #include "external_data.h"
 #include "files.h"
+#include "json_numbers.h"
 
 namespace seqexport {
 namespace {
@@ -15,13 +17,10 @@ using nlohmann::json;
 
 constexpr int kOldestVersion = 1, kFormatVersion = 2;
 constexpr char kManifest[] = "seqexport.json";
+constexpr int64_t kMostAxis = int64_t(1) << 48, kMostTokens = (int64_t(1) << 31) - 1;
 
 Axis axis_from(const json& value) {
-  if (!value.is_string()) {
-    const int64_t size = value.get<int64_t>();
-    if (size < 0 || size > int64_t(1) << 48) throw std::invalid_argument("an axis of size " + std::to_string(size));
-    return {size, ""};
-  }
+  if (!value.is_string()) return {whole<int64_t>(value, 0, kMostAxis), ""};
   const std::string name = value.get<std::string>();
   if (name.empty()) throw std::invalid_argument("an axis without size and name");
   return {-1, name};
@@ -36,7 +35,7 @@ std::vector<Axis> shape_from(const json& axes) {
 // Format version 1 calls a state's kind its leaf.
 State state_from(const json& state) {
   const std::string kind = state.at(state.contains("kind") ? "kind" : "leaf").get<std::string>();
-  const std::string place = std::to_string(state.at("layer").get<int64_t>()) + "." + kind;
+  const std::string place = std::to_string(whole<int64_t>(state.at("layer"), 0)) + "." + kind;
   return {state.value("past", "past_key_values." + place), state.value("present", "present." + place),
           state.at("dtype").get<std::string>(), shape_from(state.at("shape"))};
 }
@@ -47,8 +46,8 @@ std::optional<LanguageModel> language_model_from(const json& manifest) {
   if (!apart && !manifest.contains("vocab_size")) return std::nullopt;
   const json& model = apart ? manifest["language_model"] : manifest;
   if (model.is_null()) return std::nullopt;
-  return LanguageModel{model.at("vocab_size").get<int64_t>(), model.at("eos_token_ids").get<std::vector<int64_t>>(),
-                       model.at("logits").get<std::string>() == "all"};
+  return LanguageModel{whole<int64_t>(model.at("vocab_size"), 1, kMostTokens),
+                       whole_numbers<int64_t>(model.at("eos_token_ids")), model.at("logits").get<std::string>() == "all"};
 }
 
 Bundle bundle_from(const json& manifest, const std::filesystem::path& folder) {
@@ -56,25 +55,27 @@ Bundle bundle_from(const json& manifest, const std::filesystem::path& folder) {
   bundle.folder = folder;
   bundle.dtype = manifest.at("dtype").get<std::string>();
   bundle.target = manifest.at("target").get<std::string>();
-  bundle.opset = manifest.at("opset").get<int>();
+  bundle.opset = whole<int>(manifest.at("opset"));
   const auto capacity = manifest.find("capacity");
-  if (capacity != manifest.end() && !capacity->is_null()) bundle.capacity = capacity->get<int64_t>();
+  if (capacity != manifest.end() && !capacity->is_null()) bundle.capacity = whole<int64_t>(*capacity, 1, kMostTokens);
   for (const json& input : manifest.at("inputs"))
     bundle.inputs.push_back({input.at("name").get<std::string>(), shape_from(input.at("shape"))});
   for (const json& output : manifest.at("outputs")) bundle.outputs.push_back(output.at("name").get<std::string>());
   for (const json& state : manifest.at("states")) bundle.states.push_back(state_from(state));
+  if (!bundle.capacity && std::any_of(bundle.states.begin(), bundle.states.end(), std::mem_fn(&State::grows)))
+    throw std::invalid_argument("states that grow, and no capacity");
   bundle.language_model = language_model_from(manifest);
   bundle.caches_in_place = manifest.at("caches_in_place").get<bool>();
   bundle.weights = manifest.at("source").value("weights", "");
   bundle.tokenizer = manifest.at("files").value("tokenizer.json", "");
-  bundle.ops = manifest.at("ops").get<std::map<std::string, int64_t>>();
+  for (const auto& [op, count] : manifest.at("ops").items()) bundle.ops[op] = whole<int64_t>(count, 0);
   const json& files = manifest.at("files");
   bundle.model = {folder / "model.onnx", files.at("model.onnx").get<std::string>(), files.value("model.onnx.data", "")};
   return bundle;
 }
 
 void check_version(const json& manifest, const std::string& file) {
-  const int version = manifest.at("format_version").get<int>();
+  const int version = whole<int>(manifest.at("format_version"));
   if (version >= kOldestVersion && version <= kFormatVersion) return;
   throw UserError(file + ": format version " + std::to_string(version) + ", this seqexport reads " +
                   std::to_string(kOldestVersion) + " to " + std::to_string(kFormatVersion) + "; " +
@@ -124,6 +125,8 @@ Bundle open_bundle(const std::filesystem::path& folder) {
     check_file(folder, bundle.model.file.filename().string(), bundle.model.sha256);
     check_weights(bundle.model.file, manifest.at("files"));
     return bundle;
+  } catch (const json::parse_error& error) {  // whose words may hold any bytes
+    throw damaged(std::invalid_argument("no JSON from byte " + std::to_string(error.byte) + " on"));
   } catch (const json::exception& error) {
     throw damaged(error);
   } catch (const std::invalid_argument& error) {

@@ -1,5 +1,7 @@
 #include "backend.h"
 
+#include <new>
+
 #include "error.h"
 
 namespace seqexport {
@@ -19,7 +21,8 @@ Layout::Layout(const State& state, size_t batch) : row_bytes(item_bytes(state.dt
     }
     if (!axis.fixed() && axis.name != "batch")
       throw UserError("state " + state.past + ": nothing says how large its axis " + axis.name + " is");
-    (after_rows ? row_bytes : outer) *= axis.fixed() ? size_t(axis.size) : batch;
+    size_t& product = after_rows ? row_bytes : outer;
+    if (__builtin_mul_overflow(product, axis.fixed() ? size_t(axis.size) : batch, &product)) throw std::bad_alloc();
   }
 }
 

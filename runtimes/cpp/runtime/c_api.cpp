@@ -1,6 +1,7 @@
 // The C interface: handles, and exceptions as status and message.
 #include <exception>
 #include <new>
+#include <stdexcept>
 
 #include "error.h"
 #include "manifest.h"
@@ -25,11 +26,15 @@ struct seqexport_session {
 
 namespace {
 
+constexpr char kNoMemory[] = "out of memory; use a smaller batch or capacity, or close other sessions";
+
 thread_local std::string message;
 
 seqexport_status told(seqexport_status status, const char* what) noexcept {
   try {
     message = what;
+    for (char& each : message)  // a line, whatever a file's name holds
+      if (uint8_t(each) < ' ' || each == 127) each = ' ';
   } catch (...) {
     message.clear();
   }
@@ -52,7 +57,9 @@ seqexport_status guarded(seqexport_status refused, Body&& body) noexcept {
   } catch (const UserError& error) {
     return told(refused, error.what());
   } catch (const std::bad_alloc&) {
-    return told(SEQEXPORT_NO_MEMORY, "out of memory; use a smaller batch or capacity, or close other sessions");
+    return told(SEQEXPORT_NO_MEMORY, kNoMemory);
+  } catch (const std::length_error&) {  // more than any memory has
+    return told(SEQEXPORT_NO_MEMORY, kNoMemory);
   } catch (const std::exception& error) {
     return told(SEQEXPORT_INTERNAL, error.what());
   } catch (...) {
@@ -81,7 +88,7 @@ seqexport_status ended(bool cancelled) { return cancelled ? told(SEQEXPORT_CANCE
 // Throws BadArgument if any of the arguments with these names is null.
 template <class... Pointer>
 void require(const char* names, Pointer... given) {
-  if (((given == nullptr) || ...)) throw BadArgument(std::string(names) + ": expected none to be null");
+  if ((!given || ...)) throw BadArgument(std::string(names) + ": expected none to be null");
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "json_numbers.h"
+
 namespace seqexport {
 namespace {
 
@@ -37,10 +39,10 @@ bool fits(const TensorView& tensor) {
 }
 
 TensorView view_of(const nlohmann::json& entry, std::string_view data) {
-  const auto offsets = entry.at("data_offsets").get<std::vector<size_t>>();
+  const std::vector<size_t> offsets = whole_numbers<size_t>(entry.at("data_offsets"));
   if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data.size())
     throw std::invalid_argument("a tensor beyond the end of the file");
-  TensorView view{entry.at("dtype").get<std::string>(), entry.at("shape").get<std::vector<int64_t>>(),
+  TensorView view{entry.at("dtype").get<std::string>(), whole_numbers<int64_t>(entry.at("shape")),
                   data.substr(offsets[0], offsets[1] - offsets[0])};
   if (!fits(view)) throw std::invalid_argument("a tensor that its bytes do not make");
   return view;

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "session_file.h"
 
 namespace seqexport {
 namespace {
+
+constexpr size_t kMostTokens = std::numeric_limits<int32_t>::max();  // of a sequence, as lengths are counted
 
 size_t capacity_of(const Engine& engine, std::optional<size_t> given) {
   const std::optional<int64_t> most = engine.bundle().capacity;
@@ -79,11 +82,15 @@ void Session::check_tokens(const int64_t* tokens, size_t columns, const int32_t*
 }
 
 void Session::check_capacity(const int32_t* more) const {
-  if (!engine_->bundle().capacity) return;
-  for (size_t row = 0; row < now_.batch(); ++row)
-    if (const size_t length = size_t(now_.lengths[row]) + size_t(more[row]); length > capacity_)
+  for (size_t row = 0; row < now_.batch(); ++row) {
+    const size_t length = size_t(now_.lengths[row]) + size_t(more[row]);
+    if (length > kMostTokens)
+      throw BadArgument("a sequence of " + std::to_string(length) + " tokens: a session counts to " +
+                        std::to_string(kMostTokens) + "; begin another, or reset it");
+    if (engine_->bundle().capacity && length > capacity_)
       throw BadArgument("a sequence of " + std::to_string(length) + " tokens: this session's capacity is " +
                       std::to_string(capacity_) + "; shorten the prompt, or give the session a larger capacity");
+  }
 }
 
 void Session::prefill(const int64_t* tokens, size_t columns, const int32_t* seq_lens) {
@@ -145,7 +152,7 @@ void Session::remember(const int64_t* tokens, size_t columns, const int32_t* seq
 }
 
 bool Session::has_room(size_t row) const {
-  return !engine_->bundle().capacity || size_t(now_.lengths[row]) < capacity_;
+  return size_t(now_.lengths[row]) < (engine_->bundle().capacity ? capacity_ : kMostTokens);
 }
 
 void Session::check_finite(size_t row) const {

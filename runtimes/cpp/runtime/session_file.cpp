@@ -8,6 +8,7 @@
 #include "backend.h"
 #include "error.h"
 #include "files.h"
+#include "json_numbers.h"
 #include "safetensors.h"
 
 namespace seqexport {
@@ -70,8 +71,8 @@ json json_of(const Sampling& sampling) {
 }
 
 Sampling sampling_from(const json& text) {
-  const Sampling sampling{text.at("temperature").get<double>(), text.at("top_k").get<int64_t>(),
-                          text.at("top_p").get<double>(), text.at("seed").get<uint64_t>()};
+  const Sampling sampling{text.at("temperature").get<double>(), whole<int64_t>(text.at("top_k")),
+                          text.at("top_p").get<double>(), whole<uint64_t>(text.at("seed"))};
   try {
     check(sampling);
   } catch (const UserError& error) {

@@ -109,22 +109,38 @@ std::string crowd(const Engine& engine) {
   return same ? texts[0] : "they differ";
 }
 
+// Many sessions one after another, each opened, fed, forked and closed: what the last one says.
+std::string many(const Engine& engine, size_t count) {
+  std::string text;
+  for (size_t i = 0; i < count; ++i) {
+    Session session(engine, 2, 64);
+    session.keep(4, 1 << 20);
+    session.prefill({84, 104, 101, 32, 84, 104, 101, 32});
+    Words words("4 0 1 40 0.9 3");
+    text = generated(session, words);
+    Session other = session.fork();
+    session.rewind(4);
+  }
+  return text;
+}
+
 std::string answer(const Engine& engine, std::optional<Session>& session, const std::string& line) {
   Words words(line);
   std::string verb, file;
   words >> verb;
   if (verb == "open") {
     const auto sizes = rest<size_t>(words);
-    session.emplace(engine, sizes.at(0), sizes.at(1));
+    session = Session(engine, sizes.at(0), sizes.at(1));  // which leaves the one before where it throws
     return "";
   }
   if (verb == "restore") {
     size_t capacity = 0;
     words >> file >> capacity;
-    session.emplace(Session::restore(engine, file, capacity));
+    session = Session::restore(engine, file, capacity);
     return position(*session);
   }
   if (verb == "crowd") return crowd(engine);
+  if (verb == "many") return many(engine, rest<size_t>(words).at(0));
   if (verb == "save") return words >> file, session->save(file), "";
   if (verb == "prefill") return session->prefill(rest<int64_t>(words)), position(*session);
   if (verb == "ragged") {

@@ -14,7 +14,8 @@ const OrtApi& api() {
 void check(OrtStatus* status, const std::string& what) {
   if (!status) return;
   const std::string said = api().GetErrorMessage(status);
-  const bool no_room = said.find("Failed to allocate memory") != std::string::npos;
+  const bool no_room = said.find("Failed to allocate memory") != std::string::npos ||
+                       said.find("bad_alloc") != std::string::npos;
   api().ReleaseStatus(status);
   if (no_room) throw std::bad_alloc();
   throw UserError(what + ": " + said.substr(0, said.find('\n')));

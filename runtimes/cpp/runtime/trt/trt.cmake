@@ -2,3 +2,4 @@ target_sources(seqexport_objects PRIVATE trt/cuda.cpp trt/engine.cpp trt/executo
                                          trt/states.cpp trt/transfer.cpp)
 # The shared one: the other would be most of the library.
 target_link_libraries(seqexport_objects PUBLIC seqexport_tensorrt CUDA::cudart)
+set(rpath INSTALL_RPATH_USE_LINK_PATH ON)
