@@ -297,7 +297,14 @@ def open_module(
 ) -> ModuleRunner:
     """What ``load`` opens of a bundle of any module."""
     file = None if weights is None else Path(weights)
-    return backend_named(backend).open_module(_bundle(bundle), original=original, weights=file, **options)
+    with _stand_ins() if isinstance(original, str) else nullcontext():
+        return backend_named(backend).open_module(_bundle(bundle), original=original, weights=file, **options)
+
+
+def _stand_ins() -> AbstractContextManager[None]:
+    from seqexport.exporter.standins import mamba_ssm
+
+    return mamba_ssm()
 
 
 def _named(original: str | nn.Module | None) -> str | None:
