@@ -18,12 +18,17 @@ from seqexport.runtimes.manifest import Logits, Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from torch import nn
     from transformers import PreTrainedModel
 
+    from seqexport.exporter.any_module import Axes
+    from seqexport.exporter.trace import Translations
     from seqexport.runtimes.comparison.accuracy import Original
     from seqexport.runtimes.comparison.compare import Comparison
+    from seqexport.runtimes.comparison.module_compare import ModuleComparison
     from seqexport.runtimes.comparison.verify import Check
     from seqexport.runtimes.model import Model
+    from seqexport.runtimes.module import ModuleRunner
 
 PathLike = str | os.PathLike[str]
 Device = Literal["cpu", "cuda"]
@@ -37,15 +42,20 @@ def _nobody(said: str) -> None: ...
 
 
 def export(
-    model: PathLike | PreTrainedModel,
+    model: PathLike | nn.Module,
     output: PathLike,
     *,
+    inputs: Mapping[str, Any] | None = None,
+    dynamic: Axes | None = None,
+    states: Mapping[str, str] | None = None,
+    weights: PathLike | None = None,
     target: Target = "portable",
     dtype: str | None = None,
     logits: Logits = "last",
     max_len: int | None = None,
     opset: int = 20,
     passes: Sequence[ir.passes.PassBase] = (),
+    translations: Translations | None = None,
     tokenizer: PathLike | None = None,
     arch: Literal["mamba", "mamba2", "transformer", "hybrid"] | None = None,
     clamp_weights: bool = False,
@@ -54,13 +64,20 @@ def export(
     stage: Stage = lambda name: nullcontext(),
     note: Told = _nobody,
 ) -> Bundle:
-    """Export a causal language model to a bundle: an ONNX file with explicit states, and the proof that it is right.
+    """Export a causal language model, or any module, to a bundle: an ONNX file, and the proof that it is right.
 
     Args:
         model: a checkpoint's folder, a Hugging Face hub id, ``preset:mamba``, ``preset:mamba2``,
             ``preset:transformer`` or ``preset:hybrid`` (small models that ship inside), or a loaded transformers
-            model, which stays as it is.
+            model. With ``inputs``: any ``torch.nn.Module``, or ``package.module:factory``, a function of your own in
+            the current folder or on the Python path that gives one; its code is run. What is given stays as it is.
         output: the bundle's folder; it appears whole or not at all.
+        inputs: of any module: an example tensor for each argument of its ``forward``, by keyword. Answers are recorded
+            for the examples' values, and for others that are drawn from them; zeros stand for random normal numbers.
+        dynamic: of any module: for each input that has some, its dynamic axes: ``{0: "batch", 2: "height"}``, or all
+            axes in order, ``("batch", 3, "height", "width")``. Axes of one name have one size in every call.
+        states: of any module: explicit states, the input that holds a state before a call and the output after it.
+        weights: of what a factory makes: a safetensors file of all its tensors.
         target: ``portable`` for any ONNX Runtime, ``ort`` for the fastest in a stock one, ``tensorrt`` for engines
             with our plugins.
         dtype: of weights and activations: ``fp32``, ``fp16`` or ``bf16``; None: the checkpoint's.
@@ -69,6 +86,8 @@ def export(
         opset: ONNX opset, 18 to 23; or 27, of target ``portable`` alone: bodies of our ops then have ONNX's own
             LinearAttention and CausalConvWithState in them, for runtimes that have kernels of those.
         passes: onnx-ir passes of your own, run on the finished graph.
+        translations: of any module: for torch ops of your own, what makes ONNX nodes of a call
+            (``custom_translation_table`` of ``torch.onnx.export``).
         tokenizer: a folder with the tokenizer's files; default: where the model came from.
         arch: refuse a model of another family.
         clamp_weights: set weights beyond the dtype to its largest value, instead of refusing them.
@@ -85,7 +104,7 @@ def export(
             written; nothing is left behind.
     """
     try:
-        from seqexport.exporter import pipeline
+        from seqexport.exporter import any_module, pipeline
     except ImportError as error:
         raise UserError(f"exporting needs {error.name}: pip install 'seqexport[export]'") from error
     from seqexport.runtimes.quiet import quiet
@@ -93,10 +112,25 @@ def export(
     for name, value, known in (("target", target, get_args(Target)), ("logits", logits, get_args(Logits))):
         if value not in known:
             raise UserError(f"`{name}` {value!r}: expected one of {', '.join(known)}")
+    if dtype is not None:
+        dtype = DTYPES.get(dtype, dtype)
+    named: Any = os.fspath(model) if isinstance(model, (str, os.PathLike)) else model
+    of_modules = {"weights": weights, "dynamic": dynamic, "states": states, "translations": translations}
+    if inputs is not None:
+        _refuse(
+            {"arch": arch, "max_len": max_len, "tokenizer": tokenizer}, "a language model, exported without `inputs`"
+        )
+        asked = any_module.ModuleOptions(
+            inputs, dynamic or {}, states or {}, None if weights is None else Path(weights), dtype=dtype,
+            target=target, opset=opset, force=force, translations=translations,
+        )  # fmt: skip
+        with quiet():
+            return any_module.export_module(named, asked, Path(output), stage, note, passes)
+    _refuse(of_modules, "any module, exported with `inputs`")
     options = pipeline.ExportOptions(
-        model=os.fspath(model) if isinstance(model, (str, os.PathLike)) else model,
+        model=named,
         arch=arch,
-        dtype=DTYPES.get(dtype, dtype) if dtype else None,
+        dtype=dtype,
         logits=logits,
         opset=opset,
         max_len=max_len,
@@ -110,6 +144,12 @@ def export(
         return pipeline.export(options, Path(output), stage, note, passes)
 
 
+def _refuse(options: Mapping[str, Any], whose: str) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise UserError(f"`{name}` is of {whose}")
+
+
 def load(
     bundle: PathLike | Bundle,
     backend: str = "ort",
@@ -117,10 +157,11 @@ def load(
     device: Device | None = None,
     threads: int | None = None,
     plugins: bool | None = None,
-    original: str | None = None,
+    original: str | nn.Module | None = None,
+    weights: PathLike | None = None,
     trust_remote_code: bool | None = None,
 ) -> Model:
-    """Open a bundle on a backend, for text or for tokens and states.
+    """Open a bundle on a backend, for text or for tokens and states; of any module, to be called with arrays.
 
     Args:
         bundle: its folder, or a bundle that is opened already.
@@ -128,7 +169,9 @@ def load(
         device: of ``ort`` and ``torch``; default ``cpu``. ``trt`` is on the GPU.
         threads: of ``ort`` and ``torch`` on a CPU; default: all cores that this process may use.
         plugins: of ``ort``: False runs the ops' function bodies even where our compiled library could run them.
-        original: of ``torch``: a folder or hub id; default: where the bundle came from.
+        original: of ``torch``: a folder or hub id; default: where the bundle came from. Of any module: the module, or
+            ``package.module:factory``, whose code is run.
+        weights: of ``torch``: of what a factory makes, a safetensors file.
         trust_remote_code: of ``torch``: run the Python code that the original brings.
 
     Raises:
@@ -137,8 +180,13 @@ def load(
     """
     from seqexport.runtimes.model import Model
 
-    options = {"device": device, "threads": threads, "plugins": plugins, "trust_remote_code": trust_remote_code}
-    return Model(open_runner(bundle, backend, original=original, **options))
+    options: dict[str, Any] = {"device": device, "threads": threads, "plugins": plugins}
+    options["trust_remote_code"] = trust_remote_code
+    opened = _bundle(bundle)
+    if is_module(opened):
+        return Model(open_module(opened, backend, original=original, weights=weights, **options))
+    _refuse({"weights": weights}, "any module, and this bundle is a language model's")
+    return Model(open_runner(opened, backend, original=_named(original), **options))
 
 
 def verify(
@@ -152,8 +200,8 @@ def verify(
 ) -> list[Check]:
     """Check that a bundle gives the original's answers on this machine, from what it has recorded of them.
 
-    Logits and states, after a whole prefill, a prefill in chunks, and along decode. PyTorch is not needed. The
-    arguments are those of ``load``.
+    Logits and states, after a whole prefill, a prefill in chunks, and along decode; of any module every output, at
+    several sizes. PyTorch is not needed. The arguments are those of ``load``.
 
     Args:
         not_checked: is told, in a phrase each, what the recorded texts leave open.
@@ -167,9 +215,15 @@ def verify(
     from seqexport.runtimes.comparison.reference import read_reference
     from seqexport.runtimes.comparison.verify import verify
 
+    options: dict[str, Any] = {"device": device, "threads": threads, "plugins": plugins}
     opened = _bundle(bundle)
+    if is_module(opened):
+        from seqexport.runtimes.comparison.module_verify import verify_bundle
+
+        with open_module(opened, backend, **options) as module:
+            return list(verify_bundle(module, not_checked))
     reference = read_reference(opened.reference)
-    with open_runner(opened, backend, device=device, threads=threads, plugins=plugins) as runner:
+    with open_runner(opened, backend, **options) as runner:
         return list(verify(runner, reference, not_checked))
 
 
@@ -182,17 +236,20 @@ def compare(
     device: Device | None = None,
     threads: int | None = None,
     plugins: bool | None = None,
-    original: str | None = None,
+    original: str | nn.Module | None = None,
+    weights: PathLike | None = None,
     progress: Told = _nobody,
-) -> Comparison:
+) -> Comparison | ModuleComparison:
     """Compare backends with the PyTorch original: how exact they are, how fast, and what they keep in memory.
+
+    Bundles of any module are held to what they have recorded; ``torch`` needs their ``original``.
 
     Args:
         bundles: one, or up to four to set their curves side by side.
         backends: what to run; ``torch`` is the original itself.
         text: a held-out text, UTF-8; one ships inside.
         quick: fewer and smaller measurements, for small models.
-        device, threads, plugins, original: as for ``load``, for those backends that take them.
+        device, threads, plugins, original, weights: as for ``load``, for those backends that take them.
         progress: is told what happens next.
 
     Returns:
@@ -210,10 +267,50 @@ def compare(
     if not 1 <= len(opened) <= MOST_BUNDLES:
         raise UserError(f"`bundles`: {len(opened)}; compare one, or up to four side by side")
     given = {"device": device, "threads": threads, "plugins": plugins}
+    modules = [bundle for bundle in opened if is_module(bundle)]
+    if modules and len(modules) < len(opened):
+        raise UserError(f"`bundles`: {modules[0].path} is not a language model's, and others are; compare them apart")
+    if modules:
+        with quiet():
+            return _compare_modules(
+                opened, backends, {**given, "original": original, "weights": weights}, quick, progress
+            )
+    _refuse({"weights": weights}, "any module, and these bundles are language models'")
     with quiet():
-        openers, truth = _openers(backends, given, original)
+        openers, truth = _openers(backends, given, _named(original))
         options = QUICK if quick else FULL
         return run(opened, openers, text=Path(text), original=truth, options=options, progress=progress)
+
+
+def is_module(bundle: Bundle) -> bool:
+    """Whether a bundle is of any module, not of a language model."""
+    return bundle.manifest.language_model is None
+
+
+def open_module(
+    bundle: PathLike | Bundle,
+    backend: str,
+    *,
+    original: str | nn.Module | None = None,
+    weights: PathLike | None = None,
+    **options: Any,
+) -> ModuleRunner:
+    """What ``load`` opens of a bundle of any module."""
+    file = None if weights is None else Path(weights)
+    with _stand_ins() if isinstance(original, str) else nullcontext():
+        return backend_named(backend).open_module(_bundle(bundle), original=original, weights=file, **options)
+
+
+def _stand_ins() -> AbstractContextManager[None]:
+    from seqexport.exporter.standins import mamba_ssm
+
+    return mamba_ssm()
+
+
+def _named(original: str | nn.Module | None) -> str | None:
+    if original is None or isinstance(original, str):
+        return original
+    raise UserError(f"`original`: expected a folder or a hub id, got a {type(original).__name__}")
 
 
 def open_runner(bundle: PathLike | Bundle, backend: str, *, original: str | None = None, **options: Any) -> Runner:
@@ -253,6 +350,21 @@ def _openers(
 
         openers[TORCH.name] = open_torch
     return openers, reference_runners(load)
+
+
+def _compare_modules(
+    bundles: Sequence[Bundle], backends: Sequence[str], given: Mapping[str, Any], quick: bool, progress: Told
+) -> ModuleComparison:
+    from seqexport.runtimes.comparison.module_bench import FULL, QUICK
+    from seqexport.runtimes.comparison.module_compare import compare_modules
+
+    chosen = {name: backend_named(name).for_modules for name in backends}
+    check_taken(given, chosen.values())
+    openers = {
+        name: functools.partial(open_module, backend=name, **{key: given[key] for key in given.keys() & each.options})
+        for name, each in chosen.items()
+    }
+    return compare_modules(bundles, openers, QUICK if quick else FULL, progress)
 
 
 def _original_loader(original: str | None) -> Callable[[Bundle], PreTrainedModel]:

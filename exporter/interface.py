@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -51,27 +50,6 @@ def named_axes(module: nn.Module, inputs: Inputs, dynamic_axes: DynamicAxes) -> 
     return axes
 
 
-def named_outputs(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of what a module returns, by name."""
-    if isinstance(value, Tensor):
-        yield name or "output", value
-    elif isinstance(value, Mapping):
-        yield from _members(value.items(), name)
-    elif is_dataclass(value):
-        yield from _members([(field.name, getattr(value, field.name)) for field in fields(value)], name)
-    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-        yield from _members(value._asdict().items(), name)
-    elif isinstance(value, (tuple, list)):
-        yield from _members([(str(i) if name else f"output_{i}", each) for i, each in enumerate(value)], name)
-    elif value is not None:
-        raise UserError(f"it returns a {type(value).__name__}{f' as {name}' if name else ''}; expected tensors")
-
-
-def _members(members: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    for key, value in members:
-        yield from named_outputs(value, f"{name}.{key}" if name else str(key))
-
-
 def explicit_state(graph: ir.Graph, past: str, present: str) -> StateSpec:
     """The state that comes in as ``past`` and goes out as ``present``.
 
@@ -101,7 +79,10 @@ def _type(value: ir.Value) -> tuple[tuple[Axis, ...], Any]:
 def axes_of(value: ir.Value) -> tuple[Axis, ...]:
     """The axes of an input or output: sizes, and names of those that a call chooses."""
     assert value.shape is not None
-    return tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
+    return tuple(
+        axis if isinstance(axis, int) else str(axis.value or f"{value.name}.{index}")
+        for index, axis in enumerate(value.shape)
+    )
 
 
 def _names(values: Any) -> str:

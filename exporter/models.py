@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType, FunctionType
+from collections.abc import Sequence
+from types import FunctionType
 
 from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
+from seqexport.exporter.explain import part_name
 from seqexport.exporter.patches import missing_ops
 from seqexport.exporter.patches.experts import check_experts
 from seqexport.exporter.patches.rotary import switch_length, switching
@@ -60,7 +58,7 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
     if model.get_output_embeddings() is None:
         raise UserError(f"{name} has no output embeddings; expected a causal language model")
     for path, module in model.named_modules():
-        where = _layer(path, module)
+        where = part_name(path, module)
         if type(module).__name__.endswith("Experts"):
             _refuse_experts(name, where, module)
         missing = _called_names(type(module)) & missing_ops().keys()
@@ -72,13 +70,6 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
                 f"{name} computes attention itself in {where}, not through transformers' attention interface; only "
                 "causal attention through it is supported"
             )
-
-
-def _layer(path: str, module: nn.Module) -> str:
-    """What a part of a model is to be called: the number of its layer, and its class."""
-    number = next((part for part in path.split(".") if part.isdigit()), None)
-    kind = type(module).__name__
-    return kind if number is None else f"layer {number} ({kind})"
 
 
 def _refuse_experts(name: str, where: str, module: nn.Module) -> None:
@@ -99,57 +90,6 @@ def _is_own_attention(module: nn.Module) -> bool:
     if not kind.__name__.endswith("Attention") or not any(isinstance(m, nn.Linear) for m in module.children()):
         return False
     return not any("ALL_ATTENTION_FUNCTIONS" in _called_names(base) for base in kind.__mro__)
-
-
-@contextmanager
-def explained(model: nn.Module) -> Iterator[None]:
-    """Errors from deep inside tracing become one line that names the model's class.
-
-    Raises:
-        UserError: in place of any other exception, which is its cause.
-    """
-    name = type(model).__name__
-    try:
-        yield
-    except Exception as error:
-        told = next((cause for cause in causes(error) if isinstance(cause, UserError)), None)
-        if told is None:
-            where = _place(model, error)
-            raise UserError(f"{name} cannot be exported: {where} does what the exporter does not know") from error
-        if name not in str(told):
-            raise UserError(f"{name} cannot be exported: {told}") from error
-        if told is error:
-            raise
-        raise UserError(str(told)) from error
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what caused it, what caused that."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
-
-
-def _place(model: nn.Module, error: BaseException) -> str:
-    """The model's own line that could not be traced, as far as the errors say, and the layer that it ran for."""
-    frames = [frame for cause in causes(error) for frame in traceback.walk_tb(cause.__traceback__)]
-    modeling = [(frame, line) for frame, line in frames if Path(frame.f_code.co_filename).name.startswith("modeling_")]
-    if not modeling:
-        return "one of its layers"
-    last, line = modeling[-1]
-    return (
-        f"{last.f_code.co_name}() at line {line} of its {Path(last.f_code.co_filename).name}{_running(model, frames)}"
-    )
-
-
-def _running(model: nn.Module, frames: Sequence[tuple[FrameType, int]]) -> str:
-    """The innermost part of a layer that the frames ran."""
-    paths = {id(module): path for path, module in model.named_modules()}
-    running = [frame.f_locals.get("self") for frame, _ in frames]
-    parts = [(paths[id(part)], part) for part in running if isinstance(part, nn.Module) and id(part) in paths]
-    layers = [_layer(path, part) for path, part in parts if any(name.isdigit() for name in path.split("."))]
-    return f", in {layers[-1]}," if layers else ""
 
 
 def eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:

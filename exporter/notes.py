@@ -26,10 +26,15 @@ def before_tracing(original: Original, target: Target, capacity: int | None) -> 
     if original.whole not in (None, model.config.model_type):
         kind = model.config.model_type
         yield f"{original.name} is a {original.whole}; only its language model ({kind}) is exported, for text alone"
-    if dtype_name(model.dtype) == "bfloat16":
-        yield f"bfloat16: {BFLOAT16[target]}; else export in fp16 or fp32"
+    yield from of_dtype(dtype_name(model.dtype), target)
     if capacity is not None:
         yield f"capacity: {capacity:,} tokens a sequence{_why(model, capacity)}"
+
+
+def of_dtype(dtype: str, target: Target) -> Iterator[str]:
+    """Where a bundle in the dtype will not run."""
+    if dtype == "bfloat16":
+        yield f"bfloat16: {BFLOAT16[target]}; else export in fp16 or fp32"
 
 
 def after_tracing(graph: ir.Model) -> Iterator[str]:

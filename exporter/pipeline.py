@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import datetime
-import errno
-import importlib.metadata
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import onnx_ir as ir
-import torch
-import transformers
 from transformers import PreTrainedModel
 
 from seqexport.exporter import models, notes
 from seqexport.exporter.causal_lm import discover_states, trace
-from seqexport.exporter.fingerprint import fingerprint
-from seqexport.exporter.interface import axes_of
+from seqexport.exporter.explain import explained
 from seqexport.exporter.original import Original, load
-from seqexport.exporter.passes import opset_27
-from seqexport.exporter.passes.functions import is_in
 from seqexport.exporter.targets import finish_for
 from seqexport.exporter.tokenizer import TOKENIZER, Made, make_tokenizer
-from seqexport.exporter.trace import DEFAULT_OPSET, TRACED_OPSETS
+from seqexport.exporter.trace import DEFAULT_OPSET
+from seqexport.exporter.writing import Stage, check_opset, our_ops, source_of, tensor_specs, write_bundle
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import sha256, whole_folder
-from seqexport.plugins.ops import DOMAIN
-from seqexport.runtimes.bundle import (
-    MODEL,
-    Bundle,
-    check_destination,
-    open_bundle,
-    write_manifest,
-)
+from seqexport.runtimes.bundle import Bundle, check_destination
 from seqexport.runtimes.comparison.reference import LONGEST, record, write_reference
 from seqexport.runtimes.manifest import (
     FORMAT_VERSION,
@@ -45,10 +27,8 @@ from seqexport.runtimes.manifest import (
     Logits,
     Manifest,
     Role,
-    Source,
     StateSpec,
     Target,
-    TensorSpec,
     dtype_name,
 )
 from seqexport.runtimes.pytorch.runner import TorchRunner
@@ -60,9 +40,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-
-Stage = Callable[[str], AbstractContextManager[object]]
-"""Called with the name of each step; the step runs inside what it gives."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +74,7 @@ def export(
     Raises:
         UserError: the model cannot be loaded or exported, or the output cannot be written; nothing is left behind.
     """
-    _check_opset(options)
+    check_opset(options.opset, options.target)
     check_destination(output, force=options.force)
     with stage(f"load {_said(options.model)}"):
         original = load(
@@ -114,7 +91,7 @@ def export(
         tokenizer = make_tokenizer(texts)
     if tokenizer is not None:
         note(tokenizer.said)
-    with stage("trace"), models.explained(model):
+    with stage("trace"), explained(model):
         specs = discover_states(model)
         family = models.family_of(specs)
         models.check_arch(options.arch, specs, model.config)
@@ -124,65 +101,26 @@ def export(
         for said in notes.after_tracing(graph):
             note(said)
     with stage(f"finish for target {options.target}"):
-        ops = _our_ops(graph)
+        ops = our_ops(graph)
         graph = finish_for(options.target, graph, passes)
-        ops |= _our_ops(graph)
+        ops |= our_ops(graph)
     manifest = _manifest(options, original, graph, specs, ops, capacity)
-    try:
-        return _write(output, manifest, graph, model, texts, tokenizer, stage)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
+    return write_bundle(
+        output,
+        manifest,
+        graph,
+        stage,
+        files=lambda folder: _copy_texts(folder, texts, tokenizer),
+        record=lambda bundle: _record(bundle, model),
+    )
 
 
-def _check_opset(options: ExportOptions) -> None:
-    traced = f"{TRACED_OPSETS[0]} to {TRACED_OPSETS[-1]}"
-    if options.opset == opset_27.OPSET and options.target != "portable":
-        raise UserError(f"`opset` {options.opset} is for `target='portable'`; for {options.target} expected {traced}")
-    if options.opset not in (*TRACED_OPSETS, opset_27.OPSET):
-        raise UserError(f"`opset` {options.opset}: expected {traced}, or {opset_27.OPSET} with `target='portable'`")
-
-
-def _write(
-    output: Path,
-    manifest: Manifest,
-    graph: ir.Model,
-    model: PreTrainedModel,
-    texts: Path | None,
-    tokenizer: Made | None,
-    stage: Stage,
-) -> Bundle:
-    with whole_folder(output) as folder:
-        with stage("write weights"):
-            ir.save(graph, folder / MODEL, external_data=f"{MODEL}.data")
-            _check_written(folder)
-            for name in TOKENIZER_FILES:
-                if texts is not None and (texts / name).is_file():
-                    shutil.copyfile(texts / name, folder / name)
-            if tokenizer is not None and tokenizer.content is not None:
-                (folder / TOKENIZER).write_text(tokenizer.content, encoding="utf-8")
-        with stage("record the original's answers"):
-            _record(Bundle(folder, manifest), model)
-        with stage("seal"):
-            files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-            write_manifest(folder, msgspec.structs.replace(manifest, files=files))
-    return open_bundle(output, check_files=False)
-
-
-def _check_written(folder: Path) -> None:
-    """NumPy, which writes some of the weights, says nothing when a disk is full.
-
-    Raises:
-        OSError: the weights were cut short.
-    """
-    tensors = [value.const_value for value in ir.load(folder / MODEL).graph.initializers.values()]
-    external = [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
-    expected = max(((tensor.offset or 0) + (tensor.length or 0) for tensor in external), default=0)
-    if external and (folder / f"{MODEL}.data").stat().st_size < expected:
-        raise OSError(errno.ENOSPC, "the weights were cut short; is the disk full?")
-
-
-def _our_ops(graph: ir.Model) -> dict[str, int]:
-    return dict(Counter(node.op_type for node in graph.graph.all_nodes() if is_in(DOMAIN, node)))
+def _copy_texts(folder: Path, texts: Path | None, tokenizer: Made | None) -> None:
+    for name in TOKENIZER_FILES:
+        if texts is not None and (texts / name).is_file():
+            shutil.copyfile(texts / name, folder / name)
+    if tokenizer is not None and tokenizer.content is not None:
+        (folder / TOKENIZER).write_text(tokenizer.content, encoding="utf-8")
 
 
 def _manifest(
@@ -209,21 +147,12 @@ def _manifest(
         opset=graph.graph.opset_imports[""],
         capacity=None if family == "mamba" else capacity,
         capacity_limit=None if family == "mamba" or limit is None else limit[0],
-        inputs=tuple(_tensor_spec(value) for value in graph.graph.inputs),
-        outputs=tuple(_tensor_spec(value) for value in graph.graph.outputs),
+        inputs=tensor_specs(graph.graph.inputs, _role),
+        outputs=tensor_specs(graph.graph.outputs, _role),
         states=tuple(specs),
-        caches_in_place=options.target != "portable" and "CausalAttention" not in _our_ops(graph),
+        caches_in_place=options.target != "portable" and "CausalAttention" not in our_ops(graph),
         ops=ops,
-        source=Source(
-            model=original.name,
-            parameters=sum(p.numel() for p in model.parameters()),
-            seqexport=importlib.metadata.version("seqexport"),
-            torch=str(torch.__version__),
-            transformers=transformers.__version__,
-            date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-            clamped=tuple(original.clamped),
-            weights=fingerprint(model),
-        ),
+        source=source_of(model, original.name, clamped=original.clamped),
         files={},
     )
 
@@ -246,12 +175,8 @@ ROLES: dict[str, Role] = {
 }
 
 
-def _tensor_spec(value: ir.Value) -> TensorSpec:
-    assert value.name and value.dtype is not None
-    state_role: Role = "past" if value.name.startswith("past") else "present"
-    return TensorSpec(
-        name=value.name, dtype=str(value.dtype.numpy()), shape=axes_of(value), role=ROLES.get(value.name, state_role)
-    )
+def _role(name: str) -> Role:
+    return ROLES.get(name, "past" if name.startswith("past") else "present")
 
 
 def _record(bundle: Bundle, model: PreTrainedModel) -> None:

@@ -25,6 +25,8 @@ class GraphStates(Cache):
 
     Args:
         specs: the states that there are; None: they are found in the first call, whose states before it are zeros.
+        cached: the model is handed this as its cache. Where it is not, a kernel that does not say which layer it is in
+            keeps nothing: it begins from zeros in every call, and attention is left as it is.
 
     Attributes:
         specs: by layer and kind, in the order of the graph's inputs.
@@ -32,8 +34,9 @@ class GraphStates(Cache):
         seq_lens: int32[B], valid tokens of each row in this call; None: all of them.
     """
 
-    def __init__(self, specs: Iterable[StateSpec] | None = None) -> None:
+    def __init__(self, specs: Iterable[StateSpec] | None = None, *, cached: bool = True) -> None:
         super().__init__(layers=[])
+        self.cached = cached
         self._discovering = specs is None
         self.specs: dict[Key, StateSpec] = {(spec.layer, spec.kind): spec for spec in specs or ()}
         self._past: dict[Key, Tensor] = {}
@@ -76,13 +79,13 @@ class GraphStates(Cache):
         Raises:
             UserError: it is read for the second time in a call.
         """
+        if self._keeps_nothing(layer):
+            return _zeros(shape, like, dtype)
         if self._discovering:
             if (layer, kind) in self.specs:
                 raise UserError(f"layer {layer} reads its {kind} twice in one call; this is not supported")
             self.specs[layer, kind] = StateSpec(layer=layer, kind=kind, shape=shape, dtype=dtype_name(dtype))
-            sizes = {"batch": like.shape[0], "max_len": like.shape[1]}
-            zeros = like.new_zeros([sizes[n] if isinstance(n, str) else n for n in shape], dtype=dtype)
-            self._past[layer, kind] = zeros
+            self._past[layer, kind] = _zeros(shape, like, dtype)
         return self._past[layer, kind]
 
     def store(self, layer: int, kind: StateKind, value: Tensor) -> None:
@@ -91,9 +94,14 @@ class GraphStates(Cache):
         Raises:
             UserError: it is stored for the second time in a call.
         """
+        if self._keeps_nothing(layer):
+            return
         if (layer, kind) in self._present:
             raise UserError(f"layer {layer} updates its {kind} twice in one call; this is not supported")
         self._present[layer, kind] = value
+
+    def _keeps_nothing(self, layer: int) -> bool:
+        return layer < 0 and not self.cached
 
     @property
     def present(self) -> list[Tensor]:
@@ -173,3 +181,8 @@ class GraphStates(Cache):
     @property
     def is_compileable(self) -> bool:
         return False
+
+
+def _zeros(shape: tuple[Axis, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
+    sizes = {"batch": like.shape[0], "max_len": like.shape[1]}
+    return like.new_zeros([sizes[n] if isinstance(n, str) else n for n in shape], dtype=dtype)

@@ -6,8 +6,7 @@ Nothing here knows what a language model is; ``exporter/causal_lm.py`` feeds it 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,8 @@ from onnxscript import values as onnxscript_values
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from seqexport.exporter.interface import DynamicAxes, Inputs, explicit_state, named_axes, named_outputs
-from seqexport.exporter.models import explained
+from seqexport.exporter.explain import explained
+from seqexport.exporter.interface import DynamicAxes, Inputs, explicit_state, named_axes
 from seqexport.exporter.passes import opset_27
 from seqexport.exporter.passes.cancel_transposes import cancel_transposes
 from seqexport.exporter.passes.fold_parameters import fold_parameters
@@ -29,6 +28,8 @@ from seqexport.exporter.states import GraphStates
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN, OPS, VERSION, Op
 from seqexport.runtimes.manifest import StateSpec
+from seqexport.runtimes.pytorch.attributes import evaluating
+from seqexport.runtimes.pytorch.outputs import named_outputs
 
 DEFAULT_OPSET = 20
 TRACED_OPSETS = range(18, 24)
@@ -93,7 +94,7 @@ def trace_module(
     axes = named_axes(module, inputs, dynamic_axes or {})
     with explained(module):
         found = discover_states(module, inputs)
-        graph = capture(module, inputs, axes, GraphStates(found), opset=opset, translations=translations)
+        graph = capture(module, inputs, axes, GraphStates(found, cached=False), opset=opset, translations=translations)
         _check_axes(graph.graph, axes)
         finish(graph)
     explicit = [explicit_state(graph.graph, past, present) for past, present in (states or {}).items()]
@@ -106,7 +107,7 @@ def discover_states(module: nn.Module, inputs: Inputs) -> list[StateSpec]:
     Raises:
         UserError: it keeps what none of our ops computes.
     """
-    states = GraphStates()
+    states = GraphStates(cached=False)
     run_on_fakes(module, inputs, states)
     states.check_discovered()
     return list(states.specs.values())
@@ -114,7 +115,7 @@ def discover_states(module: nn.Module, inputs: Inputs) -> list[StateSpec]:
 
 def run_on_fakes(module: nn.Module, inputs: Inputs, states: GraphStates, past: Sequence[Tensor] = ()) -> None:
     """Run a module on tensors that have shapes and no values, which takes next to no time."""
-    with _evaluating(module), patched(module, states), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+    with evaluating(module), patched(module, states), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         tensors = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (*inputs.values(), *past)]
         _Call(module, inputs, states, lambda names: None)(*tensors)
 
@@ -137,7 +138,7 @@ def capture(
     sizes = {"max_len": CAPACITY} | {axis: inputs[name].shape[i] for name in axes for i, axis in axes[name].items()}
     past = [_example(spec, sizes) for spec in specs]
     names = [*inputs, *(spec.past_name for spec in specs)]
-    with _evaluating(module), patched(module, states), torch.no_grad(), warnings.catch_warnings():
+    with evaluating(module), patched(module, states), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _Call(module, inputs, states, told.append),
@@ -197,17 +198,6 @@ class _Call(nn.Module):
         return [*outputs.values(), *self.states.present]
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = [(each, each.training) for each in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, was in training:
-            each.training = was
-
-
 def _example(spec: StateSpec, sizes: Mapping[str, int]) -> Tensor:
     unknown = [axis for axis in spec.shape if isinstance(axis, str) and axis not in sizes]
     if unknown:
@@ -248,7 +238,10 @@ def _check_axes(graph: ir.Graph, axes: DynamicAxes) -> None:
     for value in graph.inputs:
         for index, axis in axes.get(value.name or "", {}).items():
             if value.shape is None or isinstance(value.shape[index], int):
-                raise UserError(f"axis {index} ({axis}) of {value.name} has one size only: leave it out of the axes")
+                size = "" if value.shape is None else f", {value.shape[index]}"
+                raise UserError(
+                    f"axis {index} ({axis}) of {value.name} has one size only{size}: leave it out of the axes"
+                )
 
 
 def _translation(op: Op) -> Callable[..., Any]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.module import ModuleRunner
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Backend:
         extra: of seqexport, that brings them.
         home: ``module:function``; imported when a bundle is opened, and called with the bundle and the options given.
         options: the options that the function takes, by name.
+        module_home: the same for bundles of other modules than language models; empty: it takes none.
+        module_options: the options that it takes for those, where they are others.
     """
 
     name: str
@@ -36,24 +39,45 @@ class Backend:
     extra: str
     home: str
     options: frozenset[str] = frozenset()
+    module_home: str = ""
+    module_options: frozenset[str] | None = None
 
     def open(self, bundle: Bundle, **options: Any) -> Runner:
-        """Open a bundle; an option of None is one that was not given.
+        """Open a language model's bundle; an option of None is one that was not given.
 
         Raises:
             UserError: an option is another backend's, or this one is not to be had here.
         """
+        runner: Runner = self._opened(self.home, self, bundle, options)
+        return runner
+
+    def open_module(self, bundle: Bundle, **options: Any) -> ModuleRunner:
+        """The same for a bundle of any other module.
+
+        Raises:
+            UserError: as ``open``; or the backend takes language models alone.
+        """
+        if not self.module_home:
+            raise UserError(f"`backend` {self.name!r} runs language models alone, and {bundle.path} is none")
+        runner: ModuleRunner = self._opened(self.module_home, self.for_modules, bundle, options)
+        return runner
+
+    @property
+    def for_modules(self) -> Backend:
+        """With the options that it takes for bundles of other modules."""
+        return self if self.module_options is None else replace(self, options=self.module_options)
+
+    def _opened(self, home: str, taking: Backend, bundle: Bundle, options: Mapping[str, Any]) -> Any:
         given = {name: value for name, value in options.items() if value is not None}
-        check_taken(given, [self])
-        module, _, function = self.home.partition(":")
+        check_taken(given, [taking])
+        module, _, function = home.partition(":")
         try:
             opener = getattr(importlib.import_module(module), function)
         except ImportError as error:
             raise UserError(
                 f"the backend {self.name!r} needs {error.name}: pip install 'seqexport[{self.extra}]'"
             ) from error
-        runner: Runner = opener(bundle, **given)
-        return runner
+        return opener(bundle, **given)
 
 
 TORCH = Backend(
@@ -63,6 +87,8 @@ TORCH = Backend(
     extra="export",
     home="seqexport.runtimes.pytorch.runner:TorchRunner",
     options=frozenset({"device", "threads", "original", "trust_remote_code"}),
+    module_home="seqexport.runtimes.pytorch.module:TorchModule",
+    module_options=frozenset({"device", "threads", "original", "weights"}),
 )
 ORT = Backend(
     name="ort",
@@ -71,6 +97,7 @@ ORT = Backend(
     extra="ort",
     home="seqexport.runtimes.ort.runner:OrtRunner",
     options=frozenset({"device", "threads", "plugins"}),
+    module_home="seqexport.runtimes.ort.module:OrtModule",
 )
 TRT = Backend(
     name="trt",
@@ -78,6 +105,7 @@ TRT = Backend(
     packages=("tensorrt", "polygraphy", "cuda-bindings"),
     extra="trt",
     home="seqexport.runtimes.trt.runner:open_trt",
+    module_home="seqexport.runtimes.trt.module:open_trt_module",
 )
 
 GROUP = "seqexport.backends"

@@ -26,6 +26,9 @@ MANIFEST = "seqexport.json"
 MEMORY = "memory:"
 """What the name of a source begins with where the model was exported from memory, and no checkpoint is known."""
 
+FACTORY = "factory:"
+"""Likewise, where it was made by a function ``package.module:factory``, whose name follows."""
+
 MODEL = "model.onnx"
 REFERENCE = "reference.safetensors"
 READ_VERSIONS = range(1, FORMAT_VERSION + 1)

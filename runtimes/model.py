@@ -1,17 +1,19 @@
-"""A bundle opened on a backend: text in, text out."""
+"""A bundle opened on a backend: text in, text out; or of any module, arrays in, arrays out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Closing, Runner, Session
 from seqexport.runtimes.chat import Message, chat_prompt
 from seqexport.runtimes.generate import new_tokens
+from seqexport.runtimes.module import ModuleRunner
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.tokenizer import BundleTokenizer, TextStream
 
@@ -26,19 +28,55 @@ class Model(Closing):
         tokenizer: the bundle's, to encode and decode text.
     """
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner, self.bundle = runner, runner.bundle
+    def __init__(self, runner: Runner | ModuleRunner) -> None:
+        self._opened, self.bundle = runner, runner.bundle
         self._tokenizer: BundleTokenizer | None = None
 
     @property
     def description(self) -> str:
         """Backend, version, device, and what computes our ops."""
-        return self._runner.description
+        return self._opened.description
+
+    @property
+    def _runner(self) -> Runner:
+        if isinstance(self._opened, ModuleRunner):
+            raise UserError(
+                f"{self.bundle.path} is not a language model's: call it with arrays, model(name=array, ...)"
+            )
+        return self._opened
+
+    def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run the bundle of any module once; nothing is kept from call to call.
+
+        Args:
+            inputs: an array for each input of the bundle, by name; bfloat16 as float32.
+
+        Returns:
+            Every output by its name; bfloat16 as float32.
+
+        Raises:
+            Error: an input is missing, unknown, or of another dtype or shape; or the bundle is a language model's.
+        """
+        return self._module(inputs)
+
+    def carried(self, outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The explicit states that a call of any module left, as inputs of the next one.
+
+        Args:
+            outputs: what the call gave.
+        """
+        return self._module.carried(outputs)
+
+    @property
+    def _module(self) -> ModuleRunner:
+        if not isinstance(self._opened, ModuleRunner):
+            raise UserError(f"{self.bundle.path} is a language model's: it takes text, or tokens in a session")
+        return self._opened
 
     @property
     def tokenizer(self) -> BundleTokenizer:
         if self._tokenizer is None:
-            self._tokenizer = BundleTokenizer(self.bundle)
+            self._tokenizer = BundleTokenizer(self._runner.bundle)
         return self._tokenizer
 
     def session(self, batch: int = 1, capacity: int | None = None) -> Session:
@@ -178,7 +216,7 @@ class Model(Closing):
 
     def close(self) -> None:
         """Give back the backend's memory."""
-        self._runner.close()
+        self._opened.close()
 
 
 def _texts(streams: Sequence[TextStream], tokens: Iterable[tuple[int, int]]) -> Iterator[tuple[int, str]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seqexport import ops
     from seqexport.exporter.api import compare, export, load, verify
+    from seqexport.exporter.standins import mamba_ssm
     from seqexport.plugins.errors import UserError as Error
     from seqexport.runtimes.base import Session
     from seqexport.runtimes.bundle import Bundle, open_bundle
@@ -33,6 +34,7 @@ _HOMES = {
     "compare": "seqexport.exporter.api:compare",
     "export": "seqexport.exporter.api:export",
     "load": "seqexport.exporter.api:load",
+    "mamba_ssm": "seqexport.exporter.standins:mamba_ssm",
     "open_bundle": "seqexport.runtimes.bundle:open_bundle",
     "verify": "seqexport.exporter.api:verify",
 }
@@ -47,6 +49,7 @@ __all__ = [
     "compare",
     "export",
     "load",
+    "mamba_ssm",
     "open_bundle",
     "ops",
     "verify",

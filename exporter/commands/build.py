@@ -75,8 +75,10 @@ def command(bundle: Path, timing_cache: Path | None, **given: object) -> None:
     """Build BUNDLE's TensorRT engine for this machine's GPU, as BUNDLE/engines/GPU-trtVERSION.plan.
 
     The engine has two profiles: prefill, and decode of one token a sequence. A shape that is given sets its batch, seq
-    or max_len in all inputs of the prefill profile, and decode follows. BUNDLE may be any other ONNX file too: then
-    TensorRT builds it as it is, and the plan is written beside it.
+    or max_len in all inputs of the prefill profile, and decode follows. The engine of any other module has one profile,
+    for the sizes that its export has recorded; a shape that is given sets its axes in all inputs.
+
+    BUNDLE may be any other ONNX file too: then TensorRT builds it as it is, and the plan is written beside it.
 
     \b
     Examples:

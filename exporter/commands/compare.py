@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
 from rich.markup import escape
 
-from seqexport.exporter.commands.options import device_option, original_option, plugins_option, threads_option
+from seqexport.exporter.commands.options import (
+    device_option,
+    original_option,
+    plugins_option,
+    threads_option,
+    weights_option,
+)
 from seqexport.exporter.flags import flags
 from seqexport.exporter.presets import HELD_OUT
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.tables import open_console
 
-if TYPE_CHECKING:
-    from seqexport.runtimes.comparison.compare import Comparison
-
 
 @click.command("compare", short_help="Accuracy and speed against PyTorch, as a page.")
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--backends", default="torch,ort", show_default=True, help="Which to compare, separated by commas.")
+@click.option(
+    "--backends",
+    help="Which to compare, separated by commas [default: torch,ort; of any module without --original: ort].",
+)
 @click.option(
     "-o",
     "--output",
@@ -40,9 +46,10 @@ if TYPE_CHECKING:
 @threads_option
 @plugins_option
 @original_option
+@weights_option
 def command(
     bundles: tuple[Path, ...],
-    backends: str,
+    backends: str | None,
     output: Path | None,
     **options: Any,
 ) -> None:
@@ -56,22 +63,32 @@ def command(
       seqexport compare my-model -o report.html
       seqexport compare my-mamba my-llama --backends torch,ort,trt -o report.html
       seqexport compare my-model --backends ort --device cuda
+      seqexport compare my-vision --original my_models.vision:make --weights my.safetensors
     """
-    from seqexport.exporter.api import compare
-    from seqexport.runtimes.comparison.report import print_table, write_html
+    from seqexport.exporter.api import compare, is_module
+    from seqexport.runtimes.bundle import open_bundle
+    from seqexport.runtimes.comparison import module_compare, report
     from seqexport.runtimes.output import write_json
 
     console = open_console()
     _check_output(output)
+    opened = [open_bundle(bundle) for bundle in bundles]
+    usual = "torch,ort" if options["original"] or not all(map(is_module, opened)) else "ort"
     with console.status("") as status:
         comparison = compare(
-            bundles, backends.split(","), progress=lambda what: status.update(f"{what} ..."), **options
+            opened, (backends or usual).split(","), progress=lambda what: status.update(f"{what} ..."), **options
         )
     comparison = _with_flags(comparison)
-    print_table(comparison, console)
+    if isinstance(comparison, module_compare.ModuleComparison):
+        module_compare.print_modules(comparison, console)
+    else:
+        report.print_table(comparison, console)
     if output is not None:
         write_json(output.with_suffix(".json"), comparison)
-        write_html(comparison, output)
+        if isinstance(comparison, module_compare.ModuleComparison):
+            module_compare.write_modules_html(comparison, output)
+        else:
+            report.write_html(comparison, output)
         console.print(
             f"page: [bold]{escape(str(output))}[/], numbers: {escape(str(output.with_suffix('.json')))}",
             highlight=False,
@@ -86,7 +103,7 @@ def _check_output(output: Path | None) -> None:
         raise UserError(f"-o {output}: the folder {output.resolve().parent} does not exist")
 
 
-def _with_flags(comparison: Comparison) -> Comparison:
+def _with_flags(comparison: Any) -> Any:
     """Why a backend could not run, in the command line's words."""
     replace = msgspec.structs.replace
     bundles = []

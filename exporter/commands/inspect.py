@@ -55,7 +55,8 @@ def command(bundle: Path, device: str | None, batch: int | None, length: int | N
         click.echo(json.dumps(msgspec.to_builtins(opened.manifest), indent=2))
     else:
         manifest = opened.manifest
-        open_console().print(Group(_facts(opened), _interface(manifest), _states(manifest), _files(opened)))
+        states = [] if not manifest.states else [_states(manifest) if manifest.language_model else _carried(manifest)]
+        open_console().print(Group(_facts(opened), _interface(manifest), *states, _files(opened)))
 
 
 def _fits(bundle: Bundle, device: str, batch: int, length: int | None, as_json: bool) -> bool:
@@ -87,9 +88,8 @@ def _facts(bundle: Bundle) -> FittedTable:
         ),
         ("from", f"{c.source.model}, exported {c.source.date} by seqexport {c.source.seqexport}"),
         ("graph", f"target {c.target}, opset {c.opset}{_logits(c.language_model)}"),
-        ("our ops", ops),
-        ("capacity", capacity),
-        ("vocabulary", _vocabulary(c.language_model)),
+        ("our ops", ops or "none"),
+        *([] if c.language_model is None else [("capacity", capacity), ("vocabulary", _vocabulary(c.language_model))]),
         *([("clamped", f"set to the limit of {c.dtype} where beyond it: {', '.join(clamped)}")] if clamped else []),
         ("engines", engines or NO_ENGINES[c.target]),
     ):
@@ -101,9 +101,7 @@ def _logits(model: LanguageModel | None) -> str:
     return "" if model is None else f", logits of {'each sequence' if model.logits == 'last' else 'every token'}"
 
 
-def _vocabulary(model: LanguageModel | None) -> str:
-    if model is None:
-        return "none: its graph takes no tokens"
+def _vocabulary(model: LanguageModel) -> str:
     return f"{model.vocab_size:,} tokens, end of text: {', '.join(map(str, model.eos_token_ids)) or 'none'}"
 
 
@@ -136,6 +134,15 @@ def _states(manifest: Manifest) -> FittedTable:
     lengths = [n for n in (1, 1024, 8192, 65536) if manifest.capacity is None or n <= manifest.capacity]
     sizes = ", ".join(f"{manifest.state_bytes(1, n) / 1e6:,.2f} MB at {n:,} tokens" for n in lengths)
     table.caption = f"one sequence's states: {sizes}"
+    return table
+
+
+def _carried(manifest: Manifest) -> FittedTable:
+    table = FittedTable(title="States: the output of a call is the input of the next", title_justify="left")
+    for name in ("input", "output", "dtype", "shape"):
+        table.add_column(name)
+    for spec in manifest.states:
+        table.add_row(spec.past_name, spec.present_name, spec.dtype, f"\\[{', '.join(map(str, spec.shape))}]")
     return table
 
 

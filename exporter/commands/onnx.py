@@ -32,6 +32,36 @@ if TYPE_CHECKING:
     help="Without --model: the shipped model to export (default: mamba). With it: only checked against the model.",
 )
 @click.option(
+    "--module",
+    metavar="PACKAGE.MODULE:FACTORY",
+    help="Any module instead: a function of yours that makes it, here or on the Python path. Its code is run.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Of --module: a safetensors file of all its tensors.",
+)
+@click.option(
+    "--input",
+    "inputs",
+    metavar="NAME=SIZES[:DTYPE[:BELOW]]",
+    multiple=True,
+    help="Of --module: an input and an example of its sizes, as in x=1x3x224x224 or ids=1x16:int64:1000.",
+)
+@click.option(
+    "--dynamic",
+    metavar="NAME=AXES",
+    multiple=True,
+    help="Of --module: an input's axes in order, dynamic ones by name, as in x=batch,3,height,width.",
+)
+@click.option(
+    "--state",
+    "states",
+    metavar="INPUT=OUTPUT",
+    multiple=True,
+    help="Of --module: a state's input before a call, and its output after it.",
+)
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder [default: the model's name]."
 )
 @click.option(
@@ -67,11 +97,23 @@ if TYPE_CHECKING:
 @click.option("--no-verify", is_flag=True, help="Do not check the written file against the original.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it is a bundle already.")
 @remote_code_option
-def command(model: str | None, output: Path | None, no_verify: bool, **options: Any) -> None:
+def command(
+    model: str | None,
+    module: str | None,
+    inputs: tuple[str, ...],
+    dynamic: tuple[str, ...],
+    states: tuple[str, ...],
+    output: Path | None,
+    no_verify: bool,
+    **options: Any,
+) -> None:
     """Export a PyTorch sequence model to a bundle: an ONNX file with explicit states, and the proof that it is right.
 
     The architecture is read from the checkpoint. One graph serves prefill, chunked prefill and decode, for any batch
     and any length. Weights must be safetensors; no code of the checkpoint is run.
+
+    With --module, any torch.nn.Module that a function of yours makes; that runs your code. Where mamba_ssm,
+    causal_conv1d and the like are not installed, stand-ins are imported in their place.
 
     \b
     Examples:
@@ -79,13 +121,22 @@ def command(model: str | None, output: Path | None, no_verify: bool, **options: 
       seqexport onnx --model ./my-llama -o my-llama-fp16 --dtype fp16 --max-len 4096
       seqexport onnx --model ./my-mamba -o my-mamba-ort --target ort
       seqexport onnx --arch mamba            a small model that ships inside, to try things out
+      seqexport onnx --module my_models.vision:make --weights my.safetensors --input x=1x3x224x224 -o my-vision
     """
     from seqexport.exporter.api import export
+    from seqexport.exporter.arguments import parse_dynamic, parse_inputs, parse_states
 
     console, arch = open_console(soft_wrap=True), options["arch"]
+    if module is None:
+        _refuse_of_modules({"input": inputs, "dynamic": dynamic, "state": states, "weights": options["weights"]})
+    elif model is not None:
+        raise UserError("--model and --module exclude each other")
+    else:
+        options["inputs"] = parse_inputs(inputs)
+        options["dynamic"], options["states"] = parse_dynamic(dynamic), parse_states(states)
     bundle = export(
-        model or f"preset:{arch or 'mamba'}",
-        output or _default_name(model, arch),
+        module or model or f"preset:{arch or 'mamba'}",
+        output or _default_name(module or model, arch),
         stage=lambda name: _stage(console, name),
         note=lambda said: _note(console, said),
         **options,
@@ -96,7 +147,13 @@ def command(model: str | None, output: Path | None, no_verify: bool, **options: 
 
 
 def _default_name(model: str | None, arch: str | None) -> str:
-    return Path(model.removeprefix("preset:")).resolve().name if model else arch or "mamba"
+    return Path(model.removeprefix("preset:").rpartition(":")[2]).resolve().name if model else arch or "mamba"
+
+
+def _refuse_of_modules(given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if value:
+            raise UserError(f"--{name} is of any module, which --module names")
 
 
 @contextmanager

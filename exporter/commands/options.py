@@ -31,7 +31,13 @@ plugins_option: Decorator = click.option(
     help="Backend ort: the ops' function bodies, not the compiled library.",
 )
 original_option: Decorator = click.option(
-    "--original", metavar="DIR_OR_HUB_ID", help="The PyTorch original; default: where the bundle came from."
+    "--original",
+    metavar="DIR_OR_HUB_ID",
+    help="The PyTorch original; default: where the bundle came from. Of any module PACKAGE.MODULE:FACTORY, whose code "
+    "is run.",
+)
+weights_option: Decorator = click.option(
+    "--weights", type=click.Path(path_type=Path, dir_okay=False), help="Of any module: the original's safetensors file."
 )
 remote_code_option: Decorator = click.option(
     "--trust-remote-code",

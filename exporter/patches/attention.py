@@ -47,6 +47,9 @@ class CausalMask:
 
 @contextmanager
 def causal_attention(model: nn.Module, states: GraphStates) -> Iterator[None]:
+    if not states.cached:
+        yield
+        return
     configs = {id(each.config): each.config for each in model.modules() if isinstance(each, PreTrainedModel)}
     before = [(config, config._attn_implementation) for config in configs.values()]
     AttentionInterface.register(NAME, _attention(states))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from seqexport.exporter.standins.packages import is_of_a_package
 from seqexport.exporter.states import GraphStates
 from seqexport.runtimes.pytorch.attributes import called_function
 
@@ -45,11 +46,16 @@ def replaces(name: str) -> Callable[[Function], Function]:
     """Decorate what is called in place of the function ``name``, which a model's modules look up as a global.
 
     It takes the states of the traced call (``states.past``, ``states.store``), then what the original is given.
+    Functions of that name which mamba_ssm or causal_conv1d brings have other signatures, and are left to
+    ``exporter/standins``.
     """
 
     def decorate(function: Function) -> Function:
         def patch(model: nn.Module, states: GraphStates) -> AbstractContextManager[None]:
-            return called_function(model, name, lambda original: functools.partial(function, states))
+            def replacement(original: Callable[..., Any]) -> Callable[..., Any]:
+                return original if is_of_a_package(original) else functools.partial(function, states)
+
+            return called_function(model, name, replacement)
 
         register(name, patch)
         return function

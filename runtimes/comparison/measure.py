@@ -127,7 +127,7 @@ class _Measurement:
         device = self.runner if isinstance(self.runner, TellsDeviceMemory) else None
         if device:
             device.reset_peak_device_memory()
-        with _peak_resident() as peak:
+        with peak_resident() as peak:
             warm_up, session = self._prefill(ids)
         host_bytes = max(0, peak() - self.resident)
         times: list[float] = []
@@ -189,7 +189,7 @@ def _state_bytes(session: Session) -> int:
 
 
 @contextmanager
-def _peak_resident() -> Iterator[Callable[[], int]]:
+def peak_resident() -> Iterator[Callable[[], int]]:
     """Sample this process's resident memory; the yielded function tells the most, in bytes."""
     process, done = psutil.Process(), threading.Event()
     samples = [process.memory_info().rss]

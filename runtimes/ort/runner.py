@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from packaging.version import Version
@@ -108,37 +108,11 @@ class OrtRunner(Runner):
         return None
 
     def _open(self, *, graphs: bool) -> None:
-        options = self.ops.session_options()
-        options.log_severity_level = FATAL
-        options.intra_op_num_threads = self.threads or usable_cores()
-        try:
-            if self.device == "cuda":
-                self.engine = cuda.open_session(self.bundle.model, options, graphs=graphs)
-            else:
-                self.engine = ort.InferenceSession(str(self.bundle.model), options, providers=[PROVIDERS["cpu"]])
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(_why_not_loaded(self.bundle, str(error), self.ops)) from error
-        self._check_interface()
-
-    def _check_interface(self) -> None:
-        engine, manifest = self.engine, self.manifest
-        for kind, specs, values in (
-            ("inputs", manifest.inputs, engine.get_inputs()),
-            ("outputs", manifest.outputs, engine.get_outputs()),
-        ):
-            if others := {spec.name for spec in specs} ^ {value.name for value in values}:
-                raise UserError(
-                    f"{self.bundle.model}: its {kind} are not those that {MANIFEST} lists ({min(others)}); "
-                    "export the model again"
-                )
+        self.engine = open_engine(self.bundle, self.ops, device=self.device, threads=self.threads, graphs=graphs)
 
     @property
     def description(self) -> str:
-        said = f"ONNX Runtime {ort.__version__}, {PROVIDERS[self.device]}, target {self.manifest.target}"
-        if self.manifest.ops:
-            said += f", {self.ops}"
+        said = described(self.bundle, self.ops, self.device)
         if self.device == "cpu":
             return said
         graph = "as a CUDA graph" if self.no_graph is None else f"without a CUDA graph ({self.no_graph})"
@@ -149,6 +123,46 @@ class OrtRunner(Runner):
 
     def close(self) -> None:
         del self.engine
+
+
+def open_engine(bundle: Bundle, ops: OpsLibrary, *, device: Device, threads: int | None, graphs: bool = False) -> Any:
+    """An ``InferenceSession`` of a bundle's graph; ``graphs``: one that can capture its runs on CUDA.
+
+    Raises:
+        UserError: ONNX Runtime refuses the graph, or its inputs and outputs are not the manifest's.
+    """
+    options = ops.session_options()
+    options.log_severity_level = FATAL
+    options.intra_op_num_threads = threads or usable_cores()
+    try:
+        if device == "cuda":
+            engine = cuda.open_session(bundle.model, options, graphs=graphs)
+        else:
+            engine = ort.InferenceSession(str(bundle.model), options, providers=[PROVIDERS["cpu"]])
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_why_not_loaded(bundle, str(error), ops)) from error
+    _check_interface(bundle, engine)
+    return engine
+
+
+def described(bundle: Bundle, ops: OpsLibrary, device: Device) -> str:
+    """What runs a bundle: version, provider, target, and what computes our ops."""
+    said = f"ONNX Runtime {ort.__version__}, {PROVIDERS[device]}, target {bundle.manifest.target}"
+    return f"{said}, {ops}" if bundle.manifest.ops else said
+
+
+def _check_interface(bundle: Bundle, engine: Any) -> None:
+    for kind, specs, values in (
+        ("inputs", bundle.manifest.inputs, engine.get_inputs()),
+        ("outputs", bundle.manifest.outputs, engine.get_outputs()),
+    ):
+        if others := {spec.name for spec in specs} ^ {value.name for value in values}:
+            raise UserError(
+                f"{bundle.model}: its {kind} are not those that {MANIFEST} lists ({min(others)}); "
+                "export the model again"
+            )
 
 
 def _why_not_loaded(bundle: Bundle, error: str, ops: OpsLibrary) -> str:

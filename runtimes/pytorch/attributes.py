@@ -39,3 +39,15 @@ def called_function(model: nn.Module, name: str, replacement: Callable[[Function
             if original := getattr(sys.modules[home], name, None):
                 stack.enter_context(attribute(sys.modules[home], name, replacement(original)))
         yield
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """``module`` and all its parts are in evaluation mode inside the block; afterwards each is in its own again."""
+    training = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, was in training:
+            each.training = was

@@ -32,6 +32,7 @@ from seqexport.runtimes.pytorch.cache import new_cache, read, tensor_dtype, writ
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.pytorch.experts import experts_implementation
 from seqexport.runtimes.pytorch.float64 import float64_arithmetic
+from seqexport.runtimes.pytorch.outputs import to_numpy
 from seqexport.runtimes.pytorch.time_steps import limited_time_steps
 
 Arithmetic = Literal["native", "float64"]
@@ -182,7 +183,7 @@ class TorchSession(Session):
         for cache, rows in zip(self._caches, self._rows(), strict=True):
             if valid := int(seq_lens[rows][0]):
                 new = self._feed(cache, ids[rows, :valid], fresh=not self.lengths[rows][0])
-                logits[rows, : new.shape[1]] = _to_numpy(new) if self._wide else _to_numpy(new.float())
+                logits[rows, : new.shape[1]] = to_numpy(new) if self._wide else to_numpy(new.float())
         return logits
 
     def _feed(self, cache: DynamicCache, ids: Tensor, *, fresh: bool) -> Tensor:
@@ -204,7 +205,7 @@ class TorchSession(Session):
                 whole[rows, :, end - kept.shape[2] : end] = kept.cpu()
             elif kept is not None:
                 whole[rows] = kept.cpu()
-        return _to_numpy(whole)
+        return to_numpy(whole)
 
     def _write(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
         kept = {spec.past_name: self._read_state(spec) for spec in self.manifest.states if spec.past_name not in states}
@@ -228,9 +229,3 @@ class TorchSession(Session):
 
     def close(self) -> None:
         self._caches = []
-
-
-def _to_numpy(tensor: Tensor) -> NDArray[Any]:
-    """A CPU array; bfloat16, which NumPy lacks, as float32."""
-    tensor = tensor.detach().cpu()
-    return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())

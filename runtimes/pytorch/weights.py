@@ -8,17 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.finite import ADVICE, not_finite
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Bad:
     stored: Tensor | None
 
 
-def check_finite(source: str, files: Sequence[Path], model: PreTrainedModel, clamped: list[str] | None) -> None:
+def check_finite(source: str, files: Sequence[Path], model: nn.Module, clamped: list[str] | None) -> None:
     """Refuse weights that are not finite; where ``clamped`` is a list, set those beyond the dtype to its limit instead.
 
     Args:
@@ -65,7 +61,7 @@ def check_finite(source: str, files: Sequence[Path], model: PreTrainedModel, cla
         clamped += [bad.name]  # type: ignore[operator]
 
 
-def _bad(files: Sequence[Path], model: PreTrainedModel) -> Iterator[Bad]:
+def _bad(files: Sequence[Path], model: nn.Module) -> Iterator[Bad]:
     for name, parameter in model.named_parameters():
         loaded = parameter.detach()
         low, high = torch.aminmax(loaded) if loaded.numel() else (torch.zeros(()), torch.zeros(()))

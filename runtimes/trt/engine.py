@@ -16,12 +16,13 @@ from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import require_writable, write_whole
 from seqexport.runtimes.bundle import MODEL, Bundle
+from seqexport.runtimes.comparison.module_reference import read_module_reference
 from seqexport.runtimes.external_data import check_inside
 from seqexport.runtimes.trt import versions
 from seqexport.runtimes.trt.cuda import Cuda, load_runtime
 from seqexport.runtimes.trt.graph import drops_bodies, graph_bytes, node_at
 from seqexport.runtimes.trt.precision import pin_types
-from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles, plain_profile
+from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles, module_profile, plain_profile
 from seqexport.runtimes.trt.record import (
     FOLDER,
     FORMAT_VERSION,
@@ -108,7 +109,7 @@ def build(bundle: Bundle, options: BuildOptions, progress: Progress) -> Path:
         drop = drops_bodies(bundle, plugins=options.plugins, major=versions.major(tools.trt))
         name = f"{tools.here.engine_name}.plan"
         require_writable_engine(bundle.path / FOLDER / name)
-        profiles = bundle_profiles(bundle.manifest, options.shapes)
+        profiles = profiles_of(bundle, options.shapes)
         ours = versions.load_plugins(tools.trt) if options.plugins and bundle.manifest.ops else None
         tools.log.clear()
         build = _Build(tools, options, bundle.model, graph_bytes(bundle.model, drop=drop))
@@ -125,6 +126,18 @@ def build(bundle: Bundle, options: BuildOptions, progress: Progress) -> Path:
                 weights_sha256=weights_hash(bundle),
             ),
         )
+
+
+def profiles_of(bundle: Bundle, given: GivenShapes) -> dict[str, Profile]:
+    """The profiles of a bundle's engine, whatever its graph is of.
+
+    Raises:
+        UserError: a shape does not fit, or the sizes contradict each other.
+    """
+    if bundle.manifest.language_model is not None:
+        return bundle_profiles(bundle.manifest, given)
+    cases = read_module_reference(bundle.reference).cases
+    return module_profile(bundle.manifest, [case.sizes(bundle.manifest) for case in cases], given)
 
 
 def build_plain(model: Path, options: BuildOptions, progress: Progress) -> Path:

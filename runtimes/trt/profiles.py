@@ -2,6 +2,8 @@
 
 Profile 0, ``prefill``: ``seq`` from 1 to all that the capacity holds, at most 2048. Profile 1, ``decode``: ``seq`` 1.
 In both, ``batch`` from 1 to 4, and the caches' ``max_len`` from 1 to the capacity.
+
+The engine of any other module has one profile, ``default``: the sizes that its bundle has recorded calls of.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from seqexport.runtimes.trt.record import Profile, Shape
 
 LONGEST_CHUNK, BEST_CHUNK, LARGEST_BATCH = 2048, 512, 4
 KINDS = ("min", "opt", "max")
+DEFAULT = "default"
+"""The one profile of any module's engine."""
 
 Shapes = Mapping[str, Shape]
 Range = tuple[int, int, int]
@@ -65,8 +69,7 @@ def bundle_profiles(manifest: Manifest, given: GivenShapes = GivenShapes()) -> d
                 raise UserError(
                     f"input {spec.name} has an axis {axis}: engines of bundles are built for {', '.join(usual)}"
                 )
-    sizes = {kind: _axes(manifest, f"--{kind}Shapes", getattr(given, kind)) for kind in KINDS}
-    ranges = {axis: _overridden(axis, usual[axis], sizes) for axis in usual}
+    ranges = _ranges(manifest, usual, given)
     for axis in ("seq", "max_len"):
         if capacity is not None and ranges[axis][2] > capacity:
             raise UserError(
@@ -74,6 +77,24 @@ def bundle_profiles(manifest: Manifest, given: GivenShapes = GivenShapes()) -> d
                 f"{manifest.or_hold_more}"
             )
     return {"prefill": _profile(manifest, ranges), "decode": _profile(manifest, {**ranges, "seq": (1, 1, 1)})}
+
+
+def module_profile(
+    manifest: Manifest, recorded: Sequence[Mapping[str, int]], given: GivenShapes = GivenShapes()
+) -> dict[str, Profile]:
+    """The profile of any module's engine: best at the first of the recorded sizes, and for all between them.
+
+    Raises:
+        UserError: a shape does not fit the graph's inputs, or the sizes contradict each other.
+    """
+    best = recorded[0]
+    usual = {axis: (min(n[axis] for n in recorded), best[axis], max(n[axis] for n in recorded)) for axis in best}
+    return {DEFAULT: _profile(manifest, _ranges(manifest, usual, given))}
+
+
+def _ranges(manifest: Manifest, usual: Mapping[str, Range], given: GivenShapes) -> dict[str, Range]:
+    sizes = {kind: _axes(manifest, f"--{kind}Shapes", getattr(given, kind)) for kind in KINDS}
+    return {axis: _overridden(axis, usual[axis], sizes) for axis in usual}
 
 
 def _axes(manifest: Manifest, option: str, shapes: Shapes) -> dict[str, int]:

@@ -10,7 +10,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.trt import versions
-from seqexport.runtimes.trt.cuda import Cuda, load_runtime
+from seqexport.runtimes.trt.cuda import Cuda, Memory, load_runtime
 from seqexport.runtimes.trt.plan import PREFILL, Engine, load_engine
 from seqexport.runtimes.trt.session import TrtSession
 from seqexport.runtimes.trt.staging import Staging
@@ -28,6 +28,40 @@ def open_trt(bundle: Bundle) -> TrtRunner:
         runner = TrtRunner(bundle, load_engine(trt, bundle, cuda), cuda)
         stack.pop_all()
     return runner
+
+
+def check_interface(bundle: Bundle, engine: Engine) -> None:
+    """Raises UserError: the engine is of another graph."""
+    theirs = {engine.cuda_engine.get_tensor_name(index) for index in range(engine.cuda_engine.num_io_tensors)}
+    ours = {spec.name for spec in (*bundle.manifest.inputs, *bundle.manifest.outputs)}
+    if others := theirs ^ ours:
+        raise UserError(
+            f"{engine.record.plan}: its inputs and outputs are not those of the bundle ({min(others)}); build "
+            f"it again with: seqexport build {bundle.path}"
+        )
+
+
+def described(bundle: Bundle, engine: Engine) -> str:
+    """What runs a bundle: version, GPU, target, and what computes our ops."""
+    record = engine.record
+    ops = f"plugins of seqexport {record.plugins.version}" if record.plugins else "function bodies"
+    return f"TensorRT {record.tensorrt}, {record.gpu}, {ops}, target {bundle.manifest.target}"
+
+
+def create_context(engine: Engine, scratch: Memory, cuda: Cuda, profile: str) -> Any:
+    """An execution context with a profile chosen, its activations in ``scratch``."""
+    context = versions.create_context(engine.trt, engine.cuda_engine, scratch.address, scratch.bytes)
+    if context is None or not context.set_optimization_profile_async(engine.index(profile), cuda.stream_handle):
+        raise failure(engine, "cannot make an execution context")
+    return context
+
+
+def failure(engine: Engine, what: str) -> UserError:
+    """An error that ends with what TensorRT said last."""
+    _, log = versions.logger(engine.trt)
+    cause = log.cause()
+    log.clear()
+    return UserError(f"TensorRT {engine.record.tensorrt} {what}{f': {cause}' if cause else ''}")
 
 
 class TrtRunner(Runner):
@@ -49,7 +83,7 @@ class TrtRunner(Runner):
     def __init__(self, bundle: Bundle, engine: Engine, cuda: Cuda) -> None:
         super().__init__(bundle)
         self.engine, self.cuda = engine, cuda
-        self._check_interface()
+        check_interface(bundle, engine)
         self.batches = engine.limits("input_ids", 0, PREFILL)
         self.widths = engine.limits("input_ids", 1, PREFILL)
         grown = next((spec for spec in self.manifest.states if spec.grows), None)
@@ -62,22 +96,10 @@ class TrtRunner(Runner):
         self._staging: Staging | None = None
         self._scratch = cuda.allocate(versions.scratch_bytes(engine.cuda_engine))
 
-    def _check_interface(self) -> None:
-        engine = self.engine.cuda_engine
-        theirs = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-        ours = {spec.name for spec in (*self.manifest.inputs, *self.manifest.outputs)}
-        if others := theirs ^ ours:
-            raise UserError(
-                f"{self.engine.record.plan}: its inputs and outputs are not those of the bundle ({min(others)}); build "
-                f"it again with: seqexport build {self.bundle.path}"
-            )
-
     @property
     def description(self) -> str:
-        record = self.engine.record
-        ops = f"plugins of seqexport {record.plugins.version}" if record.plugins else "function bodies"
         decode = "decode as a CUDA graph" if self.no_graph is None else f"decode without a CUDA graph ({self.no_graph})"
-        return f"TensorRT {record.tensorrt}, {record.gpu}, {ops}, target {self.manifest.target}, {decode}"
+        return f"{described(self.bundle, self.engine)}, {decode}"
 
     def session(self, batch: int = 1, capacity: int | None = None) -> TrtSession:
         if capacity is None:
@@ -89,12 +111,7 @@ class TrtRunner(Runner):
     def create_context(self, profile: str) -> Any:
         """An execution context with a profile chosen, in the activations' shared memory."""
         engine, scratch = self.engine, self._scratch
-        context = versions.create_context(engine.trt, engine.cuda_engine, scratch.address, scratch.bytes)
-        if context is None or not context.set_optimization_profile_async(
-            engine.index(profile), self.cuda.stream_handle
-        ):
-            raise self.failure("cannot make an execution context")
-        return context
+        return create_context(engine, scratch, self.cuda, profile)
 
     @property
     def prefill_context(self) -> Any:
@@ -114,10 +131,7 @@ class TrtRunner(Runner):
 
     def failure(self, what: str) -> UserError:
         """An error that ends with what TensorRT said last."""
-        _, log = versions.logger(self.engine.trt)
-        cause = log.cause()
-        log.clear()
-        return UserError(f"TensorRT {self.engine.record.tensorrt} {what}{f': {cause}' if cause else ''}")
+        return failure(self.engine, what)
 
     def reset_peak_device_memory(self) -> None:
         self.cuda.peak_bytes = self.cuda.bytes

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from seqexport.exporter import pipeline
+from seqexport.exporter import pipeline, writing
 from tests.cli.conftest import Result, Run, contents
 from tests.conftest import Exported
 
@@ -86,7 +86,7 @@ def test_a_signal_anywhere_leaves_nothing(
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    monkeypatch.setattr(pipeline, where, interrupted)
+    monkeypatch.setattr(pipeline if hasattr(pipeline, where) else writing, where, interrupted)
     assert_interrupted(run("onnx", "--model", llama, "-o", "new/out"))
     assert contents(work) == {}
 

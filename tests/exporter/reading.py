@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from seqexport.exporter.causal_lm import discover_states, trace
-from seqexport.exporter.models import explained, refuse_unsupported
+from seqexport.exporter.explain import explained
+from seqexport.exporter.models import refuse_unsupported
 from seqexport.exporter.patches import rotary
 from seqexport.exporter.states import GraphStates
 from seqexport.runtimes.manifest import StateSpec

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from seqexport.exporter.causal_lm import discover_states
-from seqexport.exporter.models import explained, refuse_unsupported
+from seqexport.exporter.explain import explained
+from seqexport.exporter.models import refuse_unsupported
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.targets import FUSIONS, finish_for
 from seqexport.plugins.errors import UserError

@@ -1,0 +1,74 @@
+"""At which other sizes of its dynamic axes a module runs, found on tensors without values: next to no time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from seqexport.exporter.interface import DynamicAxes
+from seqexport.runtimes.comparison.module_reference import Sizes, drawn
+from seqexport.runtimes.pytorch.attributes import evaluating
+from seqexport.runtimes.pytorch.outputs import to_numpy
+
+
+def other_sizes(
+    module: nn.Module, inputs: Mapping[str, Tensor], axes: DynamicAxes
+) -> tuple[list[Sizes], dict[str, str]]:
+    """Sizes above the examples' and below them, and the axes that have neither, each with why.
+
+    A module may take no other size than a multiple of something, so that each axis is tried by itself: one more, then
+    twice as much; and one, then half.
+    """
+    own = {axis: inputs[name].shape[index] for name in axes for index, axis in axes[name].items()}
+    larger: Sizes = {}
+    smaller: Sizes = {}
+    refused: dict[str, str] = {}
+    for axis, size in own.items():
+        failed = list[str]()
+        for found, tried in ((larger, (size + 1, 2 * size)), (smaller, (1, size // 2))):
+            runs = next(_running(module, inputs, axes, axis, [n for n in tried if 0 < n != size], failed), None)
+            if runs is not None:
+                found[axis] = runs
+        if axis not in larger and axis not in smaller:
+            refused[axis] = failed[0] if failed else f"{size} is the only one that was tried"
+    return [sizes for sizes in (larger, smaller) if sizes], refused
+
+
+def _running(
+    module: nn.Module, inputs: Mapping[str, Tensor], axes: DynamicAxes, axis: str, tried: list[int], failed: list[str]
+) -> Iterator[int]:
+    for size in tried:
+        try:
+            with evaluating(module), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+                module(**{name: _empty(x, axes.get(name, {}), {axis: size}) for name, x in inputs.items()})
+        except Exception as error:
+            failed.append(f"at {size}, {type(error).__name__}: {' '.join(str(error).split())[:160]}")
+        else:
+            yield size
+
+
+def _empty(tensor: Tensor, axes: Mapping[int, str], sizes: Sizes) -> Tensor:
+    return torch.empty(_shape(tensor, axes, sizes), dtype=tensor.dtype)
+
+
+def _shape(tensor: Tensor, axes: Mapping[int, str], sizes: Sizes) -> list[int]:
+    return [sizes.get(axes.get(index, ""), size) for index, size in enumerate(tensor.shape)]
+
+
+def resized(inputs: Mapping[str, Tensor], axes: DynamicAxes, sizes: Sizes) -> dict[str, Tensor]:
+    """The examples with some dynamic axes in other sizes; their values are drawn from those of the example."""
+    random, made = np.random.default_rng(2), dict[str, Tensor]()
+    for name, tensor in inputs.items():
+        shape = _shape(tensor, axes.get(name, {}), sizes)
+        same = shape == list(tensor.shape)
+        made[name] = tensor if same else torch.from_numpy(np.array(_drawn(tensor, shape, random))).to(tensor.dtype)
+    return made
+
+
+def _drawn(tensor: Tensor, shape: list[int], random: np.random.Generator) -> object:
+    """Zeros, which by now are those of a state, stay zeros."""
+    return drawn(to_numpy(tensor), shape, random) if tensor.any() else np.zeros(shape, to_numpy(tensor).dtype)

@@ -1,0 +1,170 @@
+"""What the PyTorch original of any module answers, recorded in the bundle: inputs, and its outputs in float64.
+
+``reference.safetensors`` holds several calls of the module: at the sizes of the examples, at others along each dynamic
+axis, and where it has states, one that goes on from the states that the first left. Its metadata holds PyTorch's own
+relative error in the bundle's dtype of each output over all calls: ours may be at most twice as large.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.comparison.reference import relative_error
+from seqexport.runtimes.finite import ADVICE, not_finite
+from seqexport.runtimes.manifest import Manifest
+from seqexport.runtimes.module import Array, Arrays, ModuleRunner
+
+ENOUGH, MOST_DRAWS = 64, 16
+"""Values that an output must give for its error to say something, and calls at most that are made for them."""
+
+Sizes = dict[str, int]
+"""Of each dynamic axis by name."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: inputs as the module takes them (bfloat16 as float32), and float64 answers by output."""
+
+    inputs: Arrays
+    answers: Arrays = field(default_factory=dict)
+
+    def sizes(self, manifest: Manifest) -> Sizes:
+        """Of the dynamic axes in this call."""
+        return {
+            axis: size
+            for spec in manifest.inputs
+            for axis, size in zip(spec.shape, self.inputs[spec.name].shape, strict=True)
+            if isinstance(axis, str)
+        }
+
+
+@dataclass(frozen=True)
+class ModuleReference:
+    """Recorded calls.
+
+    Attributes:
+        cases: the first is at the examples' sizes.
+        torch_errors: PyTorch's relative error in the bundle's dtype, root mean square over the calls, by output.
+        not_recorded: dynamic axes of which only the examples' sizes are recorded, each with why.
+    """
+
+    cases: tuple[Case, ...]
+    torch_errors: dict[str, float] = field(default_factory=dict)
+    not_recorded: dict[str, str] = field(default_factory=dict)
+
+
+class Errors:
+    """Relative errors of each output, root mean square over calls."""
+
+    def __init__(self) -> None:
+        self._squares: dict[str, list[float]] = {}
+
+    def add(self, actual: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+        for name, value in expected.items():
+            self._squares.setdefault(name, []).append(relative_error(np.asarray(actual[name]), value) ** 2)
+
+    def __getitem__(self, name: str) -> float:
+        return float(np.sqrt(np.mean(self._squares[name])))
+
+    def all(self) -> dict[str, float]:
+        return {name: self[name] for name in self._squares}
+
+
+def drawn(example: Array, shape: Sequence[int], random: np.random.Generator) -> Array:
+    """An array of another call, whose values are drawn from the example's; of floats that are all 0, normal ones."""
+    if example.dtype.kind == "f" and example.size > 1 and not example.any():
+        return random.standard_normal(shape).astype(example.dtype)
+    if example.size == 0:
+        return np.zeros(shape, example.dtype)
+    return np.asarray(random.choice(example.reshape(-1), tuple(shape)))
+
+
+def record(
+    native: ModuleRunner,
+    float64: ModuleRunner,
+    calls: Sequence[Arrays],
+    draw: Callable[[np.random.Generator], Arrays],
+) -> tuple[tuple[Case, ...], dict[str, float]]:
+    """Run the original in its own dtype and in float64.
+
+    Args:
+        native, float64: the original.
+        calls: the inputs of each call that is recorded.
+        draw: more inputs at the examples' sizes, for outputs of few values.
+
+    Returns:
+        The cases, and PyTorch's own errors.
+
+    Raises:
+        UserError: an output is not finite, or the original fails.
+    """
+    cases, errors = [], Errors()
+    for inputs in calls:
+        cases.append(_case(native, float64, inputs, errors))
+    if states := native.carried(cases[0].answers):
+        held = {name: value.astype(cases[0].inputs[name].dtype) for name, value in states.items()}
+        cases.append(_case(native, float64, {**cases[0].inputs, **held}, errors))
+    fewest = min((value.size for value in cases[0].answers.values()), default=ENOUGH)
+    random = np.random.default_rng(1)
+    for _ in range(min(-(-ENOUGH // max(fewest, 1)), MOST_DRAWS) - len(cases)):
+        cases.append(_case(native, float64, draw(random), errors))
+    return tuple(cases), errors.all()
+
+
+def _case(native: ModuleRunner, float64: ModuleRunner, inputs: Arrays, errors: Errors) -> Case:
+    answers = {name: np.asarray(value, np.float64) for name, value in float64(inputs).items()}
+    own = native(inputs)
+    dtype = native.manifest.dtype
+    for name, value in answers.items():
+        if told := not_finite(value):
+            raise UserError(f"its output {name} is not finite even in float64: {told}; give examples that it is for")
+        if own[name].shape != value.shape:
+            raise UserError(f"its output {name} has another shape in float64: {list(value.shape)}")
+        if told := not_finite(own[name]):
+            raise UserError(f"its output {name} is not finite in PyTorch's own run in {dtype}: {told}; {ADVICE[dtype]}")
+    errors.add(own, answers)
+    return Case(inputs, answers)
+
+
+def write_module_reference(path: Path, reference: ModuleReference) -> None:
+    tensors: Arrays = {}
+    for index, case in enumerate(reference.cases):
+        for kind, arrays in (("input", case.inputs), ("answer", case.answers)):
+            tensors |= {f"case{index}.{kind}.{name}": np.asarray(x, order="C") for name, x in arrays.items()}
+    metadata = {"torch_errors": reference.torch_errors, "not_recorded": reference.not_recorded}
+    texts = {name: json.dumps(value, allow_nan=False) for name, value in metadata.items()}
+    path.write_bytes(save(tensors, metadata=texts))
+
+
+def read_module_reference(path: Path) -> ModuleReference:
+    """Read what was recorded.
+
+    Raises:
+        UserError: there is nothing, or it is damaged.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is not there: the bundle was exported without a reference; export it again")
+    cases: dict[int, Case] = {}
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = {name: json.loads(text) for name, text in file.metadata().items()}
+            for key in file.keys():  # noqa: SIM118
+                place, kind, name = key.split(".", 2)
+                case = cases.setdefault(int(place.removeprefix("case")), Case({}, {}))
+                kept = {"input": case.inputs, "answer": case.answers}[kind]
+                kept[name] = file.get_tensor(key)
+        errors = {str(name): float(error) for name, error in metadata["torch_errors"].items()}
+        whole = tuple(cases[index] for index in range(len(cases)))
+        if not whole:
+            raise ValueError("it has no calls")
+        return ModuleReference(whole, errors, dict(metadata["not_recorded"]))
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); export the module again") from error

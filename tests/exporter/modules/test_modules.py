@@ -1,0 +1,97 @@
+"""Small blocks of vision, sound, points and series, written from their papers: each exports and is proved."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import seqexport
+from seqexport.exporter.standins.packages import PACKAGES
+from seqexport.runtimes.comparison.module_reference import read_module_reference
+
+NAMES = ("vim", "vmamba", "mambavision", "denoiser", "points", "forecaster")
+Exported = Callable[..., seqexport.Bundle]
+
+
+@functools.cache
+def source(name: str) -> ModuleType:
+    with seqexport.mamba_ssm():
+        return importlib.import_module(f"tests.exporter.modules.{name}")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    root = tmp_path_factory.mktemp("modules")
+
+    @functools.cache
+    def once(name: str, **options: Any) -> seqexport.Bundle:
+        home = source(name)
+        folder = root / "-".join([name, *map(str, options.values())])
+        asked = {"inputs": home.INPUTS, "dynamic": home.DYNAMIC, "states": getattr(home, "STATES", None)}
+        return seqexport.export(home.make(), folder, **asked, **options)
+
+    return once
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_exports_and_is_as_exact_as_pytorch(name: str, exported: Exported) -> None:
+    bundle = exported(name)
+    assert bundle.manifest.ops == source(name).OPS
+    not_checked: list[str] = []
+    checks = seqexport.verify(bundle, not_checked=not_checked.append)
+    assert checks and all(check.passed for check in checks), checks
+    assert not_checked == []
+    assert not {each for each in PACKAGES if each in sys.modules}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_half_precision_and_target_ort(name: str, exported: Exported) -> None:
+    checks = seqexport.verify(exported(name, target="ort", dtype="fp16"))
+    assert checks and all(check.passed for check in checks), checks
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_target_tensorrt_has_plugin_nodes(name: str, exported: Exported) -> None:
+    manifest = exported(name, target="tensorrt").manifest
+    assert source(name).OPS.items() <= manifest.ops.items()
+
+
+def test_vmamba_takes_other_heights_and_widths(exported: Exported) -> None:
+    sizes = [
+        case.sizes(exported("vmamba").manifest) for case in read_module_reference(exported("vmamba").reference).cases
+    ]
+    assert {(each["height"], each["width"]) for each in sizes} >= {(24, 40), (25, 41)}
+    with seqexport.load(exported("vmamba")) as model:
+        outputs = model(images=np.zeros((3, 3, 64, 16), np.float32))
+    assert outputs["features"].shape == (3, 12, 8, 2)
+
+
+def test_windows_keep_to_multiples(exported: Exported) -> None:
+    """At 33 rows MambaVision does not run, so that 64 are recorded."""
+    sizes = [
+        case.sizes(exported("mambavision").manifest)
+        for case in read_module_reference(exported("mambavision").reference).cases
+    ]
+    assert {"batch": 3, "height": 64, "width": 96} in sizes
+
+
+def test_chunk_by_chunk_equals_the_whole(exported: Exported) -> None:
+    frames = np.random.default_rng(3).standard_normal((3, 17, 9)).astype(np.float32)
+    with seqexport.load(exported("denoiser")) as model:
+        states = {"conv": np.zeros((3, 12, 3), np.float32), "scan": np.zeros((3, 12, 5), np.float32)}
+        whole = model(frames=frames, **states)
+        clean = []
+        for start, end in ((0, 1), (1, 2), (2, 9), (9, 17)):
+            part = model(frames=frames[:, start:end], **states)
+            states = model.carried(part)
+            clean.append(part["clean"])
+    np.testing.assert_allclose(np.concatenate(clean, 1), whole["clean"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(states["scan"], whole["scan_after"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(states["conv"], whole["conv_after"])
