@@ -44,7 +44,7 @@ def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
 
 @dataclass(frozen=True)
 class Kind:
-    """How it is built: ``name`` is its folder's; a ``release`` as users make it; ``runs_in`` comes before each program."""
+    """How it is built: ``name`` is its folder's, a ``release`` is what users make; ``runs_in`` comes before a program."""
 
     name: str
     flags: str = ""
@@ -88,7 +88,8 @@ class Installed:
 
     def run(self, *args: object, tool: str = "seqexport-run", env: dict[str, str] | None = None) -> Result:
         """One of the tools, with arguments; a full disk is told to it as an error, and not as a signal."""
-        done = run(*self.runs_in, self.prefix / "bin" / tool, *args, restore_signals=False, env={**os.environ, **(env or {})})
+        environment = {**os.environ, **(env or {})}
+        done = run(*self.runs_in, self.prefix / "bin" / tool, *args, restore_signals=False, env=environment)
         return Result(done.returncode, done.stdout, done.stderr)
 
 
