@@ -44,7 +44,7 @@ def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
 
 @dataclass(frozen=True)
 class Kind:
-    """How it is built: ``name`` is its folder's, a ``release`` is what users make; ``runs_in`` comes before a program."""
+    """How it is built: ``name`` is its folder's, a ``release`` is what users make; ``runs_in`` is before a program."""
 
     name: str
     flags: str = ""
