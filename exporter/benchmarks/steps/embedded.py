@@ -167,6 +167,7 @@ def speed_rows(name: str, found: dict[str, Any]) -> Iterator[Row]:
     for what, title in (("step", "a step"), ("token", "a token, chosen and read")):
         yield Row(f"{name}: {title}: bare engine's share", measured=times["bare"] / times[what], target=BARE_SHARE,
                   detail={"us": {each: round(value * 1e6, 2) for each, value in times.items()}, **found})  # fmt: skip
+    yield Row(f"{name}: sessions in turns say what they say alone", passed=found["switching"]["same_tokens"])
     yield Row(f"{name}: switching between sessions", measured=found["switching"]["switch"] * 1e6, unit="us",
               target=SWITCH_US, at_most=True)  # fmt: skip
     for way, whole in (("to_host", "read"), ("to_device", "write")):

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdio>
 #include <fstream>
 
@@ -15,7 +17,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr size_t kWarm = 20, kLarge = size_t(256) << 20;
+constexpr size_t kWarm = 20, kSaid = 24, kLarge = size_t(256) << 20;
 
 std::vector<int64_t> some_tokens(const Measured& of, size_t count) {
   std::vector<int64_t> tokens(count);
@@ -59,6 +61,26 @@ double a_token(const Measured& of, Session& session) {
     if (made == before) throw UserError("the model ends every text at once; give another");
   }
   return spent / double(made);
+}
+
+using Texts = std::array<std::vector<int64_t>, 2>;
+
+// What two sessions say after different prompts, `stretch` tokens of each at a time.
+Texts said(const Measured& of, size_t stretch) {
+  Texts texts;
+  std::array<std::unique_ptr<Session>, 2> sessions;
+  for (const size_t which : {0, 1}) {
+    sessions[which] = std::make_unique<Session>(of.engine, 1, std::nullopt);
+    const auto prompt = some_tokens(of, 16 + 5 * which);
+    sessions[which]->prefill(prompt.data(), prompt.size(), nullptr);
+  }
+  for (size_t made = 0; made < kSaid; made += stretch)
+    for (const size_t which : {0, 1})
+      sessions[which]->generate(stretch, std::nullopt, [&](const int64_t* token) {
+        texts[which].push_back(*token);
+        return true;
+      });
+  return texts;
 }
 
 size_t resident_bytes() {
@@ -123,7 +145,8 @@ ordered_json switching(const Measured& of) {
   const double alone = a_step(of, *one);
   size_t turn = 0;
   const double in_turns = seconds(of.steps, [&] { step(turn++ % 2 ? *one : *other); });
-  return {{"alone", alone}, {"in_turns", in_turns}, {"switch", in_turns - alone}};
+  return {{"alone", alone}, {"in_turns", in_turns}, {"switch", in_turns - alone},
+          {"same_tokens", said(of, 1) == said(of, kSaid)}};
 }
 
 ordered_json disk(const Measured& of) {

@@ -15,7 +15,7 @@ struct Measured {
 
 // One token: the bare engine under a CUDA graph, a session's step, and a token that is chosen and read.
 nlohmann::ordered_json decode(const Measured& of);
-// Two sessions that take turns, token by token.
+// Two sessions that take turns, token by token: what that costs, and whether they say what they say one after the other.
 nlohmann::ordered_json switching(const Measured& of);
 // A session's states to the host and back, beside page-locked copies; a whole save, restore and rewind; and the prompt that
 // they spare.

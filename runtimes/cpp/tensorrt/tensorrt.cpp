@@ -8,8 +8,12 @@
 
 namespace seqexport {
 
-// TensorRT-RTX counts its versions by itself, and has no headers of its own here.
-int32_t interface_version() { return kRtx ? getInferLibVersion() : NV_TENSORRT_VERSION; }
+// Patches have one interface, so that a library may be of another than the headers. TensorRT-RTX counts its versions by
+// itself, and has no headers of its own here.
+int32_t interface_version() {
+  const int32_t own = getInferLibVersion();  // 8601, 101300
+  return kRtx || own / 100 == NV_TENSORRT_VERSION / 100 ? own : NV_TENSORRT_VERSION;
+}
 
 std::unique_ptr<nvinfer1::IRuntime> create_runtime(nvinfer1::ILogger& logger) {
   std::unique_ptr<nvinfer1::IRuntime> runtime(

@@ -18,7 +18,7 @@ from seqexport.runtimes.ort.runner import OrtRunner
 TIMES = {"bare": 300e-6, "bare_back_to_back": 290e-6, "step": 306e-6, "token": 320e-6}
 SPEED: dict[str, Any] = {
     "decode": {"first": {**TIMES, "step": 400e-6}, "second": TIMES, "captured": True, "no_graph": ""},
-    "switching": {"alone": 306e-6, "in_turns": 331e-6, "switch": 25e-6},
+    "switching": {"alone": 306e-6, "in_turns": 331e-6, "switch": 25e-6, "same_tokens": True},
     "disk": {"bytes": 3_000_000, "prompt": 2048, "prefill": 4e-3, "save": 20e-3, "restore": 10e-3, "fork": 1e-3,
              "read": 600e-6, "write": 50e-6, "copy": {"to_host": 40e9, "to_device": 20e9},
              "large_copy": {"to_host": 50e9, "to_device": 50e9}},
