@@ -12,6 +12,8 @@ from tests.conftest import leave_out
 
 KERNELS = Path(__file__).parents[2] / "plugins" / "kernels"
 BOARDS = {"72": "Xavier", "87": "Orin", "110": "Thor"}
+SLOW = {"selective_scan", "ssd_scan"}
+"""Two thirds of the time, for one board: what is another from sm_90 on is in launch.cuh, which all kernels include."""
 
 
 @pytest.mark.parametrize("architecture", BOARDS)
@@ -22,7 +24,7 @@ def test_the_kernels_compile(architecture: str, tmp_path: Path) -> None:
         leave_out(f"{board}no nvcc")
     if architecture not in toolchain.nvcc_architectures(nvcc.path):
         leave_out(f"{board}nvcc {nvcc.version} does not compile for it")
-    sources = sorted(KERNELS.glob("*.cu"))
+    sources = [file for file in sorted(KERNELS.glob("*.cu")) if architecture != "110" or file.stem not in SLOW]
     assert len(sources) > 10
     plain = ["-Xcicc", "-O0", "-Xptxas", "-O0", "--threads", "2"]
     command = [nvcc.path, "-std=c++17", f"-arch=sm_{architecture}", "-cubin", *plain, "-I", KERNELS, *sources]
