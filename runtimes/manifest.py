@@ -148,6 +148,10 @@ class Manifest(Record, frozen=True, omit_defaults=True):
     capacity: Count | None = None
     capacity_limit: Count | None = None
 
+    def __post_init__(self) -> None:
+        if self.capacity is None and any(spec.grows for spec in self.states):
+            raise ValueError("states that grow, and no capacity")
+
     @property
     def text(self) -> LanguageModel:
         """What it says of tokens and logits.

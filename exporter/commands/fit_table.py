@@ -42,9 +42,9 @@ def _facts(bundle: Bundle, fit: Fit) -> FittedTable:
 def _floor(fit: Fit) -> str:
     if fit.floor_seconds is None:
         return "no floor is known: which experts are read, the tokens decide"
-    return (
-        f"{units.seconds(fit.floor_seconds)} is the floor: all that it reads, by the peak bandwidth; no step reaches it"
-    )
+    full = ", caches full," if any(part.name.startswith("caches") for part in fit.parts) else ""
+    floor = units.seconds(fit.floor_seconds)
+    return f"{floor} is the floor: all that it reads{full} by the peak bandwidth; no step reaches it"
 
 
 def _parts(fit: Fit) -> FittedTable:

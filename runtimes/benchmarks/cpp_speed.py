@@ -51,10 +51,15 @@ def main(bundles: tuple[Path, ...], bench: Path | None, output: Path, python: bo
         ours = [_both(bundle, bench, sizes) for _ in range(rounds)]
         best = {name: {t: min(each[name][t] for each in ours) for t in TIMES} for name in ("cpp", "python")}
         runtime = {name: ours[0][name]["runtime"] for name in best}
-        rows.append({"bundle": bundle.name, **best, "rounds": ours, "runtime": runtime})
+        rows.append({"bundle": _name(bundle), **best, "rounds": ours, "runtime": runtime})
     _print(rows)
     setting = {name: value for name, value in sizes.items() if name != "plugins"} | {"rounds": rounds}
     write_json(output, {"machine": msgspec.to_builtins(this_machine()), "setting": setting, "results": rows})
+
+
+def _name(folder: Path) -> str:
+    manifest = open_bundle(folder, check_files=False).manifest
+    return f"{manifest.architecture}, {manifest.source.parameters / 1e6:.0f} M, {manifest.dtype}, {manifest.target}"
 
 
 def measure(bundle: Path, plugins: Path | None, prompt: int, iterations: int, threads: int) -> dict[str, Any]:

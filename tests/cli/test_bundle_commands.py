@@ -72,6 +72,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "hash": (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json: sha256"),
     "missing": (lambda f: (f / f"{MODEL}.data").unlink(), f"{MODEL}.data: cannot be read (No such file or directory)"),
     "no manifest": (lambda f: (f / MANIFEST).unlink(), f"is not a bundle: cannot read {MANIFEST}"),
+    "no capacity": (
+        lambda f: edit_manifest(
+            f, states=[{"layer": 0, "kind": "key", "shape": ["batch", 1, "max_len", 2], "dtype": "float32"}]
+        ),
+        f"{MANIFEST} is damaged: states that grow, and no capacity",
+    ),
     "no JSON": (lambda f: (f / MANIFEST).write_text("{"), f"{MANIFEST} is damaged"),
     "reference": (lambda f: (f / REFERENCE).write_bytes(b"short"), f"{REFERENCE}: sha256"),
 }

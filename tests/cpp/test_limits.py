@@ -39,6 +39,13 @@ def test_only_the_documented_symbols_are_exported(shipped_package: Installed) ->
     assert len(names) > 20 and all(f"{name}(" in header for name in names)
 
 
+def test_any_release_of_onnx_runtime_serves_it(shipped_package: Installed) -> None:
+    """Its one symbol is asked for without the version that the release here gives it."""
+    command = ["nm", "-D", "--undefined-only", shipped_package.library]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert [name for name in shown if name.startswith("Ort")] == ["OrtGetApiBase"]
+
+
 @pytest.mark.parametrize("name", ["mamba", "transformer"])
 def test_memory_stays_flat_over_a_thousand_sessions(
     shipped_package: Installed, request: pytest.FixtureRequest, name: str

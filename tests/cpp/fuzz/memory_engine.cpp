@@ -21,7 +21,7 @@ class MemoryStates final : public States {
     }
   }
 
-  const float* run(const Call& call) override {
+  Logits run(const Call& call) override {
     uint8_t sum = 0;
     for (size_t i = 0; i < batch_ * call.columns; ++i) sum = uint8_t(sum * 3 + call.tokens[i]);
     const auto rows = size_t(*std::max_element(call.past_lens, call.past_lens + batch_));
@@ -29,17 +29,26 @@ class MemoryStates final : public States {
     return logits(call.columns);
   }
 
-  void read(size_t state, size_t rows, void* to) const override {
-    for_rows(state, rows, [&](size_t here, size_t there, size_t bytes) {
-      std::copy_n(states_[state].data() + here, bytes, static_cast<char*>(to) + there);
-    });
+  void read(const std::vector<StateRead>& parts) const override {
+    for (const StateRead& part : parts)
+      for_rows(part.state, part.rows, [&](size_t here, size_t there, size_t bytes) {
+        std::copy_n(states_[part.state].data() + here, bytes, part.host + there);
+      });
   }
 
-  void write(size_t state, size_t rows, const void* from) override {
-    for_rows(state, rows, [&](size_t here, size_t there, size_t bytes) {
-      std::copy_n(static_cast<const char*>(from) + there, bytes, states_[state].data() + here);
-    });
+  void write(const std::vector<StateWrite>& parts) override {
+    for (const StateWrite& part : parts)
+      for_rows(part.state, part.rows, [&](size_t here, size_t there, size_t bytes) {
+        std::copy_n(part.host + there, bytes, states_[part.state].data() + here);
+      });
   }
+
+  void clear() override {
+    for (size_t i = 0; i < states_.size(); ++i)
+      if (!layouts_[i].grows) std::fill(states_[i].begin(), states_[i].end(), '\0');
+  }
+
+  void copy(const States& other, size_t) override { states_ = static_cast<const MemoryStates&>(other).states_; }
 
  private:
   template <class Copy>
@@ -59,14 +68,15 @@ class MemoryStates final : public States {
         std::fill_n(states_[state].data() + block * wide + at * row, row, char(sum));
   }
 
-  const float* logits(size_t columns) {
+  Logits logits(size_t columns) {
     const auto vocab = size_t(engine_.model().vocab_size);
-    logits_.resize(batch_ * (engine_.model().all_logits ? columns : 1) * vocab);
+    const size_t width = engine_.model().all_logits ? columns : 1;
+    logits_.resize(batch_ * width * vocab);
     uint32_t all = 0;
     for (const std::string& state : states_)
       for (const char byte : state) all = all * 31 + uint8_t(byte);
     for (size_t i = 0; i < logits_.size(); ++i) logits_[i] = float((all >> i % 24 ^ i) & 63);
-    return logits_.data();
+    return {logits_.data(), width};
   }
 
   const Engine& engine_;
