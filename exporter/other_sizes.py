@@ -20,35 +20,48 @@ def other_sizes(
 ) -> tuple[list[Sizes], dict[str, str]]:
     """Sizes above the examples' and below them, and the axes that have neither, each with why.
 
-    A module may take no other size than a multiple of something, so that each axis is tried by itself: one more, then
-    twice as much; and one, then half.
+    A module may take no other size than a multiple of something, so that each axis is tried by itself: a little more,
+    and of each axis another little, then twice or three times as much; and 1, then half.
     """
     own = {axis: inputs[name].shape[index] for name in axes for index, axis in axes[name].items()}
     larger: Sizes = {}
     smaller: Sizes = {}
     refused: dict[str, str] = {}
-    for axis, size in own.items():
+    for index, (axis, size) in enumerate(own.items()):
         failed = list[str]()
-        for found, tried in ((larger, (size + 1, 2 * size)), (smaller, (1, size // 2))):
+        more = (size + 1 + index, (2 if index % 2 else 3) * size, 2 * size)
+        for found, tried in ((larger, more), (smaller, (1, size // 2))):
             runs = next(_running(module, inputs, axes, axis, [n for n in tried if 0 < n != size], failed), None)
             if runs is not None:
                 found[axis] = runs
         if axis not in larger and axis not in smaller:
             refused[axis] = failed[0] if failed else f"{size} is the only one that was tried"
-    return [sizes for sizes in (larger, smaller) if sizes], refused
+    together = [sizes for sizes in (larger, smaller) if sizes]
+    for sizes in list(together):
+        if why := _why_not(module, inputs, axes, sizes):
+            together.remove(sizes)
+            refused |= dict.fromkeys(sizes, f"together with the others {why}")
+    return together, refused
 
 
 def _running(
     module: nn.Module, inputs: Mapping[str, Tensor], axes: DynamicAxes, axis: str, tried: list[int], failed: list[str]
 ) -> Iterator[int]:
     for size in tried:
-        try:
-            with evaluating(module), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-                module(**{name: _empty(x, axes.get(name, {}), {axis: size}) for name, x in inputs.items()})
-        except Exception as error:
-            failed.append(f"at {size}, {type(error).__name__}: {' '.join(str(error).split())[:160]}")
+        if why := _why_not(module, inputs, axes, {axis: size}):
+            failed.append(why)
         else:
             yield size
+
+
+def _why_not(module: nn.Module, inputs: Mapping[str, Tensor], axes: DynamicAxes, sizes: Sizes) -> str | None:
+    """Why the module does not run at the sizes, if so."""
+    try:
+        with evaluating(module), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            module(**{name: _empty(x, axes.get(name, {}), sizes) for name, x in inputs.items()})
+    except Exception as error:
+        return f"at {', '.join(map(str, sizes.values()))}, {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    return None
 
 
 def _empty(tensor: Tensor, axes: Mapping[int, str], sizes: Sizes) -> Tensor:

@@ -18,6 +18,10 @@ Array = NDArray[Any]
 Arrays = dict[str, Array]
 
 
+class OtherSizes(UserError):
+    """What runs the bundle was built for other sizes than a call's."""
+
+
 class ModuleRunner(Closing):
     """A bundle that is no language model's, opened on one backend. It keeps nothing from call to call.
 

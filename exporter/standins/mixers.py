@@ -184,7 +184,9 @@ class Block(nn.Module):
         super().__init__()
         self.fused_add_norm, self.residual_in_fp32 = fused_add_norm, residual_in_fp32
         self.norm, self.mixer = norm_cls(dim), mixer_cls(dim)
-        self.norm2, self.mlp = (None, None) if mlp_cls is nn.Identity else (norm_cls(dim), mlp_cls(dim))
+        has_mlp = mlp_cls is not nn.Identity
+        self.norm2: nn.Module | None = norm_cls(dim) if has_mlp else None
+        self.mlp: nn.Module | None = mlp_cls(dim) if has_mlp else None
 
     def forward(
         self, hidden_states: Tensor, residual: Tensor | None = None, inference_params: Any = None, **mixer_kwargs: Any

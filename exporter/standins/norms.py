@@ -141,6 +141,7 @@ class RMSNorm(nn.Module):
 
 class _Gated(nn.Module):
     is_rms_norm: bool
+    bias: Tensor | None
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from seqexport.runtimes.comparison.module_reference import Case, Errors, ModuleR
 from seqexport.runtimes.comparison.verify import Check
 from seqexport.runtimes.finite import not_finite
 from seqexport.runtimes.manifest import Manifest
-from seqexport.runtimes.module import Arrays, ModuleRunner
+from seqexport.runtimes.module import Arrays, ModuleRunner, OtherSizes
 
 
 def verify_module(
@@ -26,14 +26,14 @@ def verify_module(
         not_checked: is told, in a phrase each, what the reference or the runner leaves open.
 
     Raises:
-        UserError: the reference is of another module, or the runner takes none of the recorded calls.
+        UserError: the reference is of another module, or the runner fails, or takes none of the recorded calls.
     """
     errors, broken, refused = Errors(), dict[str, str](), list[str]()
     for case in reference.cases:
         _check_whole(runner.manifest, case)
         try:
             answers = runner(taken(runner, case))
-        except UserError as error:  # an engine may be built for other sizes
+        except OtherSizes as error:
             refused.append(f"{said(case, runner.manifest)}: {error}")
             continue
         _note_broken(answers, broken)

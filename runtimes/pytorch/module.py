@@ -101,9 +101,19 @@ class TorchModule(ModuleRunner):
         tensors = {name: self._tensor(name, array) for name, array in inputs.items()}
         kind = type(self.module).__name__
         arithmetic = float64_arithmetic if wide else nullcontext
-        with one_line(kind, "fails in PyTorch"), torch.no_grad(), evaluating(self.module), arithmetic():
+        with (
+            one_line(kind, f"fails in PyTorch in {self.arithmetic_in}"),
+            torch.no_grad(),
+            evaluating(self.module),
+            arithmetic(),
+        ):
             outputs = dict(named_outputs(self.module(**tensors)))
         return {name: to_numpy(tensor) for name, tensor in outputs.items()}
+
+    @property
+    def arithmetic_in(self) -> str:
+        """The dtype that it computes in."""
+        return "float64" if self.arithmetic == "float64" else self.manifest.dtype
 
     def _tensor(self, name: str, array: Array) -> Tensor:
         spec = self.manifest.input_named(name)

@@ -9,7 +9,7 @@ import numpy as np
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.module import Array, Arrays, ModuleRunner
+from seqexport.runtimes.module import Array, Arrays, ModuleRunner, OtherSizes
 from seqexport.runtimes.storage import from_float32, readable, storage
 from seqexport.runtimes.trt import versions
 from seqexport.runtimes.trt.cuda import Cuda, Memory, load_runtime
@@ -84,7 +84,7 @@ class TrtModule(ModuleRunner):
             low, high = self.engine.limits(name, index, DEFAULT)
             if not low <= size <= high:
                 option = f"{'--minShapes' if size < low else '--maxShapes'} {name}:{'x'.join(map(str, shape))}"
-                raise UserError(
+                raise OtherSizes(
                     f"input {name} has the shape {list(shape)}: the engine takes {low} to {high} along axis {index}; "
                     f"build another with: seqexport build {self.bundle.path} {option}"
                 )

@@ -67,19 +67,19 @@ def test_vmamba_takes_other_heights_and_widths(exported: Exported) -> None:
     sizes = [
         case.sizes(exported("vmamba").manifest) for case in read_module_reference(exported("vmamba").reference).cases
     ]
-    assert {(each["height"], each["width"]) for each in sizes} >= {(24, 40), (25, 41)}
+    assert {(each["height"], each["width"]) for each in sizes} >= {(24, 40), (26, 43)}
     with seqexport.load(exported("vmamba")) as model:
         outputs = model(images=np.zeros((3, 3, 64, 16), np.float32))
     assert outputs["features"].shape == (3, 12, 8, 2)
 
 
 def test_windows_keep_to_multiples(exported: Exported) -> None:
-    """At 33 rows MambaVision does not run, so that 64 are recorded."""
+    """At 34 rows MambaVision does not run, so that 64 are recorded."""
     sizes = [
         case.sizes(exported("mambavision").manifest)
         for case in read_module_reference(exported("mambavision").reference).cases
     ]
-    assert {"batch": 3, "height": 64, "width": 96} in sizes
+    assert {"batch": 3, "height": 64, "width": 144} in sizes
 
 
 def test_chunk_by_chunk_equals_the_whole(exported: Exported) -> None:

@@ -67,7 +67,7 @@ class Vim(nn.Module):
         residual = None
         for block in self.blocks:
             x, residual = block(x, residual)
-        return self.head(self.norm((x + residual)[:, middle]))
+        return self.head(self.norm((x + residual)[:, middle].to(self.norm.weight.dtype)))
 
 
 def make() -> nn.Module:
