@@ -19,6 +19,7 @@ from seqexport.exporter.interface import axes_of
 from seqexport.exporter.passes import opset_27
 from seqexport.exporter.passes.functions import is_in
 from seqexport.exporter.trace import TRACED_OPSETS
+from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import sha256, whole_folder
 from seqexport.plugins.ops import DOMAIN
@@ -106,7 +107,7 @@ def source_of(model: nn.Module, name: str, *, clamped: Sequence[str] = ()) -> So
     return Source(
         model=name,
         parameters=sum(p.numel() for p in model.parameters()),
-        seqexport=importlib.metadata.version("seqexport"),
+        seqexport=library.version(),
         torch=str(torch.__version__),
         transformers=importlib.metadata.version("transformers"),
         date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),

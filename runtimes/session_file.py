@@ -12,7 +12,6 @@ sha256        uint8[32]             of all bytes before it; the last in the file
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.output import write_output
@@ -43,7 +43,7 @@ def write_session(file: Path, bundle: Bundle, snapshot: Snapshot) -> None:
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "seqexport": version("seqexport"),
+        "seqexport": library.version(),
         "weights": _weights(bundle),
         "dtype": bundle.manifest.dtype,
         "sampling": msgspec.json.encode(snapshot.sampling).decode(),

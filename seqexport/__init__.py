@@ -10,7 +10,7 @@ Nothing heavy is imported before it is used.
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return metadata.version("seqexport")
+        return import_module("seqexport.plugins.library").version()
     if name == "ops":
         return import_module("seqexport.ops")
     if name not in _HOMES:

@@ -40,7 +40,7 @@ def command() -> None:
     Example:
       seqexport doctor
     """
-    title = f"seqexport {importlib.metadata.version('seqexport')}, Python {sys.version.split()[0]}"
+    title = f"seqexport {library.version()}, Python {sys.version.split()[0]}"
     table = FittedTable(title=title, title_justify="left")
     for name in ("", "part", "found", "to install"):
         table.add_column(name)
