@@ -17,7 +17,7 @@ from seqexport.plugins.errors import UserError
 
 Frames = Sequence[tuple[FrameType, int]]
 
-NO_TRANSLATION = re.compile(r"No (?:decompositions|ONNX function) (?:registered|found) for [^\n]*?(\w+\.\w+\.\w+)")
+NO_TRANSLATION = re.compile(r"No ONNX function found for <OpOverload\(op='(\w+[\w.]*)'")
 BY_VALUE = (
     ": what it does depends on the values of a tensor; use torch.where or torch.cond, or make the choice when the "
     "module is made"

@@ -250,8 +250,16 @@ def _translation(op: Op) -> Callable[..., Any]:
     n = len(op.inputs)
 
     def translate(*args: Any) -> Any:
+        _check_float32(op, args)
         attributes = dict(zip(op.attributes, args[n:], strict=False))
         made = node(*args[:n], **{**op.attributes, **attributes})
         return [made] if len(op.outputs) == 1 else made  # PyTorch's schema has a list
 
     return translate
+
+
+def _check_float32(op: Op, args: Sequence[Any]) -> None:
+    for (name, kind), value in zip(op.inputs.items(), args, strict=False):
+        dtype = getattr(value, "dtype", None)
+        if kind == "F" and dtype not in (None, ir.DataType.FLOAT):
+            raise UserError(f"{op.name}: {name.rstrip('?')} is {ir.DataType(dtype).numpy()}; expected float32")

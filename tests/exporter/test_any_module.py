@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from onnxscript import opset20
 from torch import nn
+from transformers import ViTConfig, ViTModel
 
 import seqexport
+from seqexport.exporter.standins.packages import PACKAGES
+from seqexport.exporter.standins.scan import selective_scan_fn
 from seqexport.runtimes.comparison.module_bench import ModuleSpeed, measure_module
 from seqexport.runtimes.comparison.module_compare import ModuleComparison
 from seqexport.runtimes.comparison.module_reference import read_module_reference
@@ -173,6 +178,50 @@ def test_token_ids_and_tied_weights(tmp_path: Path) -> None:
     assert {int(i) for case in cases for i in case.inputs["ids"].ravel()} <= {1, 3, 4, 5}
 
 
+@torch.library.custom_op("seqexport_tests::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    """An op of somebody else's."""
+    return x * 2
+
+
+@twice.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+class Own(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return twice(x) + 1
+
+
+def test_an_op_of_ones_own_passes_through_or_is_named(tmp_path: Path) -> None:
+    inputs = {"x": torch.ones(2, 4)}
+    with pytest.raises(seqexport.Error, match=r"no ONNX form of seqexport_tests\.twice is known; give one with"):
+        seqexport.export(Own(), tmp_path / "out", inputs=inputs)
+    table = {torch.ops.seqexport_tests.twice.default: lambda x: opset20.Add(x, x)}
+    bundle = seqexport.export(Own(), tmp_path / "out", inputs=inputs, translations=table)
+    assert all(check.passed for check in seqexport.verify(bundle))
+
+
+def test_a_vision_transformer_of_transformers_keeps_its_attention(tmp_path: Path) -> None:
+    config = ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12, image_size=8, patch_size=4
+    )
+    model = ViTModel(config)
+    asked: dict[str, Any] = {"inputs": {"pixel_values": torch.zeros(1, 3, 8, 8)}, "dynamic": {"pixel_values": {0: "n"}}}
+    bundle = seqexport.export(model, tmp_path / "out", **asked)
+    checks = seqexport.verify(bundle)
+    assert [check.name for check in checks] == ["last_hidden_state", "pooler_output"]
+    assert all(check.passed for check in checks)
+    assert bundle.manifest.ops == {}
+
+
+class Complex(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        A = torch.complex(-torch.ones(4, 3), torch.ones(4, 3))
+        return selective_scan_fn(x[..., None], x[..., None], A, torch.ones(4, 3), torch.ones(4, 3))
+
+
 class Doubles(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * 2
@@ -193,6 +242,11 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         "Fixed cannot be exported: axis 1 (width) of x has one size only, 4: leave it out of the axes",
     ),
     "not finite": (Infinite := plain.Infinite(), {}, "its output output is not finite even in float64: 8 of 8"),
+    "complex rates": (
+        Complex(),
+        {},
+        "Complex cannot be exported: selective_scan_fn: A is complex64; our scans have real",
+    ),
     "double": (
         Doubles(),
         {"inputs": {"x": X}, "dtype": "fp64"},
@@ -220,6 +274,7 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(case: str, t
     assert str(refused.value).startswith(expected)
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+    assert not {name for name in PACKAGES if name in sys.modules}
 
 
 def test_options_of_any_module_need_inputs(tmp_path: Path) -> None:
