@@ -56,7 +56,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         f"--module {HOME}:raises: the factory raised ValueError: no configuration of this name: tiny",
     ),
     "no module": (
-        ("--module", f"{HOME}:number"),
+        ("--module", f"{HOME}:number", *ASKED),
         f"--module {HOME}:number: it gives a int; expected a torch.nn.Module",
     ),
     "no input": (("--module", f"{HOME}:make"), "--module: give an example of each input"),
