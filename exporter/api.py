@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -39,6 +39,19 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def _nobody(said: str) -> None: ...
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """What is imported inside needs PyTorch and the like.
+
+    Raises:
+        UserError: one of them is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"exporting needs {error.name}: pip install 'seqexport[export]'") from error
 
 
 def export(
@@ -103,10 +116,8 @@ def export(
         Error: the model cannot be loaded or exported, its own answers are not finite, or the output cannot be
             written; nothing is left behind.
     """
-    try:
+    with importing():
         from seqexport.exporter import any_module, pipeline
-    except ImportError as error:
-        raise UserError(f"exporting needs {error.name}: pip install 'seqexport[export]'") from error
     from seqexport.runtimes.quiet import quiet
 
     for name, value, known in (("target", target, get_args(Target)), ("logits", logits, get_args(Logits))):

@@ -123,8 +123,7 @@ def command(
       seqexport onnx --arch mamba            a small model that ships inside, to try things out
       seqexport onnx --module my_models.vision:make --weights my.safetensors --input x=1x3x224x224 -o my-vision
     """
-    from seqexport.exporter.api import export
-    from seqexport.exporter.arguments import parse_dynamic, parse_inputs, parse_states
+    from seqexport.exporter.api import export, importing
 
     console, arch = open_console(soft_wrap=True), options["arch"]
     if module is None:
@@ -132,6 +131,8 @@ def command(
     elif model is not None:
         raise UserError("--model and --module exclude each other")
     else:
+        with importing():
+            from seqexport.exporter.arguments import parse_dynamic, parse_inputs, parse_states
         options["inputs"] = parse_inputs(inputs)
         options["dynamic"], options["states"] = parse_dynamic(dynamic), parse_states(states)
     bundle = export(

@@ -108,8 +108,7 @@ def test_a_graph_that_cannot_be_run_is_one_line(name: str, command: str, run: Ru
 def test_generate_refuses_a_bundle_without_a_vocabulary(run: Run, copy: Path) -> None:
     manifest = open_bundle(copy).manifest
     write_manifest(copy, msgspec.structs.replace(manifest, language_model=None))
-    line = "the bundle of mamba has no vocabulary: it is not a language model's"
-    assert line in run("generate", copy, *COMMANDS["generate"]).refusal
+    assert "bundle is not a language model's" in run("generate", copy, *COMMANDS["generate"]).refusal
 
 
 @pytest.mark.parametrize("command", ["verify", "compare", "bench"])
@@ -304,8 +303,9 @@ def test_a_machine_without_pytorch_runs_bundles(shipped: Path, args: list[str], 
     [
         (["generate", "--prompt", "x", "--backend", "torch"], "the backend 'torch' needs torch"),
         (["onnx"], "exporting needs"),
+        (["onnx", "--module", "m:f", "--input", "x=1"], "exporting needs"),
     ],
-    ids=["generate", "onnx"],
+    ids=["generate", "onnx", "module"],
 )
 def test_a_machine_without_pytorch_says_what_needs_it(shipped: Path, args: list[str], message: str) -> None:
     result = without_pytorch(args[0], *([shipped] if args[0] == "generate" else []), *args[1:])
@@ -419,7 +419,7 @@ def test_inspect_tells_what_fits_a_board(run: Run, shipped: Path) -> None:
     told = run("inspect", shipped, "--device", "Raspberry Pi 5 8GB", "--batch", "2")
     assert (told.code, told.err) == (0, "")
     for line in ("on Raspberry Pi 5 8GB", "ONNX Runtime, float32", "2 of 2,048 tokens", "weights", "together", "floor"):
-        assert line in told.out
+        assert line in " ".join(told.out.split())
     fit = json.loads(run("inspect", shipped, "--device", "raspberry-pi-5-8gb", "--batch", "2", "--json").out)
     assert fit["fits"] == {"run": True, "load": True} and fit["batch"] == 2
     assert sum(part["bytes"] for part in fit["parts"] if "run" in part["phases"]) == fit["needed"]["run"] < fit["free"]
