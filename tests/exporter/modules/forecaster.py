@@ -30,7 +30,7 @@ class Forecaster(nn.Module):
         x = self.into(((past - mean) / scale).unsqueeze(-1)) + self.days(weekday).unsqueeze(2)
         batch, length, series, width = x.shape
         hidden, residual = self.time(x.transpose(1, 2).reshape(batch * series, length, width))
-        last = (hidden + residual)[:, -1].view(batch, series, width)
+        last = (hidden + residual).to(hidden.dtype)[:, -1].view(batch, series, width)
         attended, _ = self.between(last, last, last, need_weights=False)
         return self.out(last + attended).transpose(1, 2) * scale + mean
 
