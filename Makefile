@@ -1,6 +1,7 @@
-# Two commands do everything: `make demo` and `make test`. Each makes its own .venv from a bare Python 3.10 to 3.13.
+# Two commands do everything: `make demo` and `make test` (TESTS=all: with what takes minutes of compiling). Each makes its own .venv from a bare Python 3.10 to 3.13.
 
 PYTHON ?= python3
+TESTS ?= short
 BIN := .venv/bin
 INSTALLED := .venv/installed
 OLD_RUNTIMES := build/onnxruntime-1.18 build/onnxruntime-1.22
@@ -14,7 +15,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED) $(OLD_RUNTIMES:=/installed)
 	SEQEXPORT_ORT_1_18=$(CURDIR)/build/onnxruntime-1.18/bin/python \
 	SEQEXPORT_ORT_1_22=$(CURDIR)/build/onnxruntime-1.22/bin/python \
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	SEQEXPORT_TESTS=$(TESTS) $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)

@@ -129,6 +129,12 @@ def leave_out(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def leave_out_of_short_runs(what: str) -> None:
+    """Skip the test unless every group is asked for: it takes minutes of compiling or searching."""
+    if os.environ.get("SEQEXPORT_TESTS") != "all":
+        leave_out(f"{what} left out of short runs: make test TESTS=all")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One line for each reason why tests were left out, whichever process ran them."""
     from tests.ops.conformance import NO_CUDA

@@ -15,7 +15,7 @@ from filelock import FileLock
 from seqexport.plugins import folders, library, toolchain
 from seqexport.runtimes.bundle import Bundle
 from tests.cli.conftest import Result
-from tests.conftest import Exported, leave_out
+from tests.conftest import Exported, leave_out, leave_out_of_short_runs
 from tests.cpp import gpu
 from tests.cpp.embedded import AARCH64, ADDRESS, SHIPPED, SOURCES, THREAD, WORK, Installed, Kind, installed, run
 
@@ -100,11 +100,13 @@ def package() -> Installed:
 
 @pytest.fixture(scope="session")
 def race_checked() -> Installed:
+    leave_out_of_short_runs("libseqexport under ThreadSanitizer")
     return _installed(THREAD)
 
 
 @pytest.fixture(scope="session")
 def on_aarch64() -> Installed:
+    leave_out_of_short_runs("libseqexport on aarch64")
     return _installed(AARCH64)
 
 

@@ -31,7 +31,7 @@ from seqexport.runtimes.manifest import FORMAT_VERSION, LanguageModel, Manifest,
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.session_file import read_session, write_session
 from seqexport.runtimes.snapshot import RECENT, Snapshot
-from tests.conftest import leave_out
+from tests.conftest import leave_out, leave_out_of_short_runs
 from tests.cpp.embedded import WORK, run
 from tests.runtimes.test_external_data import everywhere
 
@@ -49,6 +49,7 @@ STATES = (
 @pytest.fixture(scope="module")
 def programs() -> Path:
     """The folder of fuzz_bundle, fuzz_graph, fuzz_safetensors and fuzz_session."""
+    leave_out_of_short_runs("tests/cpp/fuzz")
     tools, clang = toolchain.find_toolchain(), shutil.which("clang++")
     if tools.cmake.path is None or tools.make.path is None or clang is None or not _has_libfuzzer(clang):
         leave_out("tests/cpp/fuzz left out: no cmake, or no clang++ with libFuzzer (apt install clang libclang-rt-dev)")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import leave_out
+from tests.conftest import leave_out, leave_out_of_short_runs
 from tests.cpp.embedded import ROOT, WHAT
 from tests.docs.test_pages import HEADING, LINK, _anchor
 from tests.onnxruntime.cxx import headers_and_library
@@ -33,6 +33,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_the_commands_for_a_cpu_lead_to_text(checkout: Path) -> None:
+    leave_out_of_short_runs("the commands of examples/jetson/README.md")
     blocks = BLOCK.findall(GUIDE.read_text())
     script = "".join(code for mark, language, code in blocks if mark == "<!-- run -->\n" and language == "sh")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

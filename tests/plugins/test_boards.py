@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from seqexport.plugins import toolchain
-from tests.conftest import leave_out
+from tests.conftest import leave_out, leave_out_of_short_runs
 
 KERNELS = Path(__file__).parents[2] / "plugins" / "kernels"
 BOARDS = {"72": "Xavier", "87": "Orin", "110": "Thor"}
@@ -18,6 +18,7 @@ SLOW = {"selective_scan", "ssd_scan"}
 
 @pytest.mark.parametrize("architecture", BOARDS)
 def test_the_kernels_compile(architecture: str, tmp_path: Path) -> None:
+    leave_out_of_short_runs("kernels of boards' GPUs")
     nvcc = toolchain.find_nvcc()
     board = f"kernels of sm_{architecture} ({BOARDS[architecture]}) left out: "
     if nvcc.path is None:
