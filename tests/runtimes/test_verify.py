@@ -221,7 +221,8 @@ def test_late_texts_begin_where_something_new_is_met(
     capacity: int | None, windows: tuple[int, ...], expected: list[int]
 ) -> None:
     manifest = bundle_of(make("llama")).manifest  # 384 bytes a token
-    manifest = msgspec.structs.replace(manifest, capacity=capacity)
+    states = manifest.states if capacity else ()  # what grows has a capacity
+    manifest = msgspec.structs.replace(manifest, capacity=capacity, states=states)
     assert list(late.starts(manifest, windows, read=24, length=8)) == expected
 
 
