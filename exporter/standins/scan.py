@@ -171,6 +171,30 @@ def _inner(
 ) -> Tensor:
     """[B,L,D]"""
     refuse_complex("mamba_inner_fn", A)
+    x, dt, B, C, z = _projected(
+        "mamba_inner_fn", xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias,
+        C_proj_bias, norms, eps,
+    )  # fmt: skip
+    y, _ = scan_tokens(x, dt, A, B, C, D, z, delta_bias, delta_softplus)
+    return y
+
+
+def _projected(
+    function: str,
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    A: Tensor,
+    B: Tensor | None,
+    C: Tensor | None,
+    B_proj_bias: Tensor | None,
+    C_proj_bias: Tensor | None,
+    norms: tuple[Tensor | None, ...] = (None, None, None),
+    eps: float = 1e-6,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What a scan reads, x and dt [B,L,D], B and C [B,L,G,N], and its gate z [B,L,D]."""
     x, z = xz.transpose(1, 2).chunk(2, dim=2)
     x, _ = convolved(x, conv1d_weight.squeeze(1), conv1d_bias, None, "silu")
     R, N = delta_proj_weight.shape[1], A.shape[1]
@@ -180,11 +204,9 @@ def _inner(
         _rms(value, weight, eps)
         for value, weight in zip((low, _biased(own_B, B_proj_bias), _biased(own_C, C_proj_bias)), norms, strict=True)
     )
-    B = own_B.unsqueeze(2) if B is None else _token_major("mamba_inner_fn", B, x)
-    C = own_C.unsqueeze(2) if C is None else _token_major("mamba_inner_fn", C, x)
-    dt = F.linear(low, delta_proj_weight.to(x.dtype))
-    y, _ = scan_tokens(x, dt, A, B, C, D, z, delta_bias, delta_softplus)
-    return y
+    B = own_B.unsqueeze(2) if B is None else _token_major(function, B, x)
+    C = own_C.unsqueeze(2) if C is None else _token_major(function, C, x)
+    return x, F.linear(low, delta_proj_weight.to(x.dtype)), B, C, z
 
 
 def _biased(value: Tensor, bias: Tensor | None) -> Tensor:
@@ -218,16 +240,8 @@ def bimamba_inner_fn(
 ) -> Tensor:
     """Both directions over what one convolution gives, as Vim's first build has it; A_b [D,N] is the way back's."""
     refuse_complex("bimamba_inner_fn", A_b)
-    x, z = xz.transpose(1, 2).chunk(2, dim=2)
-    x, _ = convolved(x, conv1d_weight.squeeze(1), conv1d_bias, None, "silu")
-    R, N = delta_proj_weight.shape[1], A.shape[1]
-    mixed = F.linear(x, x_proj_weight.to(x.dtype))
-    dt = F.linear(mixed[..., :R], delta_proj_weight.to(x.dtype))
-    B = _biased(mixed[..., R : R + N], B_proj_bias).unsqueeze(2) if B is None else _token_major("bimamba", B, x)
-    C = (
-        _biased(mixed[..., mixed.shape[-1] - N :], C_proj_bias).unsqueeze(2)
-        if C is None
-        else _token_major("bimamba", C, x)
+    x, dt, B, C, z = _projected(
+        "bimamba", xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias
     )
     there, _ = scan_tokens(x, dt, A, B, C, D, z, delta_bias, delta_softplus)
     turned = [value.flip(1) for value in (x, dt, B, C, z)]
