@@ -115,5 +115,5 @@ def test_family_is_refused_by_what_it_does(name: str) -> None:
         discover_states(model)
     line = str(error.value)
     assert line.startswith(f"{type(model).__name__} cannot be exported: ")
-    assert line.endswith(expected)
+    assert expected in line
     assert "\n" not in line

@@ -11,12 +11,12 @@ from torch import nn
 from transformers import LlamaConfig
 
 from seqexport.exporter.causal_lm import discover_states
+from seqexport.exporter.explain import explained
 from seqexport.exporter.models import (
     check_arch,
     check_capacity,
     default_capacity,
     eos_token_ids,
-    explained,
     family_of,
     position_limit,
     refuse_unsupported,
@@ -161,7 +161,7 @@ class Choosy(nn.Module):
 def test_a_layer_that_cannot_be_traced_is_named() -> None:
     model = build(EXPORTED["granite_hybrid"])
     model.model.layers[1].shared_mlp.activation = Choosy()
-    expected = r"\(\) at line \d+ of its modeling_granitemoehybrid.py, in layer 1 \(Choosy\), does what"
+    expected = r"forward\(\) at line \d+ of its test_models.py, in layer 1 \(Choosy\), does what"
     with pytest.raises(UserError, match=expected), explained(model):
         discover_states(model)
 
