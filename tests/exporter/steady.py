@@ -1,4 +1,4 @@
-"""Whether a mixture of experts chooses the same ones whatever is rounded: near a tie, two right runs in 16 bits part."""
+"""Whether a mixture chooses the same experts whatever is rounded: near a tie, two right runs in 16 bits part."""
 
 from __future__ import annotations
 
