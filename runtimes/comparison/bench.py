@@ -8,52 +8,26 @@ from rich.console import Console
 
 from seqexport.runtimes import units
 from seqexport.runtimes.base import Runner
+from seqexport.runtimes.comparison.benched import Benched, benched
 from seqexport.runtimes.comparison.measure import Point, SpeedOptions, measure
-from seqexport.runtimes.machine import Machine, this_machine
-from seqexport.runtimes.manifest import Record
 from seqexport.runtimes.tables import FittedTable
 
-FORMAT_VERSION = 1
 
-
-class Bench(Record, frozen=True):
+class Bench(Benched, frozen=True):
     """What was measured, of what and where; this is the JSON."""
 
-    format_version: int
-    machine: Machine
-    bundle: str
-    architecture: str
-    dtype: str
-    target: str
-    parameters: int
-    backend: str
-    description: str
     options: SpeedOptions
     points: tuple[Point, ...]
 
 
 def bench(runner: Runner, options: SpeedOptions, progress: Callable[[str], None] = lambda what: None) -> Bench:
     """Time every size that the options and their budget allow."""
-    points, manifest = measure(runner, options, progress), runner.manifest
-    return Bench(
-        FORMAT_VERSION,
-        this_machine(),
-        bundle=runner.bundle.name,
-        architecture=manifest.architecture,
-        dtype=manifest.dtype,
-        target=manifest.target,
-        parameters=manifest.source.parameters,
-        backend=runner.backend,
-        description=runner.description,
-        options=options,
-        points=points,
-    )
+    points = measure(runner, options, progress)
+    return Bench(**benched(runner), options=options, points=points)
 
 
 def print_table(result: Bench, console: Console) -> None:
-    machine = result.machine
-    title = f"{result.bundle}, {result.dtype}: {result.description}; {machine.gpu or machine.processor}, {machine.date}"
-    table = FittedTable(title=title, title_justify="left")
+    table = FittedTable(title=result.title, title_justify="left")
     for name in ("batch", "prompt", "prefill", "prefill", "a step", "decode", "states", "device", "host"):
         table.add_column(name, justify="right")
     for point in result.points:

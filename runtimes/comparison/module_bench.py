@@ -14,15 +14,14 @@ from rich.console import Console
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
+from seqexport.runtimes.comparison.benched import Benched, benched
 from seqexport.runtimes.comparison.measure import TellsDeviceMemory, peak_resident
 from seqexport.runtimes.comparison.module_reference import Case, Sizes, drawn, read_module_reference
 from seqexport.runtimes.comparison.module_verify import taken
-from seqexport.runtimes.machine import Machine, this_machine
 from seqexport.runtimes.manifest import Manifest, Record
 from seqexport.runtimes.module import Arrays, ModuleRunner
 from seqexport.runtimes.tables import FittedTable
 
-FORMAT_VERSION = 1
 Progress = Callable[[str], None]
 
 
@@ -61,18 +60,9 @@ class ModulePoint(Record, frozen=True):
     skipped: str | None = None
 
 
-class ModuleBench(Record, frozen=True):
+class ModuleBench(Benched, frozen=True):
     """What was measured, of what and where; this is the JSON."""
 
-    format_version: int
-    machine: Machine
-    bundle: str
-    architecture: str
-    dtype: str
-    target: str
-    parameters: int
-    backend: str
-    description: str
     options: ModuleSpeed
     points: tuple[ModulePoint, ...]
 
@@ -83,20 +73,8 @@ def bench_module(runner: ModuleRunner, options: ModuleSpeed, progress: Progress 
     Raises:
         UserError: the graph has no dynamic axis of a name that is given.
     """
-    manifest = runner.manifest
-    return ModuleBench(
-        FORMAT_VERSION,
-        this_machine(),
-        bundle=runner.bundle.name,
-        architecture=manifest.architecture,
-        dtype=manifest.dtype,
-        target=manifest.target,
-        parameters=manifest.source.parameters,
-        backend=runner.backend,
-        description=runner.description,
-        options=options,
-        points=measure_module(runner, options, progress),
-    )
+    points = measure_module(runner, options, progress)
+    return ModuleBench(**benched(runner), options=options, points=points)
 
 
 def measure_module(
@@ -157,9 +135,7 @@ def _shape(manifest: Manifest, name: str, shape: Sequence[int], sizes: Mapping[s
 
 
 def print_table(result: ModuleBench, console: Console) -> None:
-    machine = result.machine
-    title = f"{result.bundle}, {result.dtype}: {result.description}; {machine.gpu or machine.processor}, {machine.date}"
-    table = FittedTable(title=title, title_justify="left")
+    table = FittedTable(title=result.title, title_justify="left")
     table.add_column("sizes")
     for name in ("a call", "calls", "device", "host"):
         table.add_column(name, justify="right")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,28 +10,18 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.module import Array, Arrays, ModuleRunner, OtherSizes
 from seqexport.runtimes.storage import from_float32, readable, storage
-from seqexport.runtimes.trt import versions
-from seqexport.runtimes.trt.cuda import Cuda, Memory, load_runtime
-from seqexport.runtimes.trt.plan import Engine, load_engine
+from seqexport.runtimes.trt.cuda import Cuda, Memory
+from seqexport.runtimes.trt.on_gpu import OnGpu, opened
+from seqexport.runtimes.trt.plan import Engine
 from seqexport.runtimes.trt.profiles import DEFAULT
-from seqexport.runtimes.trt.runner import check_interface, create_context, described, failure
 
 
 def open_trt_module(bundle: Bundle) -> TrtModule:
-    """Open the engine of any module's bundle for this GPU and TensorRT.
-
-    Raises:
-        UserError: TensorRT, a GPU, the engine or its plugin library is missing, damaged, or of another version.
-    """
-    trt, runtime = versions.load_tensorrt(), load_runtime()
-    with ExitStack() as stack:
-        cuda = stack.enter_context(Cuda(runtime))
-        module = TrtModule(bundle, load_engine(trt, bundle, cuda), cuda)
-        stack.pop_all()
-    return module
+    """Raises UserError: as ``opened``."""
+    return opened(TrtModule, bundle)
 
 
-class TrtModule(ModuleRunner):
+class TrtModule(OnGpu, ModuleRunner):
     """A bundle's engine on one stream of one GPU; memory for inputs and outputs grows with what calls need.
 
     Args:
@@ -46,21 +35,18 @@ class TrtModule(ModuleRunner):
     backend: ClassVar[str] = "trt"
 
     def __init__(self, bundle: Bundle, engine: Engine, cuda: Cuda) -> None:
-        super().__init__(bundle)
-        self.engine, self.cuda = engine, cuda
-        check_interface(bundle, engine)
-        self._scratch = cuda.allocate(versions.scratch_bytes(engine.cuda_engine))
+        ModuleRunner.__init__(self, bundle)
+        OnGpu.__init__(self, bundle, engine, cuda)
         self._held: dict[str, Memory] = {}
         self._context: Any = None
-        self._closed = False
 
     @property
     def description(self) -> str:
-        return described(self.bundle, self.engine)
+        return self.engine_description
 
     def _run(self, inputs: Arrays) -> Arrays:
         if self._context is None:
-            self._context = create_context(self.engine, self._scratch, self.cuda, DEFAULT)
+            self._context = self.create_context(DEFAULT)
         for name, array in inputs.items():
             self._give(name, array)
         shapes = {spec.name: self._shape_of(spec.name) for spec in self.manifest.outputs}
@@ -68,7 +54,7 @@ class TrtModule(ModuleRunner):
             size = int(np.prod(shape)) * storage(self.engine.dtype(name)).itemsize
             self._bind(name, size)
         if not self._context.execute_async_v3(self.cuda.stream_handle):
-            raise failure(self.engine, "failed")
+            raise self.failure("failed")
         return {name: self._taken(name, shape) for name, shape in shapes.items()}
 
     def _give(self, name: str, array: Array) -> None:
@@ -76,7 +62,7 @@ class TrtModule(ModuleRunner):
         dtype = self.engine.dtype(name)
         stored = from_float32(array, dtype) if array.dtype.kind == "f" else array.astype(dtype)
         if not self._context.set_input_shape(name, array.shape):
-            raise failure(self.engine, f"refuses {name} of shape {list(array.shape)}")
+            raise self.failure(f"refuses {name} of shape {list(array.shape)}")
         self.cuda.write(self._bind(name, stored.nbytes), stored)
 
     def _check_limits(self, name: str, shape: tuple[int, ...]) -> None:
@@ -103,7 +89,7 @@ class TrtModule(ModuleRunner):
                 self.cuda.free(self._held.pop(name))
             held = self._held[name] = self.cuda.allocate(size)
         if not self._context.set_tensor_address(name, held.address):
-            raise failure(self.engine, f"refuses the memory of {name}")
+            raise self.failure(f"refuses the memory of {name}")
         return held
 
     def _taken(self, name: str, shape: tuple[int, ...]) -> Array:
@@ -113,20 +99,7 @@ class TrtModule(ModuleRunner):
         array = readable(stored, dtype)
         return array if array.dtype.kind == "f" else array.astype(spec.dtype)
 
-    def reset_peak_device_memory(self) -> None:
-        self.cuda.peak_bytes = self.cuda.bytes
-
-    def peak_device_memory(self) -> int | None:
-        """Bytes of the device's memory at most in use since the reset, the engine included."""
-        return self.engine.bytes + self.cuda.peak_bytes
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
+    def _release(self) -> None:
         self._context = None
         for memory in self._held.values():
             self.cuda.free(memory)
-        self.cuda.free(self._scratch)
-        del self.engine
-        self.cuda.close()

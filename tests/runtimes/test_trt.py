@@ -86,7 +86,7 @@ def machine(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> tuple[Machin
 
     monkeypatch.setattr(versions, "load_tensorrt", lambda: Trt)
     monkeypatch.setattr(versions, "load_plugins", built)
-    monkeypatch.setattr("seqexport.runtimes.trt.runner.load_runtime", lambda: runtime)
+    monkeypatch.setattr("seqexport.runtimes.trt.on_gpu.load_runtime", lambda: runtime)
     return here, bundle
 
 
