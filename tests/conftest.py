@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 import onnx_ir as ir
 import pytest
 import torch
+from filelock import FileLock
 
 from seqexport.exporter import pipeline
 from seqexport.exporter.pipeline import ExportOptions, export
 from seqexport.plugins import library
-from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.quiet import quiet
 from tests import native
 from tests.exporter.families import EXPORTED, HEADS, JAMBA, MAMBA, SIZES, WINDOW, Build, of, save
@@ -83,16 +84,24 @@ def traced_once(trace_once: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def exported(checkpoint: Saved, tmp_path_factory: pytest.TempPathFactory, trace_once: Trace) -> Exported:
-    """The bundle of a checkpoint or of a shipped model (``preset:mamba``), by the options of its export."""
-    root = tmp_path_factory.mktemp("bundles")
+    """The bundle of a checkpoint or of a shipped model (``preset:mamba``), by the options of its export.
+
+    All processes of a run share them, so that each is exported once.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "bundles"
+    root.mkdir(exist_ok=True)
 
     @functools.cache
     def once(name: str, **options: Any) -> Bundle:
-        model = name if name.startswith("preset:") else str(checkpoint(name))
-        folder = root / "-".join([name.replace(":", "-"), *map(str, options.values())])
-        with quiet(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipeline, "trace", trace_once)
-            return export(ExportOptions(model=model, **options), folder, lambda stage: nullcontext())
+        folder = root / "-".join([name.replace(":", "-"), *(f"{key}={value}" for key, value in options.items())])
+        with FileLock(f"{folder}.lock"):
+            if folder.exists():
+                return open_bundle(folder)
+            model = name if name.startswith("preset:") else str(checkpoint(name))
+            with quiet(), pytest.MonkeyPatch.context() as patch:
+                patch.setattr(pipeline, "trace", trace_once)
+                return export(ExportOptions(model=model, **options), folder, lambda stage: nullcontext())
 
     return once
 
