@@ -21,8 +21,9 @@ from seqexport.exporter.passes.functions import is_in
 from seqexport.exporter.trace import TRACED_OPSETS
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import sha256, whole_folder
+from seqexport.plugins.files import whole_folder
 from seqexport.plugins.ops import DOMAIN
+from seqexport.plugins.reading import sha256
 from seqexport.runtimes.bundle import MODEL, Bundle, open_bundle, write_manifest
 from seqexport.runtimes.manifest import Manifest, Role, Source, Target, TensorSpec
 from seqexport.runtimes.pytorch.fingerprint import fingerprint

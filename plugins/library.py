@@ -17,7 +17,7 @@ from pathlib import Path
 
 from seqexport.plugins import folders
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import sha256
+from seqexport.plugins.reading import read_json, sha256
 
 FILES = {
     "kernels": "libseqexport_kernels.so",
@@ -92,7 +92,7 @@ def built(where: Path | None = None) -> dict[str, Built]:
         return {}
     manifest = where / MANIFEST
     try:
-        entries = json.loads(manifest.read_text())
+        entries = read_json(manifest)
         return {name: _entry(where, name, entries[name]) for name in FILES if name in entries}
     except FileNotFoundError:
         return {}

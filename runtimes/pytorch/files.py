@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.links import is_inside
+from seqexport.plugins.reading import is_inside
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 WANTED = f"expected a folder with {CONFIG} and {WEIGHTS}, or a Hugging Face hub id"
