@@ -1,7 +1,7 @@
 """The gate for what seqexport did not write: bundles, checkpoints, sessions, engines, plugin libraries are read by it.
 
 (1) A file is regular: a pipe or a device would be waited for, or read for ever.
-(2) It lies in its own folder, links followed; Hugging Face's cache counts as inside, where
+(2) It lies in the folder that it is of, links followed; Hugging Face's cache counts as inside, where
     ``snapshots/<revision>/<file>`` is a link to ``blobs/<hash>``.
 (3) It is no larger than its reader has use for.
 
@@ -45,9 +45,9 @@ def regular(file: Path, most: int, folder: Path | None = None) -> Path:
     """The file itself, links followed, for a library that opens it by its name.
 
     Args:
-        file: its name in ``folder``, or below.
+        file: its path, below ``folder`` where that is given.
         most: bytes at most.
-        folder: what it must not lead out of; None for the file's own.
+        folder: what it must not lead out of; None for a file that the user has named, whose links are the user's own.
 
     Raises:
         OSError: it cannot be read, or breaks a rule.
@@ -59,9 +59,7 @@ def regular(file: Path, most: int, folder: Path | None = None) -> Path:
 def read(file: Path, most: int, folder: Path | None = None) -> bytes:
     """What a file holds; arguments and errors as of ``regular``."""
     with opened(file, most, folder) as stream:
-        data = stream.read(most + 1)
-    _check_size(len(data), most, file)
-    return data
+        return stream.read(os.fstat(stream.fileno()).st_size)
 
 
 def read_json(file: Path, most: int = SETTINGS, folder: Path | None = None) -> Any:
@@ -89,8 +87,7 @@ def sha256(file: Path, folder: Path | None = None) -> str:
 @contextmanager
 def opened(file: Path, most: int, folder: Path | None = None) -> Iterator[BinaryIO]:
     """A file to read from; arguments and errors as of ``regular``."""
-    home = file.parent if folder is None else folder
-    if not is_inside(home, str(file.relative_to(home))):
+    if folder is not None and not is_inside(folder, str(file.relative_to(folder))):
         raise OSError(errno.EPERM, "a link that leads out of its folder; put the file itself in its place", str(file))
     target = file.resolve()
     flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))

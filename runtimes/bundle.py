@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.reading import SETTINGS, is_inside, read, regular, sha256
+from seqexport.plugins.reading import ANY, SETTINGS, is_inside, read, regular, sha256
 from seqexport.runtimes import external_data, graph_interface
 from seqexport.runtimes.encoding import readable
 from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest, format_version, parse_manifest
@@ -71,15 +71,16 @@ class Bundle:
         """Hold the graph against the manifest, before a runtime sees it.
 
         Raises:
-            BundleError: its weights lie in a file that is not the bundle's, as a graph can name any of the system; or its
-                inputs, outputs, states, vocabulary or dtype are others.
+            BundleError: its weights lie in a file that is not the bundle's, as a graph can name any of the system; or
+                its inputs, outputs, states, vocabulary or dtype are others.
         """
         with _readable(self.model):
+            regular(self.model, ANY, self.path)
             for name in sorted(external_data.locations(self.model)):
                 if name not in self.manifest.files:
                     raise BundleError(
-                        f"{self.model}: has weights in {name!r}, which {MANIFEST} does not name as a file of the bundle; "
-                        "export the model again"
+                        f"{self.model}: has weights in {name!r}, which {MANIFEST} does not name as a file of the "
+                        "bundle; export the model again"
                     )
             external_data.check_inside(self.model)
             told = graph_interface.difference(self.model, self.manifest)
@@ -127,7 +128,7 @@ def open_bundle(path: str | os.PathLike[str], *, check_files: bool | Collection[
 def _read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST
     try:
-        data = read(file, SETTINGS)
+        data = read(file, SETTINGS, folder)
     except OSError as error:
         raise BundleError(
             f"{folder} is not a bundle: cannot read {MANIFEST} ({error.strerror}); "

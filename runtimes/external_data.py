@@ -61,7 +61,7 @@ def _read(model: Path, *state: int) -> frozenset[str]:
 
 
 def check_inside(model: Path) -> None:
-    """Refuse a graph whose tensors lie in a file outside of its own folder, or in none: it would be read, whatever it is.
+    """Refuse a graph whose tensors lie outside of its own folder, or in no file: it would be read, whatever it is.
 
     Raises:
         UserError: naming the file.

@@ -1,4 +1,4 @@
-"""What a graph says of itself, read from its protobuf and held against the manifest: a manifest may not say other things.
+"""What a graph says of itself, read from its protobuf, and what a manifest says otherwise.
 
 ModelProto        7 graph
 GraphProto        5 initializer · 11 input · 12 output

@@ -25,8 +25,8 @@ Axis = Tokens | Name
 
 MOST_TENSORS = 1 << 14
 Shape = Annotated[tuple[Axis, ...], msgspec.Meta(max_length=16)]
-Type = Literal["float32", "float16", "bfloat16", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16",
-               "uint32", "uint64"]  # fmt: skip
+Type = Literal["float32", "float16", "bfloat16", "float64", "bool", "int8", "int16", "int32", "int64", "uint8",
+               "uint16", "uint32", "uint64"]  # fmt: skip
 
 DType = Literal["float32", "float16", "bfloat16"]
 Family = Literal["mamba", "transformer", "hybrid"]

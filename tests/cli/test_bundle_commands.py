@@ -85,7 +85,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "foreign": (foreign, "its inputs are not those listed (input_ids)"),
     "invalid": (
         invalid,
-        "{folder}/model.onnx is not the graph that seqexport.json describes: it is no ONNX graph, or cut short",
+        "describes: it is no ONNX graph, or cut short; export the model again",
     ),
 }
 
