@@ -70,6 +70,7 @@ def write_bundle(
             with stage("seal"):
                 hashes = {file.name: sha256(file) for file in sorted(folder.iterdir())}
                 write_manifest(folder, msgspec.structs.replace(manifest, files=hashes))
+                open_bundle(folder, check_files=False)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
     return open_bundle(output, check_files=False)

@@ -22,7 +22,7 @@ PIPE_WIDTH = 1000
 
 
 class PlainConsole(Console):
-    """Rich's console; control characters, which a terminal would obey, never reach it: bundles bring names and texts."""
+    """Rich's console; what a terminal obeys never reaches it: names and texts come from bundles."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(plain(text), **options)

@@ -40,7 +40,7 @@ BINS = 25
 
 
 def allowed(own: float, dtype: str) -> float | None:
-    """The most that an error may be where a bundle says that PyTorch's own is ``own``; None where that is not finite."""
+    """The most that an error may be, where a bundle says that PyTorch's is ``own``; None where that is not finite."""
     return min(ALLOWED * max(own, ROUNDING[dtype]), CEILING[dtype]) if isfinite(own) else None
 
 
