@@ -233,7 +233,7 @@ def verify(
 
         with open_module(opened, backend, **options) as module:
             return list(verify_bundle(module, not_checked))
-    reference = read_reference(opened.reference)
+    reference = read_reference(opened)
     with open_runner(opened, backend, **options) as runner:
         return list(verify(runner, reference, not_checked))
 

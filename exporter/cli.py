@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
+import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -19,6 +22,9 @@ COMMANDS = ("onnx", "build", "verify", "generate", "tokens", "compare", "bench",
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)]
 """What interrupts a command; Windows has no SIGALRM."""
+
+TRACEBACK = "SEQEXPORT_TRACEBACK"
+"""The environment variable that shows where an unforeseen error came from."""
 
 AGAIN_SECONDS = 0.5
 """After which an interrupt that was not heard is raised again."""
@@ -52,14 +58,15 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """The console entry point: a UserError is one line and exit code 2, an interrupt 130."""
+    """The console entry point: whatever fails is one line and exit code 2, an interrupt 130."""
     for signum in SIGNALS:
         signal.signal(signum, _interrupt)
     sys.unraisablehook = _unraisable
     replace_unencodable()
     sys.argv = [readable(argument) for argument in sys.argv]
+    code = 0
     try:
-        cli(standalone_mode=False)
+        code = _run()
     except UserError as error:
         _fail(flags(str(error)), 2)
     except UnicodeEncodeError as error:
@@ -72,9 +79,40 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except BaseException as error:  # a panic in Rust is no Exception
+        _fail(_last_resort(error), 2)
     finally:
         _again_after(0)
-    sys.exit(0)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The command's exit code, after all that it said is written."""
+    code: int | str | None = 0
+    try:
+        cli(standalone_mode=False)
+    except SystemExit as left:
+        code = left.code
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
+        raise UserError(f"standard output: cannot be written ({error.strerror})") from error
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def _last_resort(error: BaseException) -> str:
+    """What nobody has foreseen, in a line."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; give less to do at a time, or use a machine with more"
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename if error.filename is not None else "the working folder, or what it needs"
+        return f"{where}: {error.strerror}; for the place in the program set {TRACEBACK}=1"
+    return f"unforeseen {type(error).__name__}: {error}; for the place in the program set {TRACEBACK}=1"
 
 
 def _interrupt(signum: int, frame: object) -> None:
@@ -98,7 +136,8 @@ def _unraisable(lost: sys.UnraisableHookArgs) -> None:
 
 def _fail(message: str, code: int) -> NoReturn:
     line = escape(" ".join(message.split()))
-    open_console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {line}", highlight=False)
+    with suppress(OSError):  # nobody can be told
+        open_console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {line}", highlight=False)
     sys.exit(code)
 
 

@@ -14,7 +14,7 @@ from seqexport.exporter.patches import missing_ops
 from seqexport.exporter.patches.experts import check_experts
 from seqexport.exporter.patches.rotary import switch_length, switching
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.manifest import Family, StateSpec
+from seqexport.runtimes.manifest import MOST_TOKENS, Family, StateSpec
 
 CAPACITY_WITHOUT_LIMIT = 4096
 """Default size of a cache whose model states no limit."""
@@ -93,12 +93,18 @@ def _is_own_attention(module: nn.Module) -> bool:
 
 
 def eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    """The tokens of the vocabulary that end a text: the generation config's, else the config's."""
+    """The tokens of the vocabulary that end a text: the generation config's, else the config's.
+
+    Raises:
+        UserError: they are no numbers.
+    """
     generation = getattr(model, "generation_config", None)
     config = model.config.get_text_config()
     ids = getattr(generation, "eos_token_id", None)
     ids = config.eos_token_id if ids is None else ids
     ids = [] if ids is None else [ids] if isinstance(ids, int) else ids
+    if not isinstance(ids, (list, tuple)) or not all(isinstance(i, int) for i in ids):
+        raise UserError(f"{type(model).__name__} ends texts with {ids!r}; expected tokens (eos_token_id)")
     return tuple(int(i) for i in ids if 0 <= i < config.vocab_size)
 
 
@@ -137,8 +143,8 @@ def check_capacity(capacity: int, model: PreTrainedModel) -> None:
     Raises:
         UserError: naming the limit.
     """
-    if capacity < 1:
-        raise UserError(f"`max_len` {capacity}: expected at least 1")
+    if not 1 <= capacity <= MOST_TOKENS:
+        raise UserError(f"`max_len` {capacity}: expected 1 to {MOST_TOKENS}")
     limit = position_limit(model)
     if limit is not None and capacity > limit[0]:
         tokens, reason = limit

@@ -31,8 +31,10 @@ from seqexport.runtimes.manifest import (
     Target,
     dtype_name,
 )
+from seqexport.runtimes.pytorch.files import check_files
 from seqexport.runtimes.pytorch.runner import TorchRunner
 from seqexport.runtimes.pytorch.short_chunks import short_chunks
+from seqexport.runtimes.quiet import one_line
 
 TOKENIZER_FILES = (
     TOKENIZER,
@@ -76,7 +78,7 @@ def export(
     """
     check_opset(options.opset, options.target)
     check_destination(output, force=options.force)
-    with stage(f"load {_said(options.model)}"):
+    with stage(f"load {_said(options.model)}"), one_line(_said(options.model), "its configuration cannot be exported"):
         original = load(
             options.model,
             dtype=options.dtype,
@@ -87,6 +89,7 @@ def export(
         models.refuse_unsupported(model)
         capacity = models.default_capacity(model) if options.max_len is None else options.max_len
         models.check_capacity(capacity, model)
+        ends, windows = models.eos_token_ids(model), models.windows(model)
         texts = original.folder if options.tokenizer is None else _folder(options.tokenizer)
         tokenizer = make_tokenizer(texts)
     if tokenizer is not None:
@@ -104,14 +107,14 @@ def export(
         ops = our_ops(graph)
         graph = finish_for(options.target, graph, passes)
         ops |= our_ops(graph)
-    manifest = _manifest(options, original, graph, specs, ops, capacity)
+    manifest = _manifest(options, original, graph, specs, ops, capacity, ends)
     return write_bundle(
         output,
         manifest,
         graph,
         stage,
         files=lambda folder: _copy_texts(folder, texts, tokenizer),
-        record=lambda bundle: _record(bundle, model),
+        record=lambda bundle: _record(bundle, model, windows),
     )
 
 
@@ -130,6 +133,7 @@ def _manifest(
     specs: Sequence[StateSpec],
     ops: dict[str, int],
     capacity: int,
+    ends: tuple[int, ...],
 ) -> Manifest:
     model = original.model
     family, limit = models.family_of(specs), models.position_limit(model)
@@ -140,7 +144,7 @@ def _manifest(
         dtype=dtype_name(model.dtype),
         language_model=LanguageModel(
             vocab_size=model.get_output_embeddings().weight.shape[0],
-            eos_token_ids=models.eos_token_ids(model),
+            eos_token_ids=ends,
             logits=options.logits,
         ),
         target=options.target,
@@ -160,6 +164,7 @@ def _manifest(
 def _folder(tokenizer: Path) -> Path:
     if not tokenizer.is_dir():
         raise UserError(f"`tokenizer` {tokenizer}: expected a folder with a {TOKENIZER}")
+    check_files(tokenizer)
     return tokenizer
 
 
@@ -179,9 +184,9 @@ def _role(name: str) -> Role:
     return ROLES.get(name, "past" if name.startswith("past") else "present")
 
 
-def _record(bundle: Bundle, model: PreTrainedModel) -> None:
+def _record(bundle: Bundle, model: PreTrainedModel, windows: tuple[int, ...]) -> None:
     original = TorchRunner(bundle, model, logits="all")
     float64 = TorchRunner(bundle, model, logits="all", arithmetic="float64")
     with short_chunks(model, LONGEST):
-        reference = record(original, float64, models.windows(model))
+        reference = record(original, float64, windows)
     write_reference(bundle.reference, reference)

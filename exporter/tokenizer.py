@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.reading import WORDS, read_json
 from seqexport.runtimes.quiet import one_line, quiet
 
 TOKENIZER = "tokenizer.json"
@@ -98,7 +98,7 @@ def _fault(tokenizer: Tokenizer, files: list[Path]) -> str | None:
     for file in files:
         if file.name == "vocab.json":
             known = tokenizer.get_vocab()
-            if any(known.get(name) != number for name, number in json.loads(file.read_bytes()).items()):
+            if any(known.get(name) != number for name, number in read_json(file, WORDS).items()):
                 return f"its vocabulary is not that of {file.name}"
         if file.suffix == ".model" and _pieces(file) != ids:
             return f"its tokens are not those that sentencepiece gives with {file.name}"

@@ -21,8 +21,9 @@ from seqexport.exporter.passes.functions import is_in
 from seqexport.exporter.trace import TRACED_OPSETS
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import sha256, whole_folder
+from seqexport.plugins.files import whole_folder
 from seqexport.plugins.ops import DOMAIN
+from seqexport.plugins.reading import sha256
 from seqexport.runtimes.bundle import MODEL, Bundle, open_bundle, write_manifest
 from seqexport.runtimes.manifest import Manifest, Role, Source, Target, TensorSpec
 from seqexport.runtimes.pytorch.fingerprint import fingerprint
@@ -69,6 +70,7 @@ def write_bundle(
             with stage("seal"):
                 hashes = {file.name: sha256(file) for file in sorted(folder.iterdir())}
                 write_manifest(folder, msgspec.structs.replace(manifest, files=hashes))
+                open_bundle(folder, check_files=False)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
     return open_bundle(output, check_files=False)

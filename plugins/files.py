@@ -1,24 +1,14 @@
-"""Files and folders that are written whole or not at all: beside their place, then moved there; and their sha256."""
+"""Files and folders that are written whole or not at all: beside their place, then moved there."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-
-
-def sha256(file: Path) -> str:
-    """Raises OSError: it cannot be read."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def write_whole(file: Path, data: bytes | memoryview) -> None:

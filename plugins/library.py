@@ -17,7 +17,7 @@ from pathlib import Path
 
 from seqexport.plugins import folders
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import sha256
+from seqexport.plugins.reading import SETTINGS, read_json, sha256
 
 FILES = {
     "kernels": "libseqexport_kernels.so",
@@ -49,11 +49,15 @@ class Built:
     @property
     def fault(self) -> str | None:
         """Why this library must not be used, as one line; None if it may."""
-        if not self.path.is_file():
+        try:
+            found = sha256_of(self.path)
+        except FileNotFoundError:
             return f"{self.path}: missing, though {MANIFEST} names it; build it again: {BUILD}"
+        except OSError as error:
+            return f"{self.path}: cannot be read ({error.strerror}); build it again: {BUILD}"
         if self.seqexport != version():
             return f"{self.path}: built by seqexport {self.seqexport}, this is {version()}; build it again: {BUILD}"
-        if sha256_of(self.path) != self.sha256:
+        if found != self.sha256:
             return f"{self.path}: damaged, its sha256 is not the one that {MANIFEST} has; build it again: {BUILD}"
         return None
 
@@ -92,7 +96,7 @@ def built(where: Path | None = None) -> dict[str, Built]:
         return {}
     manifest = where / MANIFEST
     try:
-        entries = json.loads(manifest.read_text())
+        entries = read_json(manifest, SETTINGS, where)
         return {name: _entry(where, name, entries[name]) for name in FILES if name in entries}
     except FileNotFoundError:
         return {}
@@ -141,11 +145,14 @@ def sha256_of(path: Path) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _sha256_of(path: Path, modified_ns: int, size: int) -> str:
-    return sha256(path)
+    return sha256(path, path.parent)
 
 
 def _entry(where: Path, name: str, entry: dict[str, object]) -> Built:
     built_for = entry["built_for"]
     if not isinstance(built_for, dict):
         raise TypeError("built_for")
-    return Built(name, where / str(entry["file"]), str(entry["sha256"]), str(entry["seqexport"]), built_for)
+    file = str(entry["file"])
+    if Path(file).name != file:
+        raise ValueError(f"{file!r} is no name of a file beside it")
+    return Built(name, where / file, str(entry["sha256"]), str(entry["seqexport"]), built_for)

@@ -70,6 +70,7 @@ class Backend:
     def _opened(self, home: str, taking: Backend, bundle: Bundle, options: Mapping[str, Any]) -> Any:
         given = {name: value for name, value in options.items() if value is not None}
         check_taken(given, [taking])
+        _check_threads(given.get("threads", 1))
         module, _, function = home.partition(":")
         try:
             opener = getattr(importlib.import_module(module), function)
@@ -109,6 +110,14 @@ TRT = Backend(
 )
 
 GROUP = "seqexport.backends"
+
+MOST_THREADS = 1024
+"""More than any machine's cores; each takes memory, and a process of very many hears no signal."""
+
+
+def _check_threads(threads: int) -> None:
+    if not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"`threads` {threads}: expected 1 to {MOST_THREADS}")
 
 
 @functools.cache

@@ -10,15 +10,15 @@ engines/                      TensorRT engines built from it
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import sha256
-from seqexport.runtimes import external_data
+from seqexport.plugins.reading import ANY, SETTINGS, is_inside, read, regular, sha256
+from seqexport.runtimes import external_data, graph_interface
 from seqexport.runtimes.encoding import readable
-from seqexport.runtimes.links import is_inside
 from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest, format_version, parse_manifest
 from seqexport.runtimes.output import as_json
 
@@ -53,6 +53,42 @@ class Bundle:
     def reference(self) -> Path:
         return self.path / REFERENCE
 
+    def file(self, name: str, most: int) -> Path:
+        """A file of the bundle of ``most`` bytes, for a library that opens it by its name.
+
+        Raises:
+            BundleError: it is not the bundle's own, or cannot be read.
+        """
+        with _readable(self.path / name):
+            return regular(self.path / name, most, self.path)
+
+    def read(self, name: str, most: int) -> bytes:
+        """What a file of the bundle holds; as ``file``."""
+        with _readable(self.path / name):
+            return read(self.path / name, most, self.path)
+
+    def check_graph(self) -> None:
+        """Hold the graph against the manifest, before a runtime sees it.
+
+        Raises:
+            BundleError: its weights lie in a file that is not the bundle's, as a graph can name any of the system; or
+                its inputs, outputs, states, vocabulary or dtype are others.
+        """
+        with _readable(self.model):
+            regular(self.model, ANY, self.path)
+            for name in sorted(external_data.locations(self.model)):
+                if name not in self.manifest.files:
+                    raise BundleError(
+                        f"{self.model}: has weights in {name!r}, which {MANIFEST} does not name as a file of the "
+                        "bundle; export the model again"
+                    )
+            external_data.check_inside(self.model)
+            told = graph_interface.difference(self.model, self.manifest)
+        if told:
+            raise BundleError(
+                f"{self.model} is not the graph that {MANIFEST} describes: {told}; export the model again"
+            )
+
     @property
     def tokenizer(self) -> Path | None:
         """The ``tokenizer.json`` that the checkpoint came with, or that was made of its older files."""
@@ -84,14 +120,15 @@ def open_bundle(path: str | os.PathLike[str], *, check_files: bool | Collection[
             if name in names:
                 _check_file(folder, name, expected)
     if check_files is True:
-        _check_weights(folder, manifest)
+        _check_listed(folder, manifest)
+        Bundle(folder, manifest).check_graph()
     return Bundle(folder, manifest)
 
 
 def _read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST
     try:
-        data = file.read_bytes()
+        data = read(file, SETTINGS, folder)
     except OSError as error:
         raise BundleError(
             f"{folder} is not a bundle: cannot read {MANIFEST} ({error.strerror}); "
@@ -114,10 +151,8 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
     file = folder / name
     if not is_inside(folder, name):
         raise BundleError(f"{folder / MANIFEST}: file {name!r} lies outside the bundle; put the file itself into it")
-    try:
-        actual = sha256(file)
-    except OSError as error:
-        raise BundleError(f"{file}: cannot be read ({error.strerror}); copy or export the bundle again") from error
+    with _readable(file):
+        actual = sha256(file, folder)
     if actual != expected:
         raise BundleError(
             f"{file}: sha256 {actual[:12]}..., expected {expected[:12]}...; "
@@ -125,14 +160,20 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
         )
 
 
-def _check_weights(folder: Path, manifest: Manifest) -> None:
-    """The graph could name any file of the system as the place of its weights."""
-    if not (folder / MODEL).is_file():
-        return
-    for name in sorted(external_data.locations(folder / MODEL)):
-        if name not in manifest.files:
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read ({error.strerror}); copy or export the bundle again") from error
+
+
+def _check_listed(folder: Path, manifest: Manifest) -> None:
+    """What is judged and what judges it are checked: neither may be left out of the list."""
+    for name in (MODEL, REFERENCE):
+        if name not in manifest.files and (name == MODEL or os.path.lexists(folder / name)):
             raise BundleError(
-                f"{folder / MODEL}: has weights in {name!r}, which {MANIFEST} does not name as a file of the bundle; "
+                f"{folder / MANIFEST}: does not name {name} as a file of the bundle, so that its sha256 is not known; "
                 "export the model again"
             )
 
@@ -143,7 +184,7 @@ def check_destination(path: Path, *, force: bool) -> None:
     Raises:
         BundleError: the path exists and may not be replaced.
     """
-    if not path.exists():
+    if not _exists(path):
         return
     empty = path.is_dir() and not any(path.iterdir())
     is_bundle = (path / MANIFEST).is_file()
@@ -151,6 +192,13 @@ def check_destination(path: Path, *, force: bool) -> None:
         raise BundleError(f"{path} exists and is not a bundle; it is left as it is: choose another `output`")
     if is_bundle and not force:
         raise BundleError(f"{path} is already a bundle; take `force=True` to replace it, or choose another `output`")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be written ({error.strerror}); choose another `output`") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -15,7 +15,9 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.reading import LISTS, read_json
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.quiet import one_line
 
 TEMPLATE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -30,14 +32,10 @@ def chat_prompt(bundle: Bundle, messages: Sequence[Message]) -> str:
     Raises:
         UserError: the bundle has no chat template, or it refuses the messages.
     """
-    settings = _settings(bundle)
-    source = _template(bundle, settings)
-    try:
-        template = _environment().from_string(source)
+    with one_line(bundle.name, "its chat template refuses the messages"):
+        settings = _settings(bundle)
+        template = _environment().from_string(_template(bundle, settings))
         return template.render(messages=list(messages), add_generation_prompt=True, **_special_tokens(settings))
-    except (TemplateError, TypeError, ValueError, KeyError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{bundle.name}: its chat template refuses the messages: {reason}") from error
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -59,7 +57,7 @@ def _settings(bundle: Bundle) -> dict[str, Any]:
     if SETTINGS not in bundle.manifest.files:
         return {}
     try:
-        settings = json.loads((bundle.path / SETTINGS).read_bytes())
+        settings = read_json(bundle.path / SETTINGS, LISTS, bundle.path)
     except (OSError, ValueError) as error:
         raise UserError(f"{bundle.path / SETTINGS}: cannot be read ({error}); export the model again") from error
     return settings if isinstance(settings, dict) else {}
@@ -68,7 +66,7 @@ def _settings(bundle: Bundle) -> dict[str, Any]:
 def _template(bundle: Bundle, settings: Mapping[str, Any]) -> str:
     """The template's own file, else the settings' entry: a text, or several by name of which ``default`` counts."""
     if TEMPLATE in bundle.manifest.files:
-        return (bundle.path / TEMPLATE).read_text(encoding="utf-8")
+        return bundle.read(TEMPLATE, LISTS).decode()
     template = settings.get("chat_template")
     if isinstance(template, list):
         template = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}.get(

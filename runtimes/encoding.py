@@ -14,6 +14,9 @@ STAND_INS = {"✓": "+", "✗": "!", "·": ".", "•": "*", "–": "-", "−": "
 
 SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 POWER = re.compile(f"[{''.join(map(chr, SUPERSCRIPTS))}]+")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys instead of showing it: also the marks that turn the direction of a text."""
+
 ERRORS = "seqexport.stand_ins"
 
 
@@ -33,6 +36,16 @@ def _stand_in(error: UnicodeError) -> tuple[str | bytes, int]:
     text = POWER.sub(lambda power: "^" + power[0].translate(SUPERSCRIPTS), text)
     ours = "".join(STAND_INS.get(character, character) for character in text)
     return "".join(character if character.isascii() else "?" for character in ours), error.end
+
+
+def plain(text: str) -> str:
+    """The text with a replacement character for each control character but line ends and tabs."""
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def shown(text: str) -> str:
+    """A model's text for standard output: as it is for a file or a program, and ``plain`` for a terminal."""
+    return plain(text) if sys.stdout.isatty() else text
 
 
 def readable(given: str) -> str:

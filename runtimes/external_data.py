@@ -13,6 +13,7 @@ its entry       1 key · 2 value
 
 from __future__ import annotations
 
+import functools
 import mmap
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.links import is_inside
+from seqexport.plugins.reading import ANY, is_inside, regular
 from seqexport.runtimes.protobuf import NotWhole, fields, mapped
 
 _Message: TypeAlias = "dict[int, _Message]"
@@ -34,6 +35,8 @@ NODE: _Message = {5: ATTRIBUTE}
 GRAPH[1] = NODE
 MODEL: _Message = {7: GRAPH, 20: {1: GRAPH, 2: GRAPH}, 25: {7: NODE, 11: ATTRIBUTE}}
 LOCATION = b"location"
+MEMORY = "_ORT_MEM_ADDR_"
+"""In a name that ONNX Runtime takes for an address of its own memory."""
 
 
 def locations(model: Path) -> set[str]:
@@ -44,22 +47,35 @@ def locations(model: Path) -> set[str]:
     Raises:
         OSError: the file cannot be read.
     """
+    status = model.stat()
+    return set(_read(model, status.st_ino, status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=16)
+def _read(model: Path, *state: int) -> frozenset[str]:
+    """Of a file in one state: a bundle's graph is looked at when it is opened, and when a runtime is given it."""
     found = set[str]()
     with mapped(model) as data, suppress(NotWhole, RecursionError):
         found.update(_locations(data, 0, len(data), MODEL))
-    return found
+    return frozenset(found)
 
 
 def check_inside(model: Path) -> None:
-    """Refuse a graph whose tensors lie in a file outside of its own folder: it would be read, whatever it holds.
+    """Refuse a graph whose tensors lie outside of its own folder, or in no file: it would be read, whatever it is.
 
     Raises:
         UserError: naming the file.
         OSError: the graph cannot be read.
     """
     for name in sorted(locations(model)):
-        if not is_inside(model.parent, name):
+        if MEMORY in name or not is_inside(model.parent, name):
             raise UserError(f"{model}: has weights in {name!r}, outside its folder; put the file itself beside it")
+        try:
+            regular(model.parent / name, ANY, model.parent)
+        except FileNotFoundError:  # which runtimes say
+            continue
+        except OSError as error:
+            raise UserError(f"{model}: has weights in {name!r}, which cannot be read ({error.strerror})") from error
 
 
 def _locations(data: mmap.mmap | bytes, start: int, end: int, message: _Message) -> Iterator[str]:

@@ -11,10 +11,22 @@ from seqexport.plugins.errors import UserError
 
 FORMAT_VERSION = 2
 
+MOST_TOKENS = 2**31 - 1
+"""That a length of 32 bits counts."""
+
+MOST_STATES_BYTES = 2**36
+"""Of the states of one sequence, its caches of one token."""
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
-Name = Annotated[str, msgspec.Meta(min_length=1)]
-Axis = Count | Name
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+Axis = Tokens | Name
 """A size, or the name of one that a call chooses. In the graphs of language models: batch, seq and max_len."""
+
+MOST_TENSORS = 1 << 14
+Shape = Annotated[tuple[Axis, ...], msgspec.Meta(max_length=16)]
+Type = Literal["float32", "float16", "bfloat16", "float64", "bool", "int8", "int16", "int32", "int64", "uint8",
+               "uint16", "uint32", "uint64"]  # fmt: skip
 
 DType = Literal["float32", "float16", "bfloat16"]
 Family = Literal["mamba", "transformer", "hybrid"]
@@ -39,9 +51,9 @@ class StateSpec(Record, frozen=True, omit_defaults=True):
         past, present: the graph's input and output, where they are not named after layer and kind.
     """
 
-    layer: Count
+    layer: Tokens
     kind: StateKind
-    shape: tuple[Axis, ...]
+    shape: Shape
     dtype: DType
     past: Name | None = None
     present: Name | None = None
@@ -77,10 +89,13 @@ class StateSpec(Record, frozen=True, omit_defaults=True):
 class TensorSpec(Record, frozen=True):
     """One input or output of the graph. ``role`` says what it is for."""
 
-    name: str
-    dtype: str
-    shape: tuple[Axis, ...]
+    name: Name
+    dtype: Type
+    shape: Shape
     role: Role
+
+
+Tensors = Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=MOST_TENSORS)]
 
 
 class Source(Record, frozen=True, omit_defaults=True):
@@ -111,8 +126,8 @@ class LanguageModel(Record, frozen=True):
         logits: of each sequence's last valid token, or of every token.
     """
 
-    vocab_size: Count
-    eos_token_ids: tuple[Count, ...]
+    vocab_size: Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
+    eos_token_ids: Annotated[tuple[Tokens, ...], msgspec.Meta(max_length=1000)]
     logits: Logits
 
 
@@ -136,21 +151,28 @@ class Manifest(Record, frozen=True, omit_defaults=True):
     dtype: DType
     target: Target
     opset: int
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    states: tuple[StateSpec, ...]
+    inputs: Tensors
+    outputs: Tensors
+    states: Annotated[tuple[StateSpec, ...], msgspec.Meta(max_length=MOST_TENSORS)]
     caches_in_place: bool
     ops: dict[str, Count]
     source: Source
     files: dict[str, str]
     family: Family | None = None
     language_model: LanguageModel | None = None
-    capacity: Count | None = None
-    capacity_limit: Count | None = None
+    capacity: Tokens | None = None
+    capacity_limit: Tokens | None = None
 
     def __post_init__(self) -> None:
         if self.capacity is None and any(spec.grows for spec in self.states):
             raise ValueError("states that grow, and no capacity")
+        if (size := self._least_bytes()) > MOST_STATES_BYTES:
+            raise ValueError(f"states of {size:,} bytes for one sequence; at most {MOST_STATES_BYTES:,}")
+
+    def _least_bytes(self) -> int:
+        """Of the states, every axis that a call chooses taken as 1."""
+        shapes = [(s.dtype, [axis for axis in s.shape if isinstance(axis, int)]) for s in self.states]
+        return sum(math.prod(sizes) * ITEM_BYTES[dtype] for dtype, sizes in shapes)
 
     @property
     def text(self) -> LanguageModel:

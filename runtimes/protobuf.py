@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from seqexport.plugins.reading import ANY, opened
 
 VARINT, BYTES, GROUPS, FIXED = 0, 2, (3, 4), {1: 8, 5: 4}
 """How a field is written."""
@@ -33,8 +36,8 @@ def mapped(file: Path) -> Iterator[mmap.mmap | bytes]:
     Raises:
         OSError: it cannot be read.
     """
-    with file.open("rb") as stream:
-        if not file.stat().st_size:
+    with opened(file, ANY) as stream:
+        if not os.fstat(stream.fileno()).st_size:
             yield b""
             return
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -64,6 +67,21 @@ def fields(data: mmap.mmap | bytes, position: int, end: int) -> Iterator[Field]:
             position += FIXED[kind]
         elif kind not in GROUPS:
             raise NotWhole
+
+
+def numbers(data: mmap.mmap | bytes, place: Field) -> Iterator[int]:
+    """Those of a repeated field: each in a field of its own, or many in one.
+
+    Raises:
+        NotWhole: the bytes are no numbers.
+    """
+    if not place.is_bytes:
+        yield place.value
+        return
+    position = place.begin
+    while position < place.end:
+        number, position = varint(data, position, place.end)
+        yield number
 
 
 def varint(data: mmap.mmap | bytes, position: int, end: int) -> tuple[int, int]:

@@ -54,11 +54,17 @@ def _no_progress_bars() -> Iterator[None]:
 
 @contextmanager
 def one_line(source: str, what: str) -> Iterator[None]:
-    """Any error inside becomes a UserError of one line, with the error itself as its cause."""
+    """Whatever is raised inside becomes a UserError of one line, with itself as its cause: a parser's panic too."""
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{source}: {what}: {reason[:240]}") from error
+    except BaseException as error:  # that of a panic in Rust is no Exception
+        raise UserError(f"{source}: {what}: {said(error)}") from error
+
+
+def said(error: BaseException) -> str:
+    """What an error says, in one line; its name where it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (" ".join(str(error).split()) or type(error).__name__)[:240]

@@ -23,6 +23,7 @@ from safetensors.numpy import save
 
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.reading import ANY, read, regular
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.output import write_output
 from seqexport.runtimes.sampling import Sampling
@@ -67,8 +68,8 @@ def read_session(file: Path, bundle: Bundle) -> Snapshot:
         UserError: it cannot be read, is damaged or no session, or was saved from another model or in another dtype.
     """
     try:
-        body = memoryview(file.read_bytes())
-        with safe_open(file, "numpy") as opened:
+        body = memoryview(read(file, ANY, file.parent))
+        with safe_open(regular(file, ANY, file.parent), "numpy") as opened:
             metadata = opened.metadata() or {}
             _check_format(file, metadata)
             if hashlib.sha256(body[:-DIGEST_BYTES]).digest() != body[-DIGEST_BYTES:]:

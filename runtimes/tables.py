@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import replace
+from typing import Any
 
 from rich import box
 from rich.cells import cell_len
@@ -13,14 +14,23 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+from seqexport.runtimes.encoding import plain
+
 WIDEST = 10_000
 PIPE_WIDTH = 1000
 """Characters in a line of what is no terminal: a table there is as wide as it wants to be."""
 
 
+class PlainConsole(Console):
+    """Rich's console; what a terminal obeys never reaches it: names and texts come from bundles."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(plain(text), **options)
+
+
 def open_console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
     """Standard output or error; lines are laid out to the terminal's width, or to that of ``$COLUMNS``."""
-    made = Console(stderr=stderr, soft_wrap=soft_wrap)
+    made = PlainConsole(stderr=stderr, soft_wrap=soft_wrap)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = PIPE_WIDTH
     return made

@@ -62,11 +62,11 @@ def _tokenize(text: str, path: Path, bundle: Bundle) -> tuple[Tokens, Tokens, To
             )
         data = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
         return np.empty(0, np.int64), data, np.arange(data.size + 1)
-    from seqexport.runtimes.tokenizer import load_tokenizer
+    from seqexport.runtimes.tokenizer import encode, load_tokenizer
 
     tokenizer = load_tokenizer(bundle.tokenizer)
-    encoding = tokenizer.encode(text, add_special_tokens=False)
-    whole = tokenizer.encode(text[:1])
+    encoding = encode(tokenizer, text, special_tokens=False)
+    whole = encode(tokenizer, text[:1])
     before = whole.ids[: whole.special_tokens_mask.index(0) if 0 in whole.special_tokens_mask else 0]
     ends = np.cumsum([0, *(len(character.encode()) for character in text)])
     starts = [start for start, _ in encoding.offsets]

@@ -7,10 +7,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.reading import WORDS, regular
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.quiet import one_line
 
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"
@@ -29,10 +31,8 @@ def load_tokenizer(file: Path) -> Tokenizer:
     Raises:
         UserError: it cannot be read.
     """
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+    with one_line(str(file), "cannot be read as a tokenizer"):
+        tokenizer = Tokenizer.from_file(str(regular(file, WORDS, file.parent)))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if getattr(tokenizer.model, "dropout", None):
@@ -58,8 +58,7 @@ class BundleTokenizer:
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """The tokens of a text, with those that the tokenizer puts around a text by itself or without."""
         characters = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # no half of a pair
-        ids: list[int] = self._tokenizer.encode(characters, add_special_tokens=special_tokens).ids
-        return ids
+        return encode(self._tokenizer, characters, special_tokens=special_tokens).ids
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens; special ones are spelled out."""
@@ -111,8 +110,16 @@ class TextStream:
         return text[start : self._shown]
 
 
+def encode(tokenizer: Tokenizer, text: str, *, special_tokens: bool = True) -> Encoding:
+    """Raises UserError: the tokenizer has no token for a part of the text, or fails on it."""
+    with one_line("tokenizer.json", "its tokenizer fails on the text"):
+        return tokenizer.encode(text, add_special_tokens=special_tokens)
+
+
 def decode(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
-    text: str = tokenizer.decode(list(tokens), skip_special_tokens=False)
+    """Raises UserError: the tokenizer fails on the tokens."""
+    with one_line("tokenizer.json", "its tokenizer fails on the tokens"):
+        text: str = tokenizer.decode(list(tokens), skip_special_tokens=False)
     return text
 
 

@@ -19,6 +19,7 @@ from seqexport.exporter.commands.options import (
     threads_option,
 )
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.encoding import shown
 from seqexport.runtimes.output import require_writable
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def command(
         else:
             texts = model.generate(prompts, **given)
             for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1):
-                print(f"--- {number} ---\n{prompt}{text}")
+                print(f"--- {number} ---\n{shown(prompt + text)}")
 
 
 def _check_prompts(prompts: Sequence[str], chat: bool, save: Path | None, resume: Path | None) -> None:
@@ -118,7 +119,7 @@ def _print_live(pieces: Iterable[str]) -> None:
     """Each piece as it comes, and a line's end whatever happens."""
     try:
         for piece in pieces:
-            sys.stdout.write(piece)
+            sys.stdout.write(shown(piece))
             sys.stdout.flush()
     finally:
         print()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from seqexport.runtimes.tables import FittedTable, open_console
 
 if TYPE_CHECKING:
     from seqexport.runtimes.bundle import Bundle
-    from seqexport.runtimes.manifest import LanguageModel, Manifest, Target, TensorSpec
+    from seqexport.runtimes.manifest import Axis, LanguageModel, Manifest, Target
 
 NO_ENGINES: dict[Target, str] = {
     "portable": "none; TensorRT 10 and newer build one with: seqexport build",
@@ -111,12 +112,12 @@ def _interface(manifest: Manifest) -> FittedTable:
         table.add_column(name)
     for spec in (*manifest.inputs, *manifest.outputs):
         if spec.role not in ("past", "present"):
-            table.add_row(spec.name, spec.dtype, _shape(spec), spec.role)
+            table.add_row(escape(spec.name), spec.dtype, _shape(spec.shape), spec.role)
     return table
 
 
-def _shape(spec: TensorSpec) -> str:
-    return f"\\[{', '.join(map(str, spec.shape))}]"
+def _shape(shape: Sequence[Axis]) -> str:
+    return escape(f"[{', '.join(map(str, shape))}]")
 
 
 def _states(manifest: Manifest) -> FittedTable:
@@ -130,7 +131,7 @@ def _states(manifest: Manifest) -> FittedTable:
         kinds.setdefault((spec.kind, spec.dtype, spec.shape, spec.grows), []).append(spec.layer)
     for (kind, dtype, shape, grows), layers in kinds.items():
         where = f"{layers[0]} to {layers[-1]}" if len(layers) == layers[-1] - layers[0] + 1 > 1 else str(layers)[1:-1]
-        table.add_row(kind, where, dtype, f"\\[{', '.join(map(str, shape))}]", "with tokens" if grows else "no")
+        table.add_row(kind, where, dtype, _shape(shape), "with tokens" if grows else "no")
     lengths = [n for n in (1, 1024, 8192, 65536) if manifest.capacity is None or n <= manifest.capacity]
     sizes = ", ".join(f"{manifest.state_bytes(1, n) / 1e6:,.2f} MB at {n:,} tokens" for n in lengths)
     table.caption = f"one sequence's states: {sizes}"
@@ -142,7 +143,7 @@ def _carried(manifest: Manifest) -> FittedTable:
     for name in ("input", "output", "dtype", "shape"):
         table.add_column(name)
     for spec in manifest.states:
-        table.add_row(spec.past_name, spec.present_name, spec.dtype, f"\\[{', '.join(map(str, spec.shape))}]")
+        table.add_row(escape(spec.past_name), escape(spec.present_name), spec.dtype, _shape(spec.shape))
     return table
 
 

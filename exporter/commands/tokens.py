@@ -12,6 +12,7 @@ import click
 
 from seqexport.exporter.commands.options import bundle_argument
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.encoding import shown
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """What it reads of a bundle; the weights need not be there."""
@@ -61,7 +62,7 @@ def command(bundle: Path, prompt: str | None, chat: bool, special_tokens: bool, 
 
 
 def _print(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(shown(text))
     sys.stdout.flush()
 
 

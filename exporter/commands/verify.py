@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.markup import escape
 
 from seqexport.exporter.commands.options import (
     backend_option,
@@ -17,6 +18,7 @@ from seqexport.exporter.commands.options import (
     plugins_option,
     threads_option,
 )
+from seqexport.runtimes.encoding import plain
 from seqexport.runtimes.tables import FittedTable, open_console
 
 if TYPE_CHECKING:
@@ -53,9 +55,9 @@ def command(bundle: Path, backend: str, as_json: bool, **options: Any) -> None:
         open_console().print(_table(checks))
         for check in checks:
             if check.not_finite:
-                click.echo(f"not finite: {check.name}: {check.not_finite}")
+                click.echo(plain(f"not finite: {check.name}: {check.not_finite}"))
     for what in not_checked:
-        click.echo(f"not checked: {what}", err=as_json)
+        click.echo(plain(f"not checked: {what}"), err=as_json)
     sys.exit(0 if all(check.passed for check in checks) else 1)
 
 
@@ -68,7 +70,7 @@ def _table(checks: list[Check]) -> FittedTable:
     for check in checks:
         verdict = "[green]ok[/]" if check.passed else "[bold red]out of bounds[/]"
         verdict = "[bold red]not finite[/]" if check.not_finite else verdict
-        table.add_row(check.name, *map(_number, (check.error, check.torch_error, check.allowed)), verdict)
+        table.add_row(escape(check.name), *map(_number, (check.error, check.torch_error, check.allowed)), verdict)
     return table
 
 

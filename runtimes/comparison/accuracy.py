@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import TypeVar
 
 import msgspec
@@ -28,11 +29,21 @@ ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 ALLOWED = 2.0
 """How many times PyTorch's own error an error may be."""
 
+CEILING = {"float32": 2.0**-7, "float16": 2.0**-3, "bfloat16": 2.0**-1}
+"""The most that is ever allowed by what a bundle says of PyTorch's error: beyond it answers are others, not rounded."""
+
 PROMPTS = 16
 """Prompts that are read, each a token shorter than the next: the error of one position's logits is ten times that of
 another's, in PyTorch and in engines alike (seen in float32), so that one position says nothing."""
 
 BINS = 25
+
+
+def allowed(own: float, dtype: str) -> float | None:
+    """The most that an error may be, where a bundle says that PyTorch's is ``own``; None where that is not finite."""
+    return min(ALLOWED * max(own, ROUNDING[dtype]), CEILING[dtype]) if isfinite(own) else None
+
+
 Doubles = NDArray[np.float64]
 Errors = TypeVar("Errors", "StepError", "StateError")
 

@@ -81,7 +81,7 @@ def measure_module(
     runner: ModuleRunner, options: ModuleSpeed, progress: Progress = lambda what: None
 ) -> tuple[ModulePoint, ...]:
     """Time every combination of the sizes, in the order in which they are given."""
-    example = read_module_reference(runner.bundle.reference).cases[0]
+    example = read_module_reference(runner.bundle).cases[0]
     own = example.sizes(runner.manifest)
     if unknown := options.sizes.keys() - own.keys():
         raise UserError(f"`axis` {min(unknown)}: the dynamic axes are {', '.join(own) or 'none'}")

@@ -85,7 +85,7 @@ def compare_modules(
 def _bundle(
     bundle: Bundle, backends: Mapping[str, Callable[[Bundle], ModuleRunner]], options: ModuleSpeed, progress: Progress
 ) -> ModuleBundleResult:
-    manifest, reference = bundle.manifest, read_module_reference(bundle.reference)
+    manifest, reference = bundle.manifest, read_module_reference(bundle)
 
     def result(name: str) -> ModuleResult:
         not_checked = list[str]()

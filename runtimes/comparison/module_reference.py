@@ -11,16 +11,21 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.comparison.reference import relative_error
+from seqexport.runtimes.comparison.reference_file import held_reference
 from seqexport.runtimes.finite import ADVICE, not_finite
 from seqexport.runtimes.manifest import Manifest
 from seqexport.runtimes.module import Array, Arrays, ModuleRunner
+
+MOST_CALLS = 1024
+"""Of a reference that is read."""
 
 ENOUGH, MOST_DRAWS = 64, 16
 """Values that an output must give for its error to say something, and calls at most that are made for them."""
@@ -144,27 +149,35 @@ def write_module_reference(path: Path, reference: ModuleReference) -> None:
     path.write_bytes(save(tensors, metadata=texts))
 
 
-def read_module_reference(path: Path) -> ModuleReference:
-    """Read what was recorded.
+def read_module_reference(bundle: Bundle) -> ModuleReference:
+    """Read what was recorded with a bundle.
 
     Raises:
-        UserError: there is nothing, or it is damaged.
+        UserError: there is nothing, or it is damaged or of another module.
     """
-    if not path.exists():
-        raise UserError(f"{path} is not there: the bundle was exported without a reference; export it again")
-    cases: dict[int, Case] = {}
-    try:
-        with safe_open(path, "numpy") as file:
-            metadata = {name: json.loads(text) for name, text in file.metadata().items()}
-            for key in file.keys():  # noqa: SIM118
-                place, kind, name = key.split(".", 2)
-                case = cases.setdefault(int(place.removeprefix("case")), Case({}, {}))
-                kept = {"input": case.inputs, "answer": case.answers}[kind]
-                kept[name] = file.get_tensor(key)
-        errors = {str(name): float(error) for name, error in metadata["torch_errors"].items()}
-        whole = tuple(cases[index] for index in range(len(cases)))
-        if not whole:
-            raise ValueError("it has no calls")
-        return ModuleReference(whole, errors, dict(metadata["not_recorded"]))
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); export the module again") from error
+    manifest = bundle.manifest
+    with held_reference(bundle.reference, "export the module again") as (file, metadata):
+        keys = sorted(file.keys())
+        count = len({key.partition(".")[0] for key in keys})
+        if not 1 <= count <= MOST_CALLS:
+            raise ValueError(f"it has {count} calls; expected 1 to {MOST_CALLS}")
+        whole = tuple(_read_case(file, keys, f"case{index}", manifest) for index in range(count))
+        errors = {spec.name: float(metadata["torch_errors"][spec.name]) for spec in manifest.outputs}
+        not_recorded = {str(axis): str(why) for axis, why in metadata["not_recorded"].items()}
+        return ModuleReference(whole, errors, not_recorded)
+
+
+def _read_case(file: Any, keys: Sequence[str], place: str, manifest: Manifest) -> Case:
+    """A call with every input of the graph, and those that it does without, and every output."""
+    case = Case({}, {})
+    for kind, kept in (("input", case.inputs), ("answer", case.answers)):
+        prefix = f"{place}.{kind}."
+        kept |= {key.removeprefix(prefix): file.get_tensor(key) for key in keys if key.startswith(prefix)}
+    outputs = {spec.name for spec in manifest.outputs}
+    if missing := ({spec.name for spec in manifest.inputs} - case.inputs.keys()) | (outputs ^ case.answers.keys()):
+        raise ValueError(f"it is of another module: {min(missing)}")
+    for spec in (*manifest.inputs, *manifest.outputs):
+        value = case.answers.get(spec.name, case.inputs.get(spec.name))
+        if value is None or len(value.shape) != len(spec.shape):
+            raise ValueError(f"{place}: {spec.name} has not {len(spec.shape)} axes")
+    return case

@@ -10,6 +10,7 @@ in the capacity.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,13 +18,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Lengths, Runner, Session, States, Tokens
-from seqexport.runtimes.comparison.late import made_up, starts
+from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.comparison.late import MOST_BYTES, made_up, starts
+from seqexport.runtimes.comparison.reference_file import array, held_reference
 from seqexport.runtimes.finite import ADVICE, not_finite
+from seqexport.runtimes.manifest import MOST_TOKENS as MOST_POSITION
 from seqexport.runtimes.manifest import Manifest
 
 Array = NDArray[Any]
@@ -33,6 +36,10 @@ LONGEST = max(PREFILL_LENGTHS) + STEPS
 """Tokens of the text that is recorded."""
 
 LATE_PREFILL, LATE_STEPS = 5, 3
+
+
+MOST_ROWS, MOST_TOKENS, MOST_TEXTS = 16, 1024, 64
+"""Of a reference that is read: sequences, tokens of all of them, and late texts."""
 
 
 @dataclass(frozen=True)
@@ -208,29 +215,65 @@ def _prefix(case: Reference) -> str:
     return f"late{case.start}." if case.start else "answer."
 
 
-def read_reference(path: Path) -> Reference:
-    """Read a recorded reference.
+def read_reference(bundle: Bundle) -> Reference:
+    """Read what was recorded with a bundle.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none, or it is damaged or of another model.
     """
-    if not path.exists():
-        raise UserError(f"{path} is not there: the bundle was exported without a reference; export it again")
-    try:
-        with safe_open(path, "numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = {name: json.loads(text) for name, text in file.metadata().items()}
-        inputs = Reference(tensors["tokens"], tensors["seq_lens"], tensors["next_tokens"])
-        whole = _read(inputs, tensors, metadata["torch_errors"])
+    manifest = bundle.manifest
+    with held_reference(bundle.reference, "export the model again") as (file, metadata):
+        inputs = Reference(*(array(file, name, MOST_TOKENS) for name in ("tokens", "seq_lens", "next_tokens")))
+        check_inputs(inputs, manifest)
+        whole = _read(inputs, file, manifest, metadata["torch_errors"])
         if "late" not in metadata:
             return whole
-        late = [_read(_late_inputs(inputs, int(n)), tensors, errors) for n, errors in metadata["late"].items()]
+        if len(metadata["late"]) > MOST_TEXTS:
+            raise ValueError(f"{len(metadata['late'])} late texts; expected at most {MOST_TEXTS}")
+        late = [_read(_late_inputs(inputs, int(n)), file, manifest, each) for n, each in metadata["late"].items()]
         return replace(whole, late=tuple(late), windows=tuple(map(int, metadata["windows"])))
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); export the model again") from error
 
 
-def _read(inputs: Reference, tensors: dict[str, Array], errors: dict[str, Any]) -> Reference:
-    prefix = _prefix(inputs)
-    answers = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-    return replace(inputs, answers=answers, torch_errors={str(k): float(v) for k, v in errors.items()})
+def check_inputs(inputs: Reference, manifest: Manifest) -> None:
+    """Raises ValueError: tokens or lengths that no export records, or that the manifest's model does not take."""
+    tokens, lens, following = inputs.tokens, inputs.seq_lens, inputs.next_tokens
+    rows, length = tokens.shape if tokens.ndim == 2 else (0, 0)
+    steps = following.shape[1] if following.ndim == 2 else 0
+    kinds = {array.dtype.kind for array in (tokens, lens, following)}
+    if not (0 < rows <= MOST_ROWS and length and lens.shape == (rows,) and following.shape == (rows, steps)):
+        raise ValueError("tokens, seq_lens and next_tokens are not [B, L], [B] and [B, n]")
+    if kinds != {"i"} or not (lens.min() >= 1 and lens.max() <= length):
+        raise ValueError(f"seq_lens are {lens.tolist()}; expected 1 to {length}")
+    if any(part.size and not (part.min() >= 0 and part.max() < manifest.vocab_size) for part in (tokens, following)):
+        raise ValueError(f"its tokens are not all from 0 to {manifest.vocab_size - 1}")
+
+
+def check_start(inputs: Reference, manifest: Manifest) -> None:
+    """Raises ValueError: a text that the cache does not hold, or that takes more memory than any that is recorded."""
+    if inputs.start < 0 or inputs.end > (MOST_POSITION if manifest.capacity is None else manifest.capacity):
+        raise ValueError(f"a text ends at {inputs.end}, and the capacity is {manifest.capacity}")
+    if manifest.state_bytes(1, inputs.start) > manifest.state_bytes(1, 0) + MOST_BYTES:
+        raise ValueError(f"a text begins at {inputs.start}, after more tokens than are ever made up")
+
+
+def shapes(inputs: Reference, manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Of every answer to the inputs."""
+    rows, names = len(inputs.seq_lens), ["prefill", *(f"step{step}" for step in range(inputs.next_tokens.shape[1]))]
+    read = inputs.end - inputs.start
+    logits = {f"{name}.logits": (rows, manifest.vocab_size) for name in names}
+    return logits | {f"end.{spec.past_name}": spec.sizes(1, read) for spec in manifest.states}
+
+
+def _read(inputs: Reference, file: Any, manifest: Manifest, errors: dict[str, Any]) -> Reference:
+    """The answers to inputs, each in the shape that the manifest's model gives."""
+    check_start(inputs, manifest)
+    answers = {}
+    for name, shape in shapes(inputs, manifest).items():
+        answers[name] = array(file, f"{_prefix(inputs)}{name}", math.prod(shape))
+        if answers[name].shape != shape or answers[name].dtype.kind != "f":
+            found = f"{answers[name].dtype} {list(answers[name].shape)}"
+            raise ValueError(f"{name} is {found}, expected floats {list(shape)}")
+    quantities = ["logits", *(spec.past_name for spec in manifest.states)]
+    if missing := set(quantities) - errors.keys():
+        raise ValueError(f"it lacks PyTorch's error of {min(missing)}")
+    return replace(inputs, answers=answers, torch_errors={name: float(errors[name]) for name in quantities})

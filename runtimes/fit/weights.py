@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from seqexport.runtimes.bundle import Bundle
-from seqexport.runtimes.protobuf import NotWhole, fields, mapped, varint
+from seqexport.runtimes.protobuf import NotWhole, fields, mapped, numbers
 
 GRAPH, INITIALIZER, DIMS = 7, 5, 1
 
@@ -64,14 +64,6 @@ def shapes(data: mmap.mmap | bytes) -> Iterator[Shape]:
 
 
 def _dims(data: mmap.mmap | bytes, begin: int, end: int) -> Iterator[int]:
-    """Each in a field of its own, or many in one."""
     for field in fields(data, begin, end):
-        if field.number != DIMS:
-            continue
-        if not field.is_bytes:
-            yield field.value
-            continue
-        position = field.begin
-        while position < field.end:
-            size, position = varint(data, position, field.end)
-            yield size
+        if field.number == DIMS:
+            yield from numbers(data, field)

@@ -11,7 +11,7 @@ from packaging.version import Version
 from seqexport.plugins.cores import usable_cores
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
-from seqexport.runtimes.bundle import MANIFEST, Bundle
+from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.ort.library import OpsLibrary
 
 try:
@@ -129,8 +129,9 @@ def open_engine(bundle: Bundle, ops: OpsLibrary, *, device: Device, threads: int
     """An ``InferenceSession`` of a bundle's graph; ``graphs``: one that can capture its runs on CUDA.
 
     Raises:
-        UserError: ONNX Runtime refuses the graph, or its inputs and outputs are not the manifest's.
+        UserError: ONNX Runtime refuses the graph, or it is not the manifest's.
     """
+    bundle.check_graph()
     options = ops.session_options()
     options.log_severity_level = FATAL
     options.intra_op_num_threads = threads or usable_cores()
@@ -143,7 +144,6 @@ def open_engine(bundle: Bundle, ops: OpsLibrary, *, device: Device, threads: int
         raise
     except Exception as error:
         raise UserError(_why_not_loaded(bundle, str(error), ops)) from error
-    _check_interface(bundle, engine)
     return engine
 
 
@@ -151,18 +151,6 @@ def described(bundle: Bundle, ops: OpsLibrary, device: Device) -> str:
     """What runs a bundle: version, provider, target, and what computes our ops."""
     said = f"ONNX Runtime {ort.__version__}, {PROVIDERS[device]}, target {bundle.manifest.target}"
     return f"{said}, {ops}" if bundle.manifest.ops else said
-
-
-def _check_interface(bundle: Bundle, engine: Any) -> None:
-    for kind, specs, values in (
-        ("inputs", bundle.manifest.inputs, engine.get_inputs()),
-        ("outputs", bundle.manifest.outputs, engine.get_outputs()),
-    ):
-        if others := {spec.name for spec in specs} ^ {value.name for value in values}:
-            raise UserError(
-                f"{bundle.model}: its {kind} are not those that {MANIFEST} lists ({min(others)}); "
-                "export the model again"
-            )
 
 
 def _why_not_loaded(bundle: Bundle, error: str, ops: OpsLibrary) -> str:

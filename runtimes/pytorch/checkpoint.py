@@ -14,11 +14,12 @@ from seqexport.runtimes.pytorch.files import (
     CONFIG,
     WANTED,
     check_adapter,
-    check_links,
+    check_files,
     read_json,
     weight_files,
 )
 from seqexport.runtimes.pytorch.language_model import auto_class, is_wrapper, language_model
+from seqexport.runtimes.pytorch.sizes import check_counts, check_fits, check_types, held
 from seqexport.runtimes.quiet import one_line, quiet
 
 if TYPE_CHECKING:
@@ -52,15 +53,18 @@ def load_original(
     if dtype is None and config.dtype is not None:
         _check_dtype(source, config.dtype)
     files = weight_files(source, folder)
+    weights = held(files)
     from seqexport.runtimes.pytorch.weights import check_finite
 
     with quiet(), one_line(source, f"transformers cannot load it as {config.model_type!r}"):
-        load = _auto_class(source, config, trust_remote_code).from_pretrained
+        auto = _auto_class(source, config, trust_remote_code)
+        check_fits(source, auto, config, weights, trust_remote_code=trust_remote_code)
         options = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
-        model = _loaded(source, load, folder, config, options)
+        model = _loaded(source, auto.from_pretrained, folder, config, options)
         if is_wrapper(model.config):
             model = language_model(source, model)
     _check_dtype(source, model.dtype)
+    check_types(source, model, weights)
     check_finite(source, files, model, clamped)
     return model.eval()
 
@@ -94,10 +98,10 @@ def local_folder(source: str, *, trust_remote_code: bool = False) -> Path:
     """The checkpoint's files on this machine; a hub id is fetched into the hub's own cache.
 
     Raises:
-        UserError: no such folder, the hub does not give it, or one of its files is a link that leads out of it.
+        UserError: no such folder, the hub does not give it, or one of its files is no file, or a link that leads out.
     """
     folder = _folder(source, trust_remote_code)
-    check_links(folder)
+    check_files(folder)
     return folder
 
 
@@ -117,10 +121,12 @@ def _config(source: str, folder: Path, trust_remote_code: bool) -> PreTrainedCon
     if not (folder / CONFIG).is_file():
         raise UserError(f"{source} has no {CONFIG}; {WANTED}")
     data = read_json(folder / CONFIG)
+    check_counts(source, data)
     if mamba_ssm.is_original(data):
         with one_line(source, f"{CONFIG} is not a valid configuration of mamba_ssm"):
             return mamba_ssm.translated(source, folder, data)
-    _check_config(source, data, trust_remote_code)
+    with one_line(source, f"{CONFIG} is not a valid configuration"):
+        _check_config(source, data, trust_remote_code)
     from transformers import AutoConfig
 
     with quiet(), one_line(source, f"{CONFIG} is not a valid {data['model_type']!r} configuration"):
@@ -144,8 +150,11 @@ def _check_config(source: str, data: dict[str, Any], trust_remote_code: bool) ->
     model_type = data.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise UserError(f"{source}: {CONFIG} has no model_type; {WANTED} as transformers saves it")
-    for name in data.get("architectures") or []:
-        if ANOTHER_TASK.search(str(name)):
+    named = data.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise UserError(f"{source}: {CONFIG} has architectures {named!r}; expected a list of class names")
+    for name in named:
+        if ANOTHER_TASK.search(name):
             raise UserError(f"{source} is a {name}; expected a causal language model, such as a ...ForCausalLM")
     if model_type not in CONFIG_MAPPING:
         _check_code(source, model_type, data.get("auto_map") or {}, trust_remote_code)

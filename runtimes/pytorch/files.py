@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from seqexport.plugins import reading
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.links import is_inside
+from seqexport.plugins.reading import ANY, LISTS, SETTINGS, WORDS, is_inside, opened, regular
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 WANTED = f"expected a folder with {CONFIG} and {WEIGHTS}, or a Hugging Face hub id"
@@ -20,19 +20,36 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 COPY_AGAIN = "copy the checkpoint again"
 
 
-def check_links(folder: Path) -> None:
-    """Refuse a checkpoint of which a file that is read is a link to a place outside: a bundle would publish it.
+def check_files(folder: Path) -> None:
+    """Refuse a checkpoint of which a part that is read is no file, or a link to a place outside: it would be published.
 
     Links inside the folder are fine, and so are those of the hub's cache, whose snapshots link to its blobs.
 
     Raises:
-        UserError: naming the link.
+        UserError: naming the file.
     """
-    for path in (*folder.iterdir(), *(folder / TEMPLATES).glob("*")):
+    try:
+        paths = [*folder.iterdir(), *(folder / TEMPLATES).glob("*")]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); {COPY_AGAIN}") from error
+    for path in paths:
         name = str(path.relative_to(folder))
-        if any(fnmatch(name, pattern) for pattern in READ) and not is_inside(folder, name):
-            target = os.path.realpath(path)
-            raise UserError(f"{path} is a link to {target}, outside the checkpoint; put the file itself in its place")
+        if any(fnmatch(name, pattern) for pattern in READ):
+            _check_file(folder, name)
+
+
+def _check_file(folder: Path, name: str) -> None:
+    path = folder / name
+    if not is_inside(folder, name):
+        target = os.path.realpath(path)
+        raise UserError(f"{path} is a link to {target}, outside the checkpoint; put the file itself in its place")
+    try:
+        if not path.is_dir():
+            regular(path, ANY if path.suffix == ".safetensors" else WORDS, folder)
+    except FileNotFoundError:  # a link to nothing, which is told where the file is missed
+        return
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {COPY_AGAIN}") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -42,10 +59,10 @@ def read_json(file: Path) -> dict[str, Any]:
         UserError: it cannot be read, or is something else.
     """
     try:
-        data = json.loads(file.read_bytes())
+        data = reading.read_json(file, LISTS if file.name == INDEX else SETTINGS, file.parent)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); {COPY_AGAIN}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{file}: not JSON ({error}); {COPY_AGAIN}") from error
     if not isinstance(data, dict):
         raise UserError(f"{file}: expected a JSON object, found {type(data).__name__}; {COPY_AGAIN}")
@@ -79,8 +96,6 @@ def weight_files(source: str, folder: Path) -> list[Path]:
     else:
         raise UserError(f"{source} has no safetensors weights; expected {WEIGHTS}, or {INDEX} and its shards")
     for file in files:
-        if not file.is_file():
-            raise UserError(f"{file}: missing, though {INDEX} lists it; {COPY_AGAIN}")
         _check_whole(file)
     return files
 
@@ -110,12 +125,18 @@ def _check_whole(file: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="pt"):
+        with opened(file, ANY, file.parent) as stream:
+            begin, target, size = stream.read(30), stream.name, os.fstat(stream.fileno()).st_size
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: missing, though {INDEX} lists it; {COPY_AGAIN}") from error
+    except OSError as error:
+        raise UserError(
+            f"{file.parent}: {INDEX} lists {file.name!r}, which cannot be read ({error.strerror})"
+        ) from error
+    if begin.startswith(b"version https://git-lfs"):
+        raise UserError(f"{file}: a Git LFS pointer, not the weights; run: git lfs pull")
+    try:
+        with safe_open(target, framework="pt"):
             return
     except (SafetensorError, OSError, ValueError) as error:
-        with file.open("rb") as stream:
-            if stream.read(30).startswith(b"version https://git-lfs"):
-                raise UserError(f"{file}: a Git LFS pointer, not the weights; run: git lfs pull") from error
-        raise UserError(
-            f"{file}: not a whole safetensors file ({file.stat().st_size} bytes: {error}); {COPY_AGAIN}"
-        ) from error
+        raise UserError(f"{file}: not a whole safetensors file ({size} bytes: {error}); {COPY_AGAIN}") from error

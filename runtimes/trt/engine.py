@@ -15,6 +15,7 @@ from typing import Any
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import require_writable, write_whole
+from seqexport.plugins.reading import ANY, read
 from seqexport.runtimes.bundle import MODEL, Bundle
 from seqexport.runtimes.comparison.module_reference import read_module_reference
 from seqexport.runtimes.external_data import check_inside
@@ -136,7 +137,7 @@ def profiles_of(bundle: Bundle, given: GivenShapes) -> dict[str, Profile]:
     """
     if bundle.manifest.language_model is not None:
         return bundle_profiles(bundle.manifest, given)
-    cases = read_module_reference(bundle.reference).cases
+    cases = read_module_reference(bundle).cases
     return module_profile(bundle.manifest, [case.sizes(bundle.manifest) for case in cases], given)
 
 
@@ -273,7 +274,7 @@ class _Build:
         if file is None:
             return b""
         try:
-            data = file.read_bytes() if file.exists() else b""
+            data = read(file, ANY) if file.exists() else b""
             require_writable(file)
         except OSError as error:
             raise UserError(f"--timingCacheFile {file}: cannot be read or written ({error.strerror})") from error

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.reading import read
 from seqexport.runtimes.bundle import Bundle
+
+MOST_BYTES = 2**31
+"""Of a protobuf."""
 
 DOMAIN = "seqexport"
 OURS = re.compile(rf"{DOMAIN}(\.\d+)?")
@@ -59,7 +63,7 @@ def graph_bytes(model: Path, *, drop: bool) -> bytes:
         UserError: the file cannot be read, or bodies are to be dropped and there is no onnx package.
     """
     try:
-        data = model.read_bytes()
+        data = read(model, MOST_BYTES)
     except OSError as error:
         raise UserError(f"{model}: cannot be read ({error.strerror})") from error
     if not drop:

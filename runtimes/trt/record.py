@@ -15,6 +15,7 @@ from packaging.version import Version
 
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import require_writable, whole_files, write_through
+from seqexport.plugins.reading import ANY, SETTINGS, read
 from seqexport.runtimes.bundle import MODEL, Bundle
 from seqexport.runtimes.output import as_json
 
@@ -116,7 +117,7 @@ def engines_of(bundle: Bundle) -> list[EngineRecord]:
         UserError: one of them is damaged.
     """
     files = sorted((bundle.path / FOLDER).glob("*.json"))
-    return [read_record(file, f"build it again with: seqexport build {bundle.path}") for file in files]
+    return [read_record(bundle, file, f"build it again with: seqexport build {bundle.path}") for file in files]
 
 
 def find_engine(bundle: Bundle, here: Platform) -> tuple[bytes, EngineRecord]:
@@ -130,7 +131,7 @@ def find_engine(bundle: Bundle, here: Platform) -> tuple[bytes, EngineRecord]:
     others = sorted(file for file in folder.glob("*.json") if file != exact)
     found: list[str] = []
     for file in [exact] if exact.is_file() else others:
-        record = read_record(file, rebuild)
+        record = read_record(bundle, file, rebuild)
         if record.runs_on(here):
             return _read_plan(bundle, file.parent / record.plan, record, rebuild), record
         found.append(str(record.platform))
@@ -140,14 +141,14 @@ def find_engine(bundle: Bundle, here: Platform) -> tuple[bytes, EngineRecord]:
     raise UserError(f"{bundle.path} has no engine for {here}{there}; {rebuild}")
 
 
-def read_record(file: Path, rebuild: str) -> EngineRecord:
-    """A record that is whole and of this format.
+def read_record(bundle: Bundle, file: Path, rebuild: str) -> EngineRecord:
+    """A record of a bundle that is whole and of this format.
 
     Raises:
         UserError: it cannot be read, or is of another format.
     """
     try:
-        record = msgspec.json.decode(file.read_bytes(), type=EngineRecord)
+        record = msgspec.json.decode(read(file, SETTINGS, bundle.path), type=EngineRecord)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is no engine's record: {' '.join(str(error).split())}; {rebuild}") from error
     if record.format_version != FORMAT_VERSION or Path(record.plan).name != record.plan:
@@ -157,7 +158,7 @@ def read_record(file: Path, rebuild: str) -> EngineRecord:
 
 def _read_plan(bundle: Bundle, file: Path, record: EngineRecord, rebuild: str) -> bytes:
     try:
-        plan = file.read_bytes()
+        plan = read(file, ANY, bundle.path)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); {rebuild}") from error
     actual = hashlib.sha256(plan).hexdigest()

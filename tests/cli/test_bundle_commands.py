@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from tokenizers import Tokenizer, decoders, models
 
 from seqexport.plugins import library
-from seqexport.plugins.files import sha256
+from seqexport.plugins.reading import sha256
 from seqexport.runtimes import cublas
 from seqexport.runtimes.bundle import MANIFEST, MODEL, REFERENCE, open_bundle, write_manifest
 from tests.cli.conftest import Run
@@ -82,8 +82,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "reference": (lambda f: (f / REFERENCE).write_bytes(b"short"), f"{REFERENCE}: sha256"),
 }
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "foreign": (foreign, f"{MODEL}: its inputs are not those that {MANIFEST} lists"),
-    "invalid": (invalid, f"cannot load {{folder}}/{MODEL}"),
+    "foreign": (foreign, "its inputs are not those listed (input_ids)"),
+    "invalid": (
+        invalid,
+        "describes: it is no ONNX graph, or cut short; export the model again",
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from seqexport.plugins import folders, library, toolchain
-from seqexport.plugins.files import sha256
+from seqexport.plugins.reading import sha256
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.output import as_json
 from seqexport.runtimes.trt.profiles import GivenShapes, bundle_profiles

@@ -25,7 +25,7 @@ from filelock import FileLock
 from safetensors.numpy import save
 
 from seqexport.plugins import toolchain
-from seqexport.plugins.files import sha256
+from seqexport.plugins.reading import sha256
 from seqexport.runtimes.bundle import MODEL, Bundle, open_bundle, write_manifest
 from seqexport.runtimes.manifest import FORMAT_VERSION, LanguageModel, Manifest, Source, StateSpec
 from seqexport.runtimes.sampling import Sampling

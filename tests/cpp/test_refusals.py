@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 from seqexport.plugins import library
-from seqexport.plugins.files import sha256
+from seqexport.plugins.reading import sha256
 from seqexport.runtimes.bundle import MANIFEST, MODEL
 from tests.conftest import Exported
 from tests.cpp.conftest import RTX_HEADERS, Build

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 import seqexport
-from seqexport.plugins.files import sha256
+from seqexport.plugins.reading import sha256
 from seqexport.runtimes.bundle import MANIFEST, Bundle
 from tests.conftest import Exported
 from tests.cpp.embedded import Embedding, Installed

@@ -64,7 +64,7 @@ def test_the_manifest_names_inputs_outputs_and_states(bundle: seqexport.Bundle) 
 
 
 def test_other_sizes_and_a_second_call_are_recorded(bundle: seqexport.Bundle) -> None:
-    cases = read_module_reference(bundle.reference).cases
+    cases = read_module_reference(bundle).cases
     sizes = [case.sizes(bundle.manifest) for case in cases]
     own = {"batch": 1, "height": 6, "width": 8}
     assert sizes[:4] == [own, {"batch": 2, "height": 8, "width": 11}, {"batch": 1, "height": 1, "width": 1}, own]
@@ -174,7 +174,7 @@ def test_token_ids_and_tied_weights(tmp_path: Path) -> None:
     ids = torch.tensor([[3, 1, 4, 1, 5]])
     bundle = seqexport.export(plain.Tied(), tmp_path / "out", inputs={"ids": ids}, dynamic={"ids": {1: "length"}})
     assert all(check.passed for check in seqexport.verify(bundle))
-    cases = read_module_reference(bundle.reference).cases
+    cases = read_module_reference(bundle).cases
     assert {int(i) for case in cases for i in case.inputs["ids"].ravel()} <= {1, 3, 4, 5}
 
 

@@ -208,7 +208,7 @@ def test_the_bundle_of_layers_that_give_a_pair_verifies(
     with quiet():
         bundle = export(ExportOptions(model=str(checkpoint("llama"))), tmp_path / "out", lambda stage: nullcontext())
     with open_runner("ort", bundle) as runner:
-        assert [check for check in verify(runner, read_reference(bundle.reference)) if not check.passed] == []
+        assert [check for check in verify(runner, read_reference(bundle)) if not check.passed] == []
 
 
 @pytest.mark.parametrize("fails", ["layer_stack", "representatives_only", "repeat_layers"])

@@ -162,4 +162,4 @@ def test_a_bundle_says_its_opset_and_verifies(exported: Exported, name: str, dty
     assert {x.domain: x.version for x in model.opset_import}[""] == OPSET == bundle.manifest.opset
     onnx.checker.check_model(str(bundle.model), full_check=True)
     with open_runner("ort", bundle) as runner:
-        assert [check for check in verify(runner, read_reference(bundle.reference)) if not check.passed] == []
+        assert [check for check in verify(runner, read_reference(bundle)) if not check.passed] == []

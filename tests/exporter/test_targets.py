@@ -61,7 +61,7 @@ def test_own_passes_run_last_and_are_in_the_bundle(checkpoint: Saved, tmp_path: 
     assert "seqexport.ort" in copied.seen  # the target's passes had run
     assert ir.load(bundle.model).graph[0].name == "mine"
     with open_runner("ort", bundle) as runner:
-        assert all(check.passed for check in verify(runner, read_reference(bundle.reference)))
+        assert all(check.passed for check in verify(runner, read_reference(bundle)))
 
 
 def fail(graph: ir.Graph) -> None:

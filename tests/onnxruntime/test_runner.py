@@ -66,7 +66,7 @@ def test_shipped_models_are_as_accurate_as_pytorch(
     bundle = runnable(exported(model, target=target, dtype=dtype, logits="all"))
     with OrtRunner(bundle, device=device, threads=2) as runner:
         assert f"ops by {library.FILES['onnxruntime']}" in runner.description
-        worse = [check for check in verify(runner, read_reference(bundle.reference)) if not check.passed]
+        worse = [check for check in verify(runner, read_reference(bundle)) if not check.passed]
     assert worse == []
 
 

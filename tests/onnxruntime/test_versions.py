@@ -88,7 +88,7 @@ def test_function_bodies_of_layers_that_differ_are_as_accurate_as_pytorch(
 ) -> None:
     bundle = exported(name, target="portable", logits="all", max_len=96)
     with ElsewhereRunner(bundle, version, tmp_path) as runner:
-        worse = [check for check in verify(runner, read_reference(bundle.reference)) if not check.passed]
+        worse = [check for check in verify(runner, read_reference(bundle)) if not check.passed]
     assert worse == []
 
 
@@ -96,4 +96,4 @@ def test_function_bodies_of_layers_that_differ_are_as_accurate_as_pytorch(
 def test_a_bundle_in_the_hubs_cache_opens(exported: Exported, version: str, tmp_path: Path) -> None:
     cached = in_hub_cache(exported("gemma2", target="portable", logits="all", max_len=96), tmp_path)
     with ElsewhereRunner(cached, version, tmp_path) as runner:
-        assert [check for check in verify(runner, read_reference(cached.reference)) if not check.passed] == []
+        assert [check for check in verify(runner, read_reference(cached)) if not check.passed] == []

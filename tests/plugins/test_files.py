@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from seqexport.plugins.files import require_writable, sha256, whole_file, whole_files, whole_folder, write_whole
+from seqexport.plugins.files import require_writable, whole_file, whole_files, whole_folder, write_whole
+from seqexport.plugins.reading import sha256
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import sha256
+from seqexport.plugins.reading import sha256
 from seqexport.runtimes.bundle import (
     MANIFEST,
     MODEL,
@@ -22,7 +22,9 @@ from seqexport.runtimes.bundle import (
 )
 from seqexport.runtimes.manifest import FORMAT_VERSION, LanguageModel, Manifest, Source, StateSpec, TensorSpec
 from tests.hub import in_hub_cache
-from tests.runtimes.test_external_data import save_weights_in
+from tests.runtimes.graphs import lying_in, save_graph
+
+CACHE = ("batch", 2, "max_len", 4)
 
 
 def manifest(**changes):
@@ -35,9 +37,15 @@ def manifest(**changes):
         target="portable",
         opset=20,
         capacity=16,
-        inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("batch", "seq"), role="tokens"),),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", 1, 9), role="logits"),),
-        states=(StateSpec(layer=3, kind="key", shape=("batch", 2, "max_len", 4), dtype="float16"),),
+        inputs=(
+            TensorSpec(name="input_ids", dtype="int64", shape=("batch", "seq"), role="tokens"),
+            TensorSpec(name="past_key_values.3.key", dtype="float16", shape=CACHE, role="past"),
+        ),
+        outputs=(
+            TensorSpec(name="logits", dtype="float32", shape=("batch", 1, 9), role="logits"),
+            TensorSpec(name="present.3.key", dtype="float16", shape=CACHE, role="present"),
+        ),
+        states=(StateSpec(layer=3, kind="key", shape=CACHE, dtype="float16"),),
         caches_in_place=False,
         ops={"CausalAttention": 1},
         source=Source(model="x", parameters=1, seqexport="0", torch="2", transformers="5", date="2026-01-01"),
@@ -50,8 +58,8 @@ def manifest(**changes):
 def folder(tmp_path):
     path = tmp_path / "bundle"
     path.mkdir()
-    (path / "model.onnx").write_bytes(b"graph")
-    write_manifest(path, manifest(files={"model.onnx": sha256(path / "model.onnx")}))
+    save_graph(path / MODEL, manifest())
+    write_manifest(path, manifest(files={MODEL: sha256(path / MODEL)}))
     return path
 
 
@@ -78,7 +86,7 @@ def test_newer_format(folder):
 
 
 def test_changed_file_is_named(folder):
-    (folder / "model.onnx").write_bytes(b"grapH")
+    (folder / "model.onnx").write_bytes(b"graph")
     with pytest.raises(BundleError, match=r"model\.onnx: sha256"):
         open_bundle(folder)
 
@@ -93,7 +101,7 @@ def test_a_bundle_in_the_hubs_cache(folder, tmp_path):
     cached = in_hub_cache(open_bundle(folder), tmp_path)
     assert cached.model.is_symlink()
     assert open_bundle(cached.path).name == "tiny"
-    cached.model.resolve().write_bytes(b"grapH")
+    cached.model.resolve().write_bytes(b"graph")
     with pytest.raises(BundleError, match=r"snapshots/abab.*/model\.onnx: sha256"):
         open_bundle(cached.path)
     cached.model.resolve().unlink()
@@ -143,7 +151,7 @@ def test_the_blobs_of_the_hub_s_cache_are_of_the_bundle(folder, tmp_path):
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "secret", "C:\\secret"])
 def test_weights_that_are_no_file_of_the_bundle_are_refused(folder, name):
     (folder / "secret").write_bytes(b"abc")
-    save_weights_in(folder / MODEL, name)
+    save_graph(folder / MODEL, manifest(), lying_in(name))
     write_manifest(folder, manifest(files={MODEL: sha256(folder / MODEL)}))
     with pytest.raises(BundleError, match=f"has weights in {re.escape(repr(name))}, which {MANIFEST} does not name"):
         open_bundle(folder)
@@ -281,9 +289,11 @@ def any_module():
 
 
 def test_a_graph_without_tokens_has_a_bundle(folder):
-    write_manifest(folder, any_module())
+    save_graph(folder / MODEL, any_module())
+    listed = msgspec.structs.replace(any_module(), files={MODEL: sha256(folder / MODEL)})
+    write_manifest(folder, listed)
     read = open_bundle(folder).manifest
-    assert read == any_module()
+    assert read == listed
     assert "language_model" not in json.loads((folder / MANIFEST).read_text())
     assert (read.states[0].past_name, read.states[0].present_name) == ("h", "h_next")
     assert read.states[0].sizes(2, 0) == (2, 4)

@@ -13,13 +13,7 @@ from onnx import TensorProto, helper
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.external_data import check_inside, locations
 from tests.conftest import Exported
-
-
-def lying_in(name: str) -> TensorProto:
-    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    for key, value in (("offset", "0"), ("location", name), ("length", "16")):
-        tensor.external_data.add(key=key, value=value)
-    return tensor
+from tests.runtimes.graphs import lying_in
 
 
 def graph_of(*nodes: onnx.NodeProto, tensors: tuple[TensorProto, ...] = ()) -> onnx.GraphProto:

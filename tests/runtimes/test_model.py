@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import seqexport
-from seqexport.runtimes.bundle import Bundle, sha256, write_manifest
+from seqexport.plugins.reading import sha256
+from seqexport.runtimes.bundle import Bundle, write_manifest
 from seqexport.runtimes.generate import generate
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.sampling import Sampling

@@ -256,7 +256,7 @@ def test_description_names_version_and_target(in_place: OrtRunner) -> None:
 def test_a_bundle_in_the_hubs_cache_runs(exported: Exported, tmp_path: Path) -> None:
     cached = in_hub_cache(exported("gemma2", target="portable", logits="all"), tmp_path)
     with OrtRunner(open_bundle(cached.path), threads=1) as runner:
-        checks = list(verify(runner, read_reference(cached.reference)))
+        checks = list(verify(runner, read_reference(cached)))
     assert checks
     assert [check for check in checks if not check.passed] == []
 

@@ -103,7 +103,7 @@ def test_every_place_of_every_session_has_a_graph_of_its_own(pair: tuple[OrtRunn
 
 def test_verified_through_graphs(pair: tuple[OrtRunner, OrtRunner]) -> None:
     runner, _ = pair
-    assert all(check.passed for check in verify(runner, read_reference(runner.bundle.reference)))
+    assert all(check.passed for check in verify(runner, read_reference(runner.bundle)))
 
 
 def test_caches_that_move_are_captured_again(exported: Exported, fake_cuda: FakeOrt) -> None:
@@ -253,7 +253,7 @@ def test_shipped_models_on_a_gpu(exported: Exported, gpu: None, model: str, targ
     with runner:
         assert f"ops by {library.FILES['onnxruntime']}" in runner.description
         assert runner.description.endswith("decode as a CUDA graph"), runner.description
-        worse = [check for check in verify(runner, read_reference(bundle.reference)) if not check.passed]
+        worse = [check for check in verify(runner, read_reference(bundle)) if not check.passed]
         assert worse == []
 
 

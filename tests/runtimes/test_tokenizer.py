@@ -198,5 +198,5 @@ def test_a_text_to_compare_on_is_not_truncated(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"tokenizer\.json cannot be read"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read as a tokenizer"):
         load_tokenizer(tmp_path / "tokenizer.json")

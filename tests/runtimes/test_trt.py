@@ -103,7 +103,7 @@ def test_a_backend_opens_the_engine_that_the_bundle_has(machine: tuple[Machine, 
     here, bundle = machine
     copy = with_engine(bundle, tmp_path)
     with open_runner("trt", copy) as runner:
-        assert all(check.passed for check in verify(runner, read_reference(copy.reference)))
+        assert all(check.passed for check in verify(runner, read_reference(copy)))
         assert runner.description.startswith("TensorRT 8.6.0, Fake GPU, plugins of seqexport 0.1.0")
     assert here.runtime.device == {}
 
@@ -142,7 +142,7 @@ def test_the_recorded_reference_holds_with_chunks_and_graphs(name: str, plugins:
     bundle = bundle_named(exported, name)
     runner, engine, runtime = open_fake(bundle, plugins=plugins)
     with runner:
-        checks = list(verify(runner, read_reference(bundle.reference)))
+        checks = list(verify(runner, read_reference(bundle)))
         assert max(engine.widths) == 5
         assert runtime.launches > 0
     assert checks and all(check.passed for check in checks), checks

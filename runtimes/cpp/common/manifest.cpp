@@ -17,7 +17,7 @@ using nlohmann::json;
 
 constexpr int kOldestVersion = 1, kFormatVersion = 2;
 constexpr char kManifest[] = "seqexport.json";
-constexpr int64_t kMostAxis = int64_t(1) << 48, kMostTokens = (int64_t(1) << 31) - 1;
+constexpr int64_t kMostAxis = (int64_t(1) << 31) - 1, kMostTokens = kMostAxis;
 
 Axis axis_from(const json& value) {
   if (!value.is_string()) return {whole<int64_t>(value, 0, kMostAxis), ""};

@@ -65,9 +65,7 @@ def test_target_tensorrt_has_plugin_nodes(name: str, exported: Exported) -> None
 
 
 def test_vmamba_takes_other_heights_and_widths(exported: Exported) -> None:
-    sizes = [
-        case.sizes(exported("vmamba").manifest) for case in read_module_reference(exported("vmamba").reference).cases
-    ]
+    sizes = [case.sizes(exported("vmamba").manifest) for case in read_module_reference(exported("vmamba")).cases]
     assert {(each["height"], each["width"]) for each in sizes} >= {(24, 40), (26, 43)}
     with seqexport.load(exported("vmamba")) as model:
         outputs = model(images=np.zeros((3, 3, 64, 16), np.float32))
@@ -77,8 +75,7 @@ def test_vmamba_takes_other_heights_and_widths(exported: Exported) -> None:
 def test_windows_keep_to_multiples(exported: Exported) -> None:
     """At 34 rows MambaVision does not run, so that 64 are recorded."""
     sizes = [
-        case.sizes(exported("mambavision").manifest)
-        for case in read_module_reference(exported("mambavision").reference).cases
+        case.sizes(exported("mambavision").manifest) for case in read_module_reference(exported("mambavision")).cases
     ]
     assert {"batch": 3, "height": 64, "width": 144} in sizes
 
