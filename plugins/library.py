@@ -2,6 +2,7 @@
 
 ``seqexport plugins build`` puts them in ``folder()`` with ``plugins.json`` beside them, which says of each library its
 file, its sha256, the seqexport that built it and what it was built for. Nothing is loaded that this file does not name.
+A library's name has a part of its sha256 in it: while another is built, this file names what is there.
 """
 
 from __future__ import annotations
@@ -49,11 +50,13 @@ class Built:
     @property
     def fault(self) -> str | None:
         """Why this library must not be used, as one line; None if it may."""
-        if not self.path.is_file():
+        try:
+            actual = sha256_of(self.path)
+        except OSError:
             return f"{self.path}: missing, though {MANIFEST} names it; build it again: {BUILD}"
         if self.seqexport != version():
             return f"{self.path}: built by seqexport {self.seqexport}, this is {version()}; build it again: {BUILD}"
-        if sha256_of(self.path) != self.sha256:
+        if actual != self.sha256:
             return f"{self.path}: damaged, its sha256 is not the one that {MANIFEST} has; build it again: {BUILD}"
         return None
 
@@ -107,8 +110,10 @@ def find(name: str) -> Built | None:
         UserError: the file is damaged, missing, or of another seqexport version.
     """
     found = built().get(name)
-    if found is not None and (fault := found.fault):
-        raise UserError(fault)
+    while found is not None and (fault := found.fault):
+        before, found = found, built().get(name)
+        if found == before:  # and no other was built meanwhile
+            raise UserError(fault)
     return found
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import sha256
+from seqexport.plugins.publish import INSIDE
 from seqexport.runtimes import external_data
 from seqexport.runtimes.encoding import readable
 from seqexport.runtimes.links import is_inside
@@ -145,7 +146,7 @@ def check_destination(path: Path, *, force: bool) -> None:
     """
     if not path.exists():
         return
-    empty = path.is_dir() and not any(path.iterdir())
+    empty = path.is_dir() and all(each.name.startswith(f"{INSIDE}.") for each in path.iterdir())
     is_bundle = (path / MANIFEST).is_file()
     if not empty and not is_bundle:
         raise BundleError(f"{path} exists and is not a bundle; it is left as it is: choose another `output`")
