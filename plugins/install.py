@@ -11,7 +11,7 @@ from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import remove
 from seqexport.plugins.library import Built
-from seqexport.plugins.publish import claimed, whole_file
+from seqexport.plugins.publish import Claim, claimed
 
 OURS = re.compile(r"libseqexport_[a-z]+(-[0-9a-f]{16})?\.so")
 """With a hash; or without, as they were named once."""
@@ -26,7 +26,7 @@ def install(output: Path, compiled: Mapping[str, Path], built_for: Mapping[str, 
     with claimed(output / library.MANIFEST) as claim:
         before, there = _readable(output), set(output.iterdir())
         try:
-            new = [_installed(output, name, file, built_for[name]) for name, file in compiled.items()]
+            new = [_installed(claim, name, file, built_for[name]) for name, file in compiled.items()]
             kept = [built for name, built in before.items() if name not in compiled and not built.fault]
             with claim.file() as manifest:
                 manifest.write_bytes(library.manifest_of([*kept, *new]))
@@ -37,10 +37,10 @@ def install(output: Path, compiled: Mapping[str, Path], built_for: Mapping[str, 
     return new
 
 
-def _installed(output: Path, name: str, file: Path, built_for: dict[str, str]) -> Built:
+def _installed(claim: Claim, name: str, file: Path, built_for: dict[str, str]) -> Built:
     digest = library.sha256_of(file)
-    place = output / f"{Path(library.FILES[name]).stem}-{digest[:16]}.so"
-    with whole_file(place) as written:
+    place = claim.output.with_name(f"{Path(library.FILES[name]).stem}-{digest[:16]}.so")
+    with claim.file(place.name) as written:
         shutil.copyfile(file, written)
     return Built(name, place, digest, library.version(), built_for)
 

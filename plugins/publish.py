@@ -56,15 +56,18 @@ class Claim:
         return self.output.with_name(f".{name}.{kind}")
 
     @contextmanager
-    def file(self) -> Iterator[Path]:
+    def file(self, name: str | None = None) -> Iterator[Path]:
         """Where to write what becomes the output, instead of a file that may be there, when the block ends well.
+
+        Args:
+            name: of another file in the output's folder, which the output is to name; None: the output itself.
 
         Raises:
             OSError: it cannot be written; what was there stays.
         """
         yield self._new
         sync(self._new)
-        self._new.replace(self.output)
+        self._new.replace(self.output.with_name(name or self.output.name))
         sync_names(self.output.parent)
 
     @contextmanager

@@ -22,6 +22,7 @@ from seqexport.runtimes.encoding import readable
 from seqexport.runtimes.links import is_inside
 from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest, format_version, parse_manifest
 from seqexport.runtimes.output import as_json
+from seqexport.runtimes.steady import steady
 
 MANIFEST = "seqexport.json"
 MEMORY = "memory:"
@@ -68,6 +69,7 @@ class Bundle:
         return readable(named)
 
 
+@steady
 def open_bundle(path: str | os.PathLike[str], *, check_files: bool | Collection[str] = True) -> Bundle:
     """Open a bundle and check it: its format's version, and each file against its sha256.
 

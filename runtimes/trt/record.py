@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.files import remove
-from seqexport.plugins.publish import claimed, require_writable, write_whole
+from seqexport.plugins.publish import claimed, require_writable
 from seqexport.runtimes.bundle import MODEL, Bundle
 from seqexport.runtimes.output import as_json
 
@@ -206,7 +206,8 @@ def write_engine(folder: Path, plan: memoryview, record: EngineRecord) -> Path:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             file = named if _plan_named_by(entry) != named.name else _with_hash(named, record.sha256)
             try:
-                write_whole(file, plan)
+                with claim.file(file.name) as written:
+                    written.write_bytes(plan)
                 with claim.file() as written:
                     written.write_bytes(as_json(msgspec.structs.replace(record, plan=file.name)))
                 _remove_others(named, file.name)

@@ -36,9 +36,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_output_that_another_export_writes_is_refused_at_once(export: Export, work: Path, no_work: None) -> None:
     with claimed(work / "new/out"):
         refusal = export("new/out").refusal
-        assert refusal == (
-            "new/out: another export is writing it; wait until that has ended, or choose another -o"
-        )
+        assert refusal == ("new/out: another export is writing it; wait until that has ended, or choose another -o")
         assert export("new/out", "--force").refusal == refusal
     assert contents(work) == {}
 

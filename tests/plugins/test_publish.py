@@ -186,57 +186,6 @@ def test_an_interrupt_at_any_line_of_a_file(tmp_path: Path) -> None:
     assert at > 30
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from seqexport.plugins import exchange, files, locks, publish
-from tests.plugins.test_publish import write_folder
-if sys.argv[2] == "renames":
-    exchange._renameat2 = lambda: None
-if sys.argv[2] == "inside":
-    publish.is_mount = lambda folder: True
-os.fsync = lambda descriptor: None
-ours, lines = {module.__file__ for module in (exchange, files, locks, publish)}, 0
-def trace(frame, event, argument):
-    global lines
-    if frame.f_code.co_filename not in ours:
-        return None
-    lines += event == "line"
-    if lines == at:
-        os._exit(9)
-    return trace
-for at in range(1, 1000):
-    write_folder(Path(sys.argv[1]), b"old", replaces=("manifest", "weights"))
-    lines = 0
-    if (child := os.fork()) == 0:
-        sys.settrace(trace)
-        write_folder(Path(sys.argv[1]), b"new", replaces=("manifest", "weights"))
-        os._exit(0)
-    if os.waitpid(child, 0)[1] == 0:
-        break
-    here = {each: (Path(sys.argv[1]) / each).read_bytes() for each in ("manifest", "weights")
-            if (Path(sys.argv[1]) / each).exists()}
-    print(at, sorted(set(here.values())), len(here), flush=True)
-print("left", sorted(os.listdir(Path(sys.argv[1]).parent)), sorted(os.listdir(sys.argv[1])))
-"""
-
-
-@pytest.mark.parametrize("how", ["exchange", "renames", "inside"])
-def test_a_kill_at_any_line_leaves_a_whole_one_and_the_next_run_sweeps(tmp_path: Path, how: str) -> None:
-    """Where it is not one step, nothing may be there until the next run; never is it half of each."""
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "out"), how]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    *killed, left = done.stdout.splitlines()
-    assert left == "left ['out'] ['manifest', 'weights']"
-    assert len(killed) > 50
-    found = {line.partition(" ")[2] for line in killed}
-    whole = {"[b'old'] 2", "[b'new'] 2"}
-    assert whole <= found
-    if how == "exchange":
-        assert found == whole
-    assert not [line for line in found if "old" in line and "new" in line]
-
-
 def write_from(path: str, data: str) -> subprocess.Popen[bytes]:
     """A process that begins to write a folder, says so, and waits for a line before it ends the writing."""
     program = (
