@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seqexport.exporter import notes
+from seqexport.exporter.destination import Destination, destination
 from seqexport.exporter.interface import DynamicAxes
 from seqexport.exporter.other_sizes import other_sizes, resized
 from seqexport.exporter.standins import mamba_ssm
@@ -21,7 +22,7 @@ from seqexport.exporter.targets import finish_for
 from seqexport.exporter.trace import DEFAULT_OPSET, Traced, Translations, trace_module
 from seqexport.exporter.writing import Stage, check_opset, our_ops, source_of, tensor_specs, write_bundle
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.bundle import FACTORY, MEMORY, Bundle, check_destination
+from seqexport.runtimes.bundle import FACTORY, MEMORY, Bundle
 from seqexport.runtimes.comparison.module_reference import (
     ModuleReference,
     drawn,
@@ -72,20 +73,19 @@ def export_module(
         UserError: the module, its inputs or their axes cannot be exported, or the output cannot be written; nothing is
             left behind.
     """
-    with mamba_ssm():
-        return _exported(model, options, output, stage, note, passes)
+    check_opset(options.opset, options.target)
+    with mamba_ssm(), destination(output, force=options.force) as place:
+        return _exported(model, options, place, stage, note, passes)
 
 
 def _exported(
     model: str | nn.Module,
     options: ModuleOptions,
-    output: Path,
+    output: Destination,
     stage: Stage,
     note: Callable[[str], None],
     passes: Sequence[ir.passes.PassBase],
 ) -> Bundle:
-    check_opset(options.opset, options.target)
-    check_destination(output, force=options.force)
     with stage(f"load {model if isinstance(model, str) else type(model).__name__}"):
         module = _given(model, options)
         original = _ready(module, options.dtype)

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from seqexport.exporter.flags import flags
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.publish import give_up_all
 from seqexport.runtimes.encoding import readable, replace_unencodable
 from seqexport.runtimes.tables import open_console
 
@@ -75,6 +76,7 @@ def main() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
+        _end_uninterrupted()
         _fail("interrupted; nothing was left half written", 130)
     except BrokenPipeError:
         sys.stderr.close()
@@ -121,6 +123,13 @@ def _interrupt(signum: int, frame: object) -> None:
         return
     _again_after(AGAIN_SECONDS)
     raise KeyboardInterrupt
+
+
+def _end_uninterrupted() -> None:
+    """An interrupt may have cut off what removes half-written files; no other one may."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    give_up_all()
 
 
 def _again_after(seconds: float) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from seqexport.exporter import models, notes
 from seqexport.exporter.causal_lm import discover_states, trace
+from seqexport.exporter.destination import Destination, destination
 from seqexport.exporter.explain import explained
 from seqexport.exporter.original import Original, load
 from seqexport.exporter.targets import finish_for
@@ -19,7 +20,7 @@ from seqexport.exporter.tokenizer import TOKENIZER, Made, make_tokenizer
 from seqexport.exporter.trace import DEFAULT_OPSET
 from seqexport.exporter.writing import Stage, check_opset, our_ops, source_of, tensor_specs, write_bundle
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.bundle import Bundle, check_destination
+from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.comparison.reference import LONGEST, record, write_reference
 from seqexport.runtimes.manifest import (
     FORMAT_VERSION,
@@ -77,7 +78,17 @@ def export(
         UserError: the model cannot be loaded or exported, or the output cannot be written; nothing is left behind.
     """
     check_opset(options.opset, options.target)
-    check_destination(output, force=options.force)
+    with destination(output, force=options.force) as place:
+        return _exported(options, place, stage, note, passes)
+
+
+def _exported(
+    options: ExportOptions,
+    output: Destination,
+    stage: Stage,
+    note: Callable[[str], None],
+    passes: Sequence[ir.passes.PassBase],
+) -> Bundle:
     with stage(f"load {_said(options.model)}"), one_line(_said(options.model), "its configuration cannot be exported"):
         original = load(
             options.model,

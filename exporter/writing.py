@@ -15,13 +15,13 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from seqexport.exporter.destination import Destination
 from seqexport.exporter.interface import axes_of
 from seqexport.exporter.passes import opset_27
 from seqexport.exporter.passes.functions import is_in
 from seqexport.exporter.trace import TRACED_OPSETS
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import whole_folder
 from seqexport.plugins.ops import DOMAIN
 from seqexport.plugins.reading import sha256
 from seqexport.runtimes.bundle import MODEL, Bundle, open_bundle, write_manifest
@@ -42,7 +42,7 @@ def check_opset(opset: int, target: Target) -> None:
 
 
 def write_bundle(
-    output: Path,
+    output: Destination,
     manifest: Manifest,
     graph: ir.Model,
     stage: Stage,
@@ -50,7 +50,7 @@ def write_bundle(
     files: Callable[[Path], None] = lambda folder: None,
     record: Callable[[Bundle], None],
 ) -> Bundle:
-    """Write the bundle ``output``; nothing of that name appears before it is whole.
+    """Write a bundle; nothing of its name appears before it is whole.
 
     Args:
         files: writes further files into the folder.
@@ -59,21 +59,18 @@ def write_bundle(
     Raises:
         UserError: it cannot be written, or what ``record`` raises; nothing is left behind.
     """
-    try:
-        with whole_folder(output) as folder:
-            with stage("write weights"):
-                ir.save(graph, folder / MODEL, external_data=f"{MODEL}.data")
-                _check_written(folder)
-                files(folder)
-            with stage("record the original's answers"):
-                record(Bundle(folder, manifest))
-            with stage("seal"):
-                hashes = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-                write_manifest(folder, msgspec.structs.replace(manifest, files=hashes))
-                open_bundle(folder, check_files=False)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
-    return open_bundle(output, check_files=False)
+    with output.folder() as folder:
+        with stage("write weights"):
+            ir.save(graph, folder / MODEL, external_data=f"{MODEL}.data")
+            _check_written(folder)
+            files(folder)
+        with stage("record the original's answers"):
+            record(Bundle(folder, manifest))
+        with stage("seal"):
+            hashes = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+            write_manifest(folder, msgspec.structs.replace(manifest, files=hashes))
+            open_bundle(folder, check_files=False)
+    return open_bundle(output.path, check_files=False)
 
 
 def _check_written(folder: Path) -> None:

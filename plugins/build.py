@@ -8,9 +8,6 @@ import json
 import os
 import platform
 import re
-import shutil
-import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +16,12 @@ from pathlib import Path
 import psutil
 
 from seqexport.plugins import folders, library, toolchain
+from seqexport.plugins.children import started
 from seqexport.plugins.cores import usable_cores
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import whole_files
+from seqexport.plugins.install import install
 from seqexport.plugins.library import Built
+from seqexport.plugins.locks import Lock, locked
 from seqexport.plugins.toolchain import Toolchain
 
 SOURCE = Path(__file__).parent
@@ -98,14 +97,13 @@ class Build:
         _check_writable(self.output)
         self.folder = _build_folder(tools, self.architectures)
         self.log = self.folder / "build.log"
+        self._lock = Lock(self.folder / "lock")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Waits for another build in the same folder to end."""
-        from filelock import FileLock
-
+        """Waits for another build in the same folder to end, and for the compilers of one that was killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / "lock"):
+        with locked(self._lock):
             self.log.write_text("")
             yield
 
@@ -147,27 +145,21 @@ class Build:
 
     def install(self, found: Found) -> list[Built]:
         """Puts the libraries and their manifest in place; what was there and was not built now stays, if it works."""
-        output = self.output
-        new = {name: self._built(name, found) for name in found.libraries}
+        compiled = {name: self.folder / "lib" / library.FILES[name] for name in found.libraries}
+        versions = {name: version for name, version in found.versions.items() if version}
+        built_for = {name: {need: versions[need] for need in NEEDS[name] if need in versions} for name in compiled}
         try:
-            with whole_files([*(each.path for each in new.values()), output / library.MANIFEST]) as (*places, manifest):
-                for place, each in zip(places, new.values(), strict=True):
-                    shutil.copyfile(self.folder / "lib" / each.path.name, place)
-                kept = {name: b for name, b in _readable(output).items() if name not in new and not b.fault}
-                manifest.write_bytes(library.manifest_of([*kept.values(), *new.values()]))
+            return install(self.output, compiled, built_for)
         except OSError as error:
-            raise UserError(f"{output}: cannot be written ({error.strerror}); give another folder: --output") from error
-        return list(new.values())
-
-    def _built(self, name: str, found: Found) -> Built:
-        file = self.folder / "lib" / library.FILES[name]
-        built_for = {need: found.versions[need] for need in NEEDS[name] if found.versions[need]}
-        return Built(name, self.output / file.name, library.sha256_of(file), library.version(), built_for)
+            raise UserError(
+                f"{self.output}: cannot be written ({error.strerror}); give another folder: --output"
+            ) from error
 
     def _run(self, doing: str, arguments: list[object], on_step: OnStep = lambda share, what: None) -> None:
         command = [str(self.tools.cmake.path), *map(str, arguments)]
         lines = []
-        with self.log.open("a", encoding="utf-8") as log, _started(command) as process:
+        descriptor = self._lock.descriptor
+        with self.log.open("a", encoding="utf-8") as log, started(command, descriptor) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 log.write(line)
@@ -225,13 +217,6 @@ def _build_folder(tools: Toolchain, architectures: tuple[str, ...]) -> Path:
     return folders.cache() / "seqexport" / "build" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _readable(output: Path) -> dict[str, Built]:
-    try:
-        return library.built(output)
-    except UserError:
-        return {}
-
-
 def _absolute(folder: Path | None) -> str:
     return str(folder.expanduser().absolute()) if folder else ""
 
@@ -239,23 +224,3 @@ def _absolute(folder: Path | None) -> str:
 def _jobs() -> int:
     memory = int(psutil.virtual_memory().available / JOB_BYTES)
     return max(1, min(usable_cores(), memory))
-
-
-@contextmanager
-def _started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """The process; where the block fails or is interrupted, its whole group ends."""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-        env={**os.environ, "LC_ALL": "C"},
-    ) as process:
-        try:
-            yield process
-        except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)
-            raise

@@ -1,121 +1,71 @@
-"""Files and folders that are written whole or not at all: beside their place, then moved there."""
+"""What is asked of files and folders, and done to them, on the way to the disk."""
 
 from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+MOUNTS = Path("/proc/self/mountinfo")
 
-def write_whole(file: Path, data: bytes | memoryview) -> None:
-    """Write a file, and the folders above it; where that fails, what was there stays, and nothing else.
 
-    A link keeps leading to its file, and what is no file, such as ``/dev/stdout``, is written as it is.
+def remove(path: Path) -> None:
+    """A file or a folder with all that is in it; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def sync(path: Path) -> None:
+    """A file, or a folder and all that is in it, down to the disk.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: not all of it could be written.
     """
-    if file.exists() and not (file.is_file() or file.is_dir()):
-        file.write_bytes(data)
+    if not path.is_dir():
+        _sync(path)
         return
-    with whole_file(file) as written:
-        write_through(written, data)
+    for each in path.iterdir():
+        sync(each)
+    sync_names(path)
 
 
-@contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
-    """Where to write what becomes ``file`` when the block ends well, and vanishes when it does not."""
-    with whole_files([file]) as (written,):
-        yield written
-
-
-@contextmanager
-def whole_files(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Where to write what becomes ``files`` when the block ends well; all of them, or each stays what it was."""
-    files = [file.resolve() for file in files]
-    with ExitStack() as stack:
-        for file in files:
-            stack.enter_context(folders_above(file))
-        written = [stack.enter_context(beside(file)) for file in files]
-        before = [stack.enter_context(beside(file)) for file in files]
-        yield written
-        with ExitStack() as undo:
-            for new, old, file in zip(written, before, files, strict=True):
-                undo.callback(_restore, file, old, was_there=file.exists())
-                if file is not files[-1]:
-                    _keep(file, old)
-                new.replace(file)
-            undo.pop_all()
-
-
-def _keep(file: Path, copy: Path) -> None:
-    """A second name, at which a file survives being replaced."""
-    if not file.is_file():
-        return
+def sync_names(folder: Path) -> None:
+    """The names in a folder, where the system and the file system can."""
     try:
-        os.link(file, copy)
-    except OSError:  # a file system without links
-        file.replace(copy)
-
-
-def _restore(file: Path, copy: Path, *, was_there: bool) -> None:
-    if copy.exists():
-        copy.replace(file)
-    elif not was_there:
-        file.unlink(missing_ok=True)
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A new folder that becomes ``path`` when the block ends well, and vanishes when it does not."""
-    with folders_above(path), beside(path) as written:
-        written.mkdir()
-        yield written
-        _swap(written, path)
-
-
-def require_writable(file: Path) -> None:
-    """Find out whether a file could be written; nothing stays of it, nor of the folders made for it.
-
-    Raises:
-        OSError: it could not.
-    """
-    with folders_above(file):
-        if file.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
-        with beside(file) as probe:
-            probe.touch()
-
-
-def _swap(new: Path, path: Path) -> None:
-    if not path.exists():
-        new.rename(path)
-        return
-    with beside(path) as old:
-        path.rename(old)
-        try:
-            new.rename(path)
-        except BaseException:
-            old.rename(path)
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
             raise
 
 
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A free name in the same folder; what the block leaves there, file or folder, vanishes."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
-        yield temporary
+        os.fsync(descriptor)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                temporary.unlink()
+        os.close(descriptor)
+
+
+def is_mount(folder: Path) -> bool:
+    """Whether another folder or disk is mounted at an absolute path."""
+    if os.path.ismount(folder):
+        return True
+    try:
+        mounts = MOUNTS.read_bytes().splitlines()
+    except OSError:  # no Linux, which alone can mount a folder of the same disk
+        return False
+    return os.fsencode(folder) in [_unescaped(mount.split()[4]) for mount in mounts]
+
+
+def _unescaped(name: bytes) -> bytes:
+    """``\\040`` and the like are bytes."""
+    return name.decode("unicode_escape", "surrogateescape").encode("latin-1", "replace")
 
 
 @contextmanager
@@ -129,11 +79,3 @@ def folders_above(path: Path) -> Iterator[None]:
         for folder in made:
             with suppress(OSError):  # it holds what was written
                 folder.rmdir()
-
-
-def write_through(file: Path, data: bytes | memoryview) -> None:
-    """Write a file, down to the disk."""
-    with file.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -2,6 +2,7 @@
 
 ``seqexport plugins build`` puts them in ``folder()`` with ``plugins.json`` beside them, which says of each library its
 file, its sha256, the seqexport that built it and what it was built for. Nothing is loaded that this file does not name.
+A library's name has a part of its sha256 in it: while another is built, this file names what is there.
 """
 
 from __future__ import annotations
@@ -111,8 +112,10 @@ def find(name: str) -> Built | None:
         UserError: the file is damaged, missing, or of another seqexport version.
     """
     found = built().get(name)
-    if found is not None and (fault := found.fault):
-        raise UserError(fault)
+    while found is not None and (fault := found.fault):
+        before, found = found, built().get(name)
+        if found == before:  # and no other was built meanwhile
+            raise UserError(fault)
     return found
 
 

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.publish import INSIDE
 from seqexport.plugins.reading import ANY, SETTINGS, is_inside, read, regular, sha256
 from seqexport.runtimes import external_data, graph_interface
 from seqexport.runtimes.encoding import readable
 from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest, format_version, parse_manifest
 from seqexport.runtimes.output import as_json
+from seqexport.runtimes.steady import steady
 
 MANIFEST = "seqexport.json"
 MEMORY = "memory:"
@@ -103,6 +105,7 @@ class Bundle:
         return readable(named)
 
 
+@steady
 def open_bundle(path: str | os.PathLike[str], *, check_files: bool | Collection[str] = True) -> Bundle:
     """Open a bundle and check it: its format's version, and each file against its sha256.
 
@@ -186,7 +189,7 @@ def check_destination(path: Path, *, force: bool) -> None:
     """
     if not _exists(path):
         return
-    empty = path.is_dir() and not any(path.iterdir())
+    empty = path.is_dir() and all(each.name.startswith(f"{INSIDE}.") for each in path.iterdir())
     is_bundle = (path / MANIFEST).is_file()
     if not empty and not is_bundle:
         raise BundleError(f"{path} exists and is not a bundle; it is left as it is: choose another `output`")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import msgspec
 
-from seqexport.plugins import files
+from seqexport.plugins import publish
 from seqexport.plugins.errors import UserError
 
 
 def write_output(file: Path, data: bytes) -> None:
     """Raises UserError: the file cannot be written; what was there stays."""
     try:
-        files.write_whole(file, data)
+        publish.write_whole(file, data)
     except OSError as error:
         raise _refused(file, error) from error
 
@@ -21,7 +21,7 @@ def write_output(file: Path, data: bytes) -> None:
 def require_writable(file: Path) -> None:
     """Raises UserError: the file could not be written; found out before long work, and nothing stays of it."""
     try:
-        files.require_writable(file)
+        publish.require_writable(file)
     except OSError as error:
         raise _refused(file, error) from error
 

@@ -119,9 +119,9 @@ def native_library(native_plugins: Path) -> Callable[[str], Path]:
     """The file of the compiled library ``kernels``, ``tensorrt`` or ``onnxruntime``."""
 
     def file_of(name: str) -> Path:
-        if name not in library.built(native_plugins):
+        if (built := library.built(native_plugins).get(name)) is None:
             leave_out(f"tests of {library.FILES[name]} left out: {native.NEEDS[name]}")
-        return native_plugins / library.FILES[name]
+        return built.path
 
     return file_of
 

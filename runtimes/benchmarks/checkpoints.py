@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import whole_folder
+from seqexport.plugins.publish import claimed
 from seqexport.runtimes.benchmarks.cli import run
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
 def create(config: PreTrainedConfig, folder: Path, seed: int = 0) -> None:
     """Save a random model as a checkpoint."""
     model = random_model(config, seed)
-    with whole_folder(folder) as unfinished:
+    with claimed(folder) as claim, claim.folder(replaces=None, last="config.json") as unfinished:
         model.save_pretrained(unfinished)
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import whole_file
+from seqexport.plugins.publish import whole_file
 from seqexport.runtimes.benchmarks.cli import run
 from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.comparison.accuracy import (

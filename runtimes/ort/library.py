@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 
+NAME = library.FILES["onnxruntime"]
+
+
 @dataclass(frozen=True)
 class OpsLibrary:
     """The library of our ops, or why it is not used.
@@ -44,11 +47,11 @@ class OpsLibrary:
             return cls(None, why_not="`plugins=False` was given")
         built = library.find("onnxruntime")
         if built is None:
-            return cls(None, why_not=f"{library.FILES['onnxruntime']} is not built")
+            return cls(None, why_not=f"{NAME} is not built")
         if device == "cuda" and not built.built_for.get("cuda"):
-            return cls(None, why_not=f"{built.path.name} was built without CUDA")
+            return cls(None, why_not=f"{NAME} was built without CUDA")
         if why_not := _load_error(built.path):
-            return cls(None, why_not=f"{built.path.name} does not load here: {why_not}")
+            return cls(None, why_not=f"{NAME} does not load here: {why_not}")
         return cls(built.path, built.seqexport, writes_caches_in_place="CausalAttention" in ops)
 
     def session_options(self) -> ort.SessionOptions:
@@ -62,7 +65,7 @@ class OpsLibrary:
 
     def __str__(self) -> str:
         if self.path:
-            return f"ops by {self.path.name} {self.version}"
+            return f"ops by {NAME} {self.version}"
         return f"ops by function bodies ({self.why_not})"
 
 

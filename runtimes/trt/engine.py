@@ -14,7 +14,7 @@ from typing import Any
 
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import require_writable, write_whole
+from seqexport.plugins.publish import require_writable, write_whole
 from seqexport.plugins.reading import ANY, read
 from seqexport.runtimes.bundle import MODEL, Bundle
 from seqexport.runtimes.comparison.module_reference import read_module_reference

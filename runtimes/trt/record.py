@@ -1,12 +1,14 @@
 """TensorRT engines of a bundle: where they lie, what their records say, and which of them may run here.
 
-engines/<GPU>-trt<version>.plan   the engine
-engines/<GPU>-trt<version>.json   its record; a plan that does not match it is never loaded
+engines/<GPU>-trt<version>.plan   the engine; one that replaces another has a part of its sha256 in its name
+engines/<GPU>-trt<version>.json   its record, which names it; a plan that does not match it is never loaded
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import msgspec
 from packaging.version import Version
 
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.files import require_writable, whole_files, write_through
+from seqexport.plugins.files import remove
+from seqexport.plugins.publish import claimed, require_writable
 from seqexport.plugins.reading import ANY, SETTINGS, read
 from seqexport.runtimes.bundle import MODEL, Bundle
 from seqexport.runtimes.output import as_json
@@ -126,14 +129,25 @@ def find_engine(bundle: Bundle, here: Platform) -> tuple[bytes, EngineRecord]:
     Raises:
         UserError: there is none, or it is damaged, or of another model; with the command that builds it.
     """
-    folder, rebuild = bundle.path / FOLDER, f"build one with: seqexport build {bundle.path}"
+    rebuild = f"build one with: seqexport build {bundle.path}"
+    record = _record_for(bundle, here, rebuild)
+    try:
+        return _read_plan(bundle, bundle.path / FOLDER / record.plan, record, rebuild), record
+    except UserError:
+        if _record_for(bundle, here, rebuild) == record:
+            raise
+    return find_engine(bundle, here)  # another was built meanwhile
+
+
+def _record_for(bundle: Bundle, here: Platform, rebuild: str) -> EngineRecord:
+    folder = bundle.path / FOLDER
     exact = folder / f"{here.engine_name}.json"
     others = sorted(file for file in folder.glob("*.json") if file != exact)
     found: list[str] = []
     for file in [exact] if exact.is_file() else others:
         record = read_record(bundle, file, rebuild)
         if record.runs_on(here):
-            return _read_plan(bundle, file.parent / record.plan, record, rebuild), record
+            return record
         found.append(str(record.platform))
     if exact.is_file():
         raise UserError(f"{exact.with_suffix('.plan')}: built for {found[0]}, and this is {here}; {rebuild}")
@@ -180,16 +194,46 @@ def require_writable_engine(plan: Path) -> None:
 
 
 def write_engine(folder: Path, plan: memoryview, record: EngineRecord) -> Path:
-    """Write a plan and its record; gives the plan's path.
+    """Write a plan and then its record, which until then names the plan that was there; gives the plan's path.
 
     Raises:
-        UserError: one of them cannot be written; both are then what they were.
+        UserError: one of them cannot be written; what was there is as it was.
     """
-    file = folder / record.plan
+    named = folder / record.plan
+    entry = named.with_suffix(".json")
     try:
-        with whole_files([file, file.with_suffix(".json")]) as (new_plan, new_record):
-            write_through(new_plan, plan)
-            write_through(new_record, as_json(record))
+        with claimed(entry) as claim:
+            if entry.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            file = named if _plan_named_by(entry) != named.name else _with_hash(named, record.sha256)
+            try:
+                with claim.file(file.name) as written:
+                    written.write_bytes(plan)
+                with claim.file() as written:
+                    written.write_bytes(as_json(msgspec.structs.replace(record, plan=file.name)))
+                _remove_others(named, file.name)
+            finally:
+                if _plan_named_by(entry) != file.name:
+                    remove(file)
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {named}: {error.strerror or error}") from error
     return file
+
+
+def _with_hash(plan: Path, sha256: str) -> Path:
+    return plan.with_name(f"{plan.stem}-{sha256[:12]}{plan.suffix}")
+
+
+def _plan_named_by(entry: Path) -> str | None:
+    try:
+        return msgspec.json.decode(entry.read_bytes(), type=EngineRecord).plan
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _remove_others(named: Path, kept: str | None) -> None:
+    """Plans of this record's name that it does not name: replaced, or left by a build that was killed."""
+    with_hash = re.compile(re.escape(named.stem) + r"(-[0-9a-f]{12})?" + re.escape(named.suffix))
+    for file in named.parent.iterdir():
+        if with_hash.fullmatch(file.name) and file.name != kept:
+            remove(file)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from seqexport.exporter.cli import main
+from seqexport.exporter.cli import SIGNALS, main
 from tests.conftest import Exported, Saved
 
 
@@ -36,7 +36,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs ``seqexport`` with arguments."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     monkeypatch.delenv("COLUMNS", raising=False)  # of the terminal that the tests themselves run in
 
     def seqexport(*args: object) -> Result:
@@ -47,7 +47,8 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
         return Result(exited.value.code, *capfd.readouterr())
 
     yield seqexport
-    signal.signal(signal.SIGTERM, before)
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="session")

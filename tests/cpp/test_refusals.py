@@ -131,7 +131,7 @@ def test_a_plugin_of_others_under_a_name_of_ours(build: Build, plugins: Path, bu
     compile_cleanly(RTX_HEADERS, "-shared", "-Xcompiler", "-fPIC", "-o", other, tmp_path / "another.cpp", rtx)
     refusal = build(bundle, plugins=plugins, env={"LD_PRELOAD": str(other)}).refusal
     wanted = f"plugin '::SelectiveScan, version 1', is already registered with TensorRT by {other}"
-    assert refusal.startswith(f"{plugins / library.FILES['tensorrt']}: {wanted}")
+    assert refusal.startswith(f"{library.built(plugins)['tensorrt'].path}: {wanted}")
     assert "keep the two in processes of their own" in refusal
 
 

@@ -131,7 +131,7 @@ def test_a_library_of_another_architecture_gives_way_to_the_bodies(
 
 def test_a_damaged_library_is_refused(exported: Exported, plugins: Path, lone_library: Callable[[Path], Path]) -> None:
     bundle = exported("preset:mamba", target="portable", dtype="float32", logits="all")
-    placed = lone_library(plugins / library.FILES["onnxruntime"])
+    placed = lone_library(library.built(plugins)["onnxruntime"].path)
     placed.write_bytes(placed.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match=r"damaged.*build it again: seqexport plugins build"):
         OrtRunner(bundle)

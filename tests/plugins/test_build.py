@@ -5,12 +5,18 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from seqexport.plugins import build as building
@@ -19,6 +25,7 @@ from seqexport.plugins.build import Build, Options, first_error, parse_architect
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.toolchain import Tool, Toolchain, find_toolchain
 from tests.conftest import leave_out
+from tests.plugins import stand_in
 from tests.tensorrt.compiler import headers
 
 SOURCES = {
@@ -106,7 +113,8 @@ def test_builds_and_is_found_afterwards(sources: Path, tools: Toolchain) -> None
     assert library.find("onnxruntime") == built
     assert built.built_for == {"onnxruntime": "1.18.0"}
     assert ctypes.CDLL(str(built.path)).tiny() == 42
-    assert sorted(p.name for p in built.path.parent.iterdir()) == ["libseqexport_ort.so", "plugins.json"]
+    name = f"libseqexport_ort-{built.sha256[:16]}.so"
+    assert sorted(p.name for p in built.path.parent.iterdir()) == [name, "plugins.json"]
 
 
 def test_what_was_built_before_stays_while_it_works(sources: Path, tools: Toolchain, tmp_path: Path) -> None:
@@ -136,7 +144,7 @@ def test_libraries_and_their_manifest_are_replaced_together(sources: Path, tools
 
 def test_another_folder(sources: Path, tools: Toolchain, tmp_path: Path) -> None:
     (built,) = run(Options(output=tmp_path / "own"), without_nvcc(tools))
-    assert built.path == tmp_path / "own/libseqexport_ort.so"
+    assert built.path.parent == tmp_path / "own"
     assert library.find("onnxruntime") is None
 
 
@@ -210,6 +218,47 @@ def test_two_builds_at_once_take_turns(sources: Path, tools: Toolchain) -> None:
         thread.join()
     assert len(results) == 2
     assert library.find("onnxruntime") is not None
+
+
+def test_a_kill_ends_the_compilers_and_the_next_build_waits_for_that(tmp_path: Path) -> None:
+    """Whatever the killed one had started: nothing of it goes on beside the next one in the same folder."""
+    command = [sys.executable, "-m", "tests.plugins.stand_in", tmp_path]
+    slow = {**os.environ, "SECONDS_TO_COMPILE": "60"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=slow) as killed:
+        assert killed.stdout is not None
+        pid = Path(killed.stdout.readline().strip()) / "compiler.pid"
+        compiler = psutil.Process(int(until(lambda: pid.exists() and pid.read_text())))
+        killed.send_signal(signal.SIGKILL)
+    assert subprocess.run(command, check=True, timeout=30, stdout=subprocess.DEVNULL)
+    assert not compiler.is_running() or compiler.status() == psutil.STATUS_ZOMBIE
+    left = [path.name for path in (tmp_path / "plugins").iterdir()]
+    assert len(left) == 2 and library.MANIFEST in left
+    assert not list(tmp_path.rglob("lock"))
+
+
+def until(found: Callable[[], str | bool]) -> str:
+    for _ in range(500):
+        if it := found():
+            return str(it)
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+def test_a_build_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEQEXPORT_PLUGINS", str(tmp_path / "plugins"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (built,) = stand_in.build(tmp_path)
+    before = sorted((tmp_path / "plugins").iterdir())
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(UserError, match=r"plugins: cannot be written \(No space left on device\)"):
+            stand_in.build(tmp_path)
+    assert sorted((tmp_path / "plugins").iterdir()) == before
+    assert library.require("onnxruntime") == built
 
 
 @pytest.mark.parametrize(("text", "expected"), [

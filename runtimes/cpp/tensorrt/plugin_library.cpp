@@ -46,14 +46,15 @@ fs::path default_folder() {
   return (data.is_absolute() ? data : home() / ".local/share") / "seqexport/plugins";
 }
 
-// The manifest's entry of `file`; null where there is none.
-json manifest_entry(const fs::path& file) {
-  const fs::path manifest = file.parent_path() / "plugins.json";
+// The manifest's entry of the library that is in `folder`; null where there is none.
+json manifest_entry(const fs::path& folder) {
+  const fs::path manifest = folder / "plugins.json";
   if (!fs::exists(manifest)) return nullptr;
   try {
     const json all = json::parse(read_file(manifest));
-    if (!all.contains("tensorrt") || all["tensorrt"].at("file") != file.filename().string()) return nullptr;
-    return all["tensorrt"];
+    if (!all.contains("tensorrt")) return nullptr;
+    const fs::path named = all["tensorrt"].at("file").get<std::string>();
+    return named == named.filename() ? all["tensorrt"] : nullptr;
   } catch (const json::exception& error) {
     throw UserError(manifest.string() + ": not a manifest of plugin libraries (" + error.what() +
                     "); build again: " + kBuild);
@@ -90,7 +91,11 @@ std::string ask(const fs::path& file, const char* function) {
 }  // namespace
 
 PluginLibrary find_plugin_library(const fs::path& given) {
-  const fs::path file = fs::absolute(given.empty() ? default_folder() / kName : given);
+  const fs::path folder = given.empty() ? fs::absolute(default_folder()) : fs::absolute(given).parent_path();
+  json entry = manifest_entry(folder);
+  const std::string named = entry.is_null() ? kName : entry["file"].get<std::string>();
+  const fs::path file = given.empty() ? folder / named : fs::absolute(given);
+  if (file.filename() != named) entry = nullptr;
   if (!fs::is_regular_file(file))
     throw UserError(file.string() + (given.empty()
                                          ? ": not built on this machine; build it: " + std::string(kBuild) +
@@ -98,7 +103,6 @@ PluginLibrary find_plugin_library(const fs::path& given) {
                                                "--no-plugins"
                                          : ": no such file; --plugins takes the path of " + std::string(kName)));
   PluginLibrary library{file, sha256_of(file), ""};
-  const json entry = manifest_entry(file);
   if (entry.is_null()) return library;
   if (entry.value("sha256", "") != library.sha256)
     throw UserError(file.string() +
