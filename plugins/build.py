@@ -90,7 +90,7 @@ class Build:
             if tool.path is None:
                 raise UserError(f"{tool.name}: {tool.found}; install it: {tool.advice}")
         self.options, self.tools = options, tools
-        self.architectures = options.architectures or tuple(toolchain.gpu_architectures())
+        self.architectures = options.architectures or tuple(f"{name}-real" for name in toolchain.gpu_architectures())
         if tools.nvcc.path:
             _check_architectures(self.architectures, tools.nvcc.path)
         self.output = (options.output or library.folder()).expanduser().absolute()
@@ -183,14 +183,14 @@ def first_error(lines: list[str]) -> str:
 
 
 def parse_architectures(text: str | None) -> tuple[str, ...]:
-    """``90``, ``sm_90``, ``9.0`` and lists of them with commas, as CMake spells them.
+    """``90``, ``sm_90``, ``9.0``, or ``90-real`` (no PTX for later GPUs), and lists with commas, as CMake spells them.
 
     Raises:
         UserError: something in it is no architecture.
     """
     names = [] if text is None else [name.strip() for name in text.split(",")]
     for name in names:
-        if not re.fullmatch(r"(sm_|compute_)?\d{2,3}[af]?|\d{1,2}\.\d", name):
+        if not re.fullmatch(r"((sm_|compute_)?\d{2,3}[af]?|\d{1,2}\.\d)(-real|-virtual)?", name):
             raise UserError(f"--cuda-arch {name!r}: not an architecture; give numbers such as 87 or 90, with commas")
     return tuple(re.sub(r"^(sm|compute)_|\.", "", name) for name in names)
 
@@ -198,7 +198,7 @@ def parse_architectures(text: str | None) -> tuple[str, ...]:
 def _check_architectures(architectures: tuple[str, ...], nvcc: Path) -> None:
     known = toolchain.nvcc_architectures(nvcc) if architectures else []
     for architecture in architectures if known else ():
-        if architecture.rstrip("af") not in known:
+        if re.sub(r"[af]?(-real|-virtual)?$", "", architecture) not in known:
             raise UserError(
                 f"--cuda-arch {architecture}: {nvcc} compiles for {', '.join(known)}; "
                 "give one of them, or install another CUDA Toolkit"

@@ -20,7 +20,7 @@ from seqexport.exporter.pipeline import ExportOptions, export
 from seqexport.plugins import library
 from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.quiet import quiet
-from tests import native
+from tests import groups, native
 from tests.exporter.families import EXPORTED, HEADS, JAMBA, MAMBA, SIZES, WINDOW, Build, of, save
 
 os.environ.setdefault("SEQEXPORT_PLUGINS", str(native.FOLDER.with_name("none")))  # not what this user has built
@@ -140,7 +140,7 @@ def leave_out(reason: str) -> NoReturn:
 
 def leave_out_of_short_runs(what: str) -> None:
     """Skip the test unless every group is asked for: it takes minutes of compiling or searching."""
-    if os.environ.get("SEQEXPORT_TESTS") != "all":
+    if not groups.ALL:
         leave_out(f"{what} left out of short runs: make test TESTS=all")
 
 

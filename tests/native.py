@@ -14,7 +14,8 @@ FOLDER = Path(__file__).parent.parent / "build" / "native"
 BUILT = os.environ.get("SEQEXPORT_TEST_PLUGINS")
 """A folder of libraries that were already built from this very checkout: they are tested, and nothing is compiled."""
 
-ARCHITECTURE = "90"
+ARCHITECTURE = "90-real"
+"""Without PTX for later ones, which would double what is compiled."""
 NEEDS = {
     "kernels": "no nvcc",
     "tensorrt": "no nvcc, or no headers of TensorRT",
@@ -38,7 +39,7 @@ def build_plugins() -> Path:
     """
     if BUILT:
         return Path(BUILT).absolute()
-    architectures = tuple(toolchain.gpu_architectures()) or (ARCHITECTURE,)
+    architectures = () if toolchain.gpu_architectures() else (ARCHITECTURE,)
     work = Build(Options(architectures, output=FOLDER), toolchain.find_toolchain())
     with work.locked():
         found = work.configure()

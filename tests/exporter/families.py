@@ -197,8 +197,6 @@ EXPORTED: dict[str, Family] = {
     "starcoder2": of("Starcoder2", **SIZES, sliding_window=WINDOW),
 }
 
-HYBRIDS_AND_MIXTURES = list(EXPORTED)[list(EXPORTED).index("mamba2") : list(EXPORTED).index("olmoe") + 1]
-
 OWN_ATTENTION = "computes attention itself in"
 REFUSED: dict[str, tuple[Build, str]] = {
     "qwen3_next": (

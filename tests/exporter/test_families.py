@@ -18,6 +18,7 @@ from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.targets import FUSIONS, finish_for
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.quiet import quiet
+from tests import groups
 from tests.exporter.conftest import LENGTHS, Loaded, Readings, Traced
 from tests.exporter.families import EXPORTED, REFUSED, REFUSED_IN_TRACING, VOCAB, build
 from tests.exporter.reading import Exported, assert_reads, export, open_session, torch_feed
@@ -28,7 +29,7 @@ from tests.support import PROPERTY, Case, cases
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
-        every = metafunc.config.getoption("--support") is not None
+        every = groups.ALL or metafunc.config.getoption("--support") is not None
         metafunc.parametrize("case", cases(every=every), ids=str)
 
 

@@ -21,6 +21,7 @@ from seqexport.plugins.ops import OPS
 from seqexport.runtimes.backends import open_runner
 from seqexport.runtimes.comparison.reference import read_reference
 from seqexport.runtimes.comparison.verify import verify
+from tests import groups
 from tests.conftest import Exported
 from tests.exporter.conftest import Loaded, Readings, Traced
 from tests.exporter.one_op import in_onnxruntime, in_reference_evaluator, model_of
@@ -127,7 +128,12 @@ def test_opsets_up_to_27_only_add_to_what_is_traced() -> None:
 
 
 FAMILIES = ["mamba", "mamba2", "falcon_h1", "nemotron_h", "zamba2", "granite_hybrid", "jamba", "lfm2"]
-CASES = [*((name, "float32") for name in FAMILIES), *((name, "float16") for name in ("mamba2", "jamba", "lfm2"))]
+EVERY = [*((name, "float32") for name in FAMILIES), *((name, "float16") for name in ("mamba2", "jamba", "lfm2"))]
+CASES = (
+    EVERY
+    if groups.ALL
+    else [("mamba", "float32"), ("falcon_h1", "float32"), ("mamba2", "float16"), ("lfm2", "float16")]
+)
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)

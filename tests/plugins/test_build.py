@@ -266,12 +266,13 @@ def test_a_build_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     ("90", ("90",)),
     ("sm_87, 9.0,compute_120", ("87", "90", "120")),
     ("90a", ("90a",)),
+    ("8.7-real,sm_90-virtual", ("87-real", "90-virtual")),
 ])  # fmt: skip
 def test_architectures(text: str | None, expected: tuple[str, ...]) -> None:
     assert parse_architectures(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "9", "hopper", "90,", "sm_", "90;80"])
+@pytest.mark.parametrize("text", ["", "9", "hopper", "90,", "sm_", "90;80", "90-whatever"])
 def test_what_is_no_architecture_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"--cuda-arch .*: not an architecture; give numbers such as 87 or 90"):
         parse_architectures(text)
@@ -280,8 +281,8 @@ def test_what_is_no_architecture_is_refused(text: str) -> None:
 def test_an_architecture_that_nvcc_does_not_know_is_refused(tools: Toolchain) -> None:
     if tools.nvcc.path is None:
         leave_out("tests of CUDA architectures left out: no nvcc")
-    with pytest.raises(UserError, match=r"--cuda-arch 13: .*nvcc compiles for .*\b90\b.*give one of them"):
-        Build(Options(("13",)), tools)
+    with pytest.raises(UserError, match=r"--cuda-arch 13-real: .*nvcc compiles for .*\b90\b.*give one of them"):
+        Build(Options(("90-real", "13-real")), tools)
 
 
 def test_a_cuda_compiler_outside_of_its_toolkit(tools: Toolchain, tmp_path: Path) -> None:
