@@ -97,6 +97,6 @@ def test_a_working_folder_that_is_gone(run: Run, tmp_path: Path) -> None:
     os.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     try:
-        assert "No such file or directory" in run("onnx", "--model", "x").refusal
+        assert "the working folder is not there any more" in run("onnx", "--model", "x").refusal
     finally:
         os.chdir(before)
