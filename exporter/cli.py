@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -26,6 +27,9 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if
 
 TRACEBACK = "SEQEXPORT_TRACEBACK"
 """The environment variable that shows where an unforeseen error came from."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Why standard output takes no more."""
 
 AGAIN_SECONDS = 0.5
 """After which an interrupt that was not heard is raised again."""
@@ -92,14 +96,14 @@ def _run() -> int:
     """The command's exit code, after all that it said is written."""
     code: int | str | None = 0
     try:
-        cli(standalone_mode=False)
-    except SystemExit as left:
-        code = left.code
-    try:
+        try:
+            cli(standalone_mode=False)
+        except SystemExit as left:
+            code = left.code
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if error.filename is not None or error.errno not in FULL:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
         raise UserError(f"standard output: cannot be written ({error.strerror})") from error
     return code if isinstance(code, int) else int(code is not None)
@@ -111,10 +115,18 @@ def _last_resort(error: BaseException) -> str:
         traceback.print_exception(error)
     if isinstance(error, MemoryError):
         return "out of memory; give less to do at a time, or use a machine with more"
-    if isinstance(error, OSError) and error.strerror:
-        where = error.filename if error.filename is not None else "the working folder, or what it needs"
-        return f"{where}: {error.strerror}; for the place in the program set {TRACEBACK}=1"
+    if isinstance(error, FileNotFoundError) and not _has_folder():
+        return "the working folder is not there any more; change into one that is"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; for the place in the program set {TRACEBACK}=1"
     return f"unforeseen {type(error).__name__}: {error}; for the place in the program set {TRACEBACK}=1"
+
+
+def _has_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def _interrupt(signum: int, frame: object) -> None:

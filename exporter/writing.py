@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import onnx_ir as ir
@@ -25,7 +26,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN
 from seqexport.plugins.reading import sha256
 from seqexport.runtimes.bundle import MODEL, Bundle, open_bundle, write_manifest
-from seqexport.runtimes.manifest import Manifest, Role, Source, Target, TensorSpec
+from seqexport.runtimes.manifest import Element, Manifest, Role, Source, Target, TensorSpec
 from seqexport.runtimes.pytorch.fingerprint import fingerprint
 
 Stage = Callable[[str], AbstractContextManager[object]]
@@ -98,7 +99,9 @@ def tensor_specs(values: Iterable[ir.Value], role: Callable[[str], Role]) -> tup
 
 def _tensor_spec(value: ir.Value, role: Callable[[str], Role]) -> TensorSpec:
     assert value.name and value.dtype is not None
-    return TensorSpec(name=value.name, dtype=str(value.dtype.numpy()), shape=axes_of(value), role=role(value.name))
+    return TensorSpec(
+        name=value.name, dtype=cast("Element", str(value.dtype.numpy())), shape=axes_of(value), role=role(value.name)
+    )
 
 
 def source_of(model: nn.Module, name: str, *, clamped: Sequence[str] = ()) -> Source:

@@ -55,17 +55,12 @@ class Bundle:
     def reference(self) -> Path:
         return self.path / REFERENCE
 
-    def file(self, name: str, most: int) -> Path:
-        """A file of the bundle of ``most`` bytes, for a library that opens it by its name.
+    def read(self, name: str, most: int) -> bytes:
+        """What a file of the bundle holds, ``most`` bytes at most.
 
         Raises:
-            BundleError: it is not the bundle's own, or cannot be read.
+            BundleError: it is not the bundle's own, is larger, or cannot be read.
         """
-        with _readable(self.path / name):
-            return regular(self.path / name, most, self.path)
-
-    def read(self, name: str, most: int) -> bytes:
-        """What a file of the bundle holds; as ``file``."""
         with _readable(self.path / name):
             return read(self.path / name, most, self.path)
 

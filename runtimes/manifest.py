@@ -25,7 +25,7 @@ Axis = Tokens | Name
 
 MOST_TENSORS = 1 << 14
 Shape = Annotated[tuple[Axis, ...], msgspec.Meta(max_length=16)]
-Type = Literal["float32", "float16", "bfloat16", "float64", "bool", "int8", "int16", "int32", "int64", "uint8",
+Element = Literal["float32", "float16", "bfloat16", "float64", "bool", "int8", "int16", "int32", "int64", "uint8",
                "uint16", "uint32", "uint64"]  # fmt: skip
 
 DType = Literal["float32", "float16", "bfloat16"]
@@ -90,7 +90,7 @@ class TensorSpec(Record, frozen=True):
     """One input or output of the graph. ``role`` says what it is for."""
 
     name: Name
-    dtype: Type
+    dtype: Element
     shape: Shape
     role: Role
 

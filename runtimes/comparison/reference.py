@@ -223,7 +223,8 @@ def read_reference(bundle: Bundle) -> Reference:
     """
     manifest = bundle.manifest
     with held_reference(bundle.reference, "export the model again") as (file, metadata):
-        inputs = Reference(*(array(file, name, MOST_TOKENS) for name in ("tokens", "seq_lens", "next_tokens")))
+        tokens, seq_lens, following = (array(file, name, MOST_TOKENS) for name in ("tokens", "seq_lens", "next_tokens"))
+        inputs = Reference(tokens, seq_lens, following)
         check_inputs(inputs, manifest)
         whole = _read(inputs, file, manifest, metadata["torch_errors"])
         if "late" not in metadata:

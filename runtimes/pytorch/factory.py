@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.reading import ANY, regular
 from seqexport.runtimes.quiet import one_line
 
 NAME = re.compile(r"(?P<home>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<factory>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
@@ -104,7 +105,7 @@ def load_weights(module: nn.Module, file: Path) -> None:
     if file.suffix != ".safetensors":
         raise UserError(f"`weights` {file}: expected a .safetensors file; others can run code when they are read")
     try:
-        tensors = load_file(file)
+        tensors = load_file(regular(file, ANY))
     except OSError as error:
         raise UserError(f"`weights` {file}: cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:

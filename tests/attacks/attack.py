@@ -34,6 +34,8 @@ class Attack:
         stdout: a device instead of a file.
         leave: the working folder is deleted before the command begins.
         environment: beside the usual.
+        program: what is run.
+        seconds: that it may compute, or wait without computing.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Attack:
     stdout: str | None = None
     leave: bool = False
     environment: dict[str, str] = field(default_factory=dict)
+    program: str = "seqexport.exporter.cli:main"
+    seconds: int = 10
 
 
 class Case:
@@ -82,6 +86,8 @@ class Target:
             "stderr": err,
             "memory": MEMORY,
             "leave": attack.leave,
+            "program": attack.program,
+            "seconds": attack.seconds,
             "environment": {"HOME": str(case.root / "home"), "SEQEXPORT_TRACEBACK": "1", **attack.environment},
         }
         assert self._process.stdin and self._process.stdout

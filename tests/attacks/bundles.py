@@ -36,8 +36,9 @@ LOOKS = (INSPECT, (*INSPECT, "--json"), (*INSPECT, "--device", "orin-nano-8gb"))
 
 RECORD: dict[str, Any] = {
     "format_version": 1, "plan": "x-trt8.6.0.plan", "sha256": "0" * 64, "gpu": "NVIDIA H100",
-    "compute_capability": "9.0", "tensorrt": "8.6.0", "seqexport": "0.1.0", "plugins": {"sha256": "0" * 64, "version": "0.1.0"},
-    "model_sha256": "0" * 64, "profiles": {"decode": {"input_ids": [[1, 1], [1, 1], [4, 1]]}}, "flags": {"--fp16": ""},
+    "compute_capability": "9.0", "tensorrt": "8.6.0", "seqexport": "0.1.0",
+    "plugins": {"sha256": "0" * 64, "version": "0.1.0"}, "model_sha256": "0" * 64,
+    "profiles": {"decode": {"input_ids": [[1, 1], [1, 1], [4, 1]]}}, "flags": {"--fp16": ""},
     "date": "2026-01-01 00:00 UTC", "weights_sha256": "0" * 64,
 }  # fmt: skip
 

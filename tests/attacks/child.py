@@ -13,11 +13,9 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
-
-CPU_SECONDS, WALL_SECONDS = 10, 40
-"""What works too long, and what waits; the machine may be busy with other things."""
 
 CAPABILITIES_VERSION = 0x20080522
 
@@ -36,11 +34,15 @@ def _forked(asked: dict[str, Any]) -> dict[str, Any]:
     if pid == 0:
         try:
             _command(asked)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(70)
-    deadline = time.monotonic() + WALL_SECONDS
-    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+    worked, since = -1, time.monotonic()
+    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < since + asked["seconds"]:
         time.sleep(0.005)
+        if (now := _worked(pid)) != worked:
+            worked, since = now, time.monotonic()
     hung = ended[0] == 0
     if hung:
         os.kill(pid, signal.SIGKILL)
@@ -48,8 +50,14 @@ def _forked(asked: dict[str, Any]) -> dict[str, Any]:
     return {"code": os.waitstatus_to_exitcode(ended[1]), "hung": hung}
 
 
+def _worked(pid: int) -> int:
+    """Changes while a process computes, or waits for the processor: the machine may be busy with other things."""
+    state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return time.monotonic_ns() if state == "R" else int(numbers[10]) + int(numbers[11])
+
+
 def _command(asked: dict[str, Any]) -> None:
-    """Become ``seqexport`` with the arguments; never returns."""
+    """Become the program with the arguments; does not return."""
     for stream, name in ((0, os.devnull), (1, asked["stdout"]), (2, asked["stderr"])):
         os.dup2(os.open(name, os.O_RDWR | (os.O_CREAT if stream else 0)), stream)
     os.environ |= asked["environment"]
@@ -57,14 +65,13 @@ def _command(asked: dict[str, Any]) -> None:
     if asked["leave"]:
         Path(asked["folder"]).rmdir()
     _without_capabilities()
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
+    resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"], asked["seconds"] + 5))
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + asked["memory"],) * 2)
-    from seqexport.exporter.cli import main as seqexport
-
+    module, _, function = asked["program"].partition(":")
     sys.argv = ["seqexport", *asked["arguments"]]
     try:
-        seqexport()
+        getattr(importlib.import_module(module), function)()
     except SystemExit as left:
         sys.stdout.flush()
         os._exit(left.code if isinstance(left.code, int) else 1)

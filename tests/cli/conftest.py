@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from seqexport.exporter.cli import SIGNALS, main
+from seqexport.exporter.cli import SIGNALS, TRACEBACK, main
 from tests.conftest import Exported, Saved
 
 
@@ -27,6 +27,7 @@ class Result:
         assert self.err.endswith("\n")
         assert self.err.count("\n") == 1, self.err
         assert self.err.startswith("error: ")
+        assert TRACEBACK not in self.err, self.err  # what is said is foreseen
         return self.err.removeprefix("error: ").strip()
 
 

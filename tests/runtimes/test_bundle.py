@@ -1,6 +1,7 @@
 """The bundle reader raises its own error or works."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -309,3 +310,82 @@ def test_an_axis_that_nobody_gives_a_size_is_named():
     state = StateSpec(layer=0, kind="state", shape=("frames", 4), dtype="float32", past="h", present="h_next")
     with pytest.raises(UserError, match=r"^state h: nothing says how large its axis frames is$"):
         state.sizes(1, 1)
+
+
+@pytest.mark.parametrize("name", [MODEL, "reference.safetensors"])
+def test_the_graph_and_what_judges_it_must_be_listed(folder, name):
+    (folder / "reference.safetensors").write_bytes(b"answers")
+    hashes = {each: sha256(folder / each) for each in (MODEL, "reference.safetensors")}
+    write_manifest(folder, manifest(files=hashes))
+    assert open_bundle(folder)
+    del hashes[name]
+    write_manifest(folder, manifest(files=hashes))
+    with pytest.raises(BundleError, match=f"does not name {name} as a file of the bundle, so that its sha256"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, MODEL])
+@pytest.mark.parametrize("kind", ["pipe", "device", "secret"])
+def test_only_files_of_the_bundle_are_read(folder, name, kind):
+    (folder / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to({"device": "/dev/zero", "secret": "../secret"}[kind])
+    with pytest.raises(BundleError, match=r"regular file|leads out of its folder|lies outside the bundle"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("*/_ORT_MEM_ADDR_/*", r"has weights in '\*/_ORT_MEM_ADDR_/\*', outside its folder"),
+        ("within/secret", r"file 'within/secret' lies outside the bundle"),
+    ],
+)
+def test_weights_that_are_listed_and_lie_elsewhere_are_refused(folder, name, told):
+    """ONNX Runtime reads the first as an address of its memory, and follows the second."""
+    (folder.parent / "secret").write_bytes(b"12345678")
+    (folder / "within").symlink_to("..")
+    (folder / "*" / "_ORT_MEM_ADDR_").mkdir(parents=True)
+    (folder / "*" / "_ORT_MEM_ADDR_" / "*").write_bytes(b"12345678")
+    save_graph(folder / MODEL, manifest(), lying_in(name))
+    write_manifest(folder, manifest(files={each: sha256(folder / each) for each in (MODEL, name)}))
+    with pytest.raises(UserError, match=told):
+        open_bundle(folder)
+    with pytest.raises(UserError, match="outside its folder"):
+        open_bundle(folder, check_files=False).check_graph()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda m: m["inputs"].extend(m["inputs"] * 10_000), "length <= 16384"),
+        (lambda m: m["states"][0].update(shape=["batch", 2**48, "max_len", 4]), "<= 2147483647"),
+        (lambda m: m["states"][0].update(shape=["batch", 2**30, "max_len", 2**30]), "bytes for one sequence; at most"),
+        (lambda m: m["states"][0].update(shape=["batch", *[2] * 71]), "length <= 16"),
+        (lambda m: m["language_model"].update(vocab_size=2**40), "<= 2147483647"),
+        (lambda m: m["language_model"].update(eos_token_ids=[-1, "x"]), ">= 0"),
+        (lambda m: m.update(capacity=10**18), "<= 2147483647"),
+        (lambda m: m["inputs"][0].update(dtype="[/x]"), "Invalid enum value"),
+        (lambda m: m.update(architecture=["x" * 100] * 100_000), "expected at most 4,194,304"),
+        (lambda m: m.update(dtype="float8"), "Invalid enum value"),
+    ],
+)
+def test_counts_and_sizes_that_no_model_has(folder, change, told):
+    made = json.loads((folder / MANIFEST).read_text())
+    change(made)
+    (folder / MANIFEST).write_text(json.dumps(made))
+    with pytest.raises(BundleError, match=told):
+        open_bundle(folder)
+
+
+def test_brackets_in_brackets_are_no_manifest(folder):
+    (folder / MANIFEST).write_text("[" * 200_000)
+    with pytest.raises(BundleError, match="is damaged"):
+        open_bundle(folder)
+
+
+def test_a_name_without_end_is_no_destination(tmp_path):
+    with pytest.raises(BundleError, match=r"File name too long.*choose another `output`"):
+        check_destination(tmp_path / ("n" * 300), force=False)

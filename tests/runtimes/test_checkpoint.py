@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,40 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: edit(p, num_hidden_layers=1),
         "the weights have model.layers.1.input_layernorm.weight (and 8 more), for which config.json has",
     ),
+    "layers without end": (
+        lambda p: edit(p, num_hidden_layers=10**9),
+        "num_hidden_layers 1000000000; expected at most",
+    ),
+    "more layers than tensors": (
+        lambda p: edit(p, num_hidden_layers=5000),
+        "config.json asks for 5,000 layers, and the weights hold 21 tensors",
+    ),
+    "a huge vocabulary": (lambda p: edit(p, vocab_size=2**40), "vocab_size 1099511627776; expected at most"),
+    "a large vocabulary": (lambda p: edit(p, vocab_size=2**30), "config.json asks for 51,539,"),
+    "endless positions": (lambda p: edit(p, max_position_embeddings=10**18), "max_position_embeddings 10000"),
+    "a window of text": (lambda p: edit(p, sliding_window="x"), "sliding_window 'x'; expected a number of tokens"),
+    "a window of lists": (lambda p: edit(p, sliding_window=[[1]]), "sliding_window [[1]]; expected a number"),
+    "half a window": (lambda p: edit(p, sliding_window=1.5), "sliding_window 1.5; expected a number"),
+    "architectures are a number": (
+        lambda p: edit(p, architectures=5),
+        "architectures 5; expected a list of class names",
+    ),
+    "auto_map is a number": (
+        lambda p: edit(p, model_type="nope", auto_map=5),
+        "config.json is not a valid configuration",
+    ),
+    "brackets in brackets": (
+        lambda p: (p / "config.json").write_text("[" * 100_000),
+        "config.json: not JSON (nested too",
+    ),
+    "a config of megabytes": (
+        lambda p: edit(p, model_type="x" * 2**23),
+        "config.json: cannot be read (8,389,",
+    ),
+    "integers for weights": (
+        lambda p: edit_weights(p, lambda w: w.update({name: x.to(torch.int32) for name, x in w.items()})),
+        "lm_head.weight is I32; expected floating-point weights",
+    ),
 }
 
 
@@ -272,6 +307,10 @@ SHARD_BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: edit(p, INDEX, weight_map={"lm_head.weight": "x.bin"}),
         "lists 'x.bin'; expected",
     ),
+    "shard of a name without end": (
+        lambda p: edit(p, INDEX, weight_map={"lm_head.weight": "n" * 300 + ".safetensors"}),
+        "cannot be read (File name too long)",
+    ),
     "shard of another model": (lambda p: save_file({"x": torch.ones(1)}, first_shard(p)), "the weights lack"),
 }
 
@@ -281,6 +320,13 @@ def test_defect_of_shards_is_one_line(name: str, sharded: Path, capfd: pytest.Ca
     breakage, expected = SHARD_BREAKAGES[name]
     breakage(sharded)
     assert expected in refusal(sharded, capfd)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"])
+def test_a_pipe_is_not_waited_for(name: str, copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (copy / name).unlink(missing_ok=True)
+    os.mkfifo(copy / name)
+    assert refusal(copy, capfd).startswith(f"{copy / name}: cannot be read (a pipe; expected a regular file)")
 
 
 def test_remote_code_of_a_known_architecture_is_not_run(copy: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from seqexport.plugins.reading import sha256
 from seqexport.runtimes.base import Runner, Session, States
 from seqexport.runtimes.bundle import MODEL, REFERENCE, Bundle, open_bundle, write_manifest
 from seqexport.runtimes.comparison import late
+from seqexport.runtimes.comparison.accuracy import CEILING
 from seqexport.runtimes.comparison.reference import (
     Reference,
     read_reference,
@@ -389,3 +391,49 @@ def test_2000_tokens_stay_as_accurate_as_pytorch(
     bundle = runnable(exported(name, target=target, dtype="float32", logits="all"))
     with OrtRunner(bundle, threads=2) as runner:
         true.check(runner, chunk, "cpu")
+
+
+@pytest.mark.parametrize("error", [1e300, float("inf"), float("nan")])
+def test_what_a_reference_says_of_pytorch_s_error_is_not_believed_beyond_a_ceiling(copy: Bundle, error: float) -> None:
+    def change(tensors: dict[str, Any], errors: dict[str, Any]) -> None:
+        tensors.update({name: -x for name, x in tensors.items() if name.startswith("answer.")})
+        errors.update(dict.fromkeys(errors, error))
+
+    checks = checks_of(rewrite_reference(copy, change))
+    assert checks
+    assert not any(check.passed for check in checks)
+    assert {check.allowed for check in checks} == {CEILING[copy.manifest.dtype] if error == 1e300 else None}
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "rank": lambda t: t.update({"answer.prefill.logits": t["answer.prefill.logits"][0]}),
+    "rows": lambda t: t.update({"answer.step0.logits": np.repeat(t["answer.step0.logits"], 3, 0)}),
+    "state": lambda t: t.update({n: x[..., :1] for n, x in t.items() if n.startswith("answer.end.")}),
+    "integers": lambda t: t.update({"answer.prefill.logits": t["answer.prefill.logits"].astype(np.int32)}),
+    "flat tokens": lambda t: t.update(tokens=t["tokens"].reshape(-1)),
+    "no rows": lambda t: t.update(tokens=t["tokens"][:0], seq_lens=t["seq_lens"][:0], next_tokens=t["next_tokens"][:0]),
+    "no tokens": lambda t: t.update(tokens=t["tokens"][:, :0]),
+    "many tokens": lambda t: t.update(tokens=np.zeros((2, 200_000), np.int64)),
+    "other tokens": lambda t: t.update(tokens=t["tokens"] + 10**6),
+    "lengths": lambda t: t.update(seq_lens=t["seq_lens"] * 100),
+    "negative lengths": lambda t: t.update(seq_lens=-t["seq_lens"]),
+    "more sequences": lambda t: t.update(seq_lens=np.ones(99, np.int32)),
+    "nothing": lambda t: t.clear(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_reference_of_other_shapes_is_damaged(copy: Bundle, change: str) -> None:
+    other = rewrite_reference(copy, lambda tensors, errors: CHANGES[change](tensors))
+    with pytest.raises(UserError, match=f"{REFERENCE} is damaged .*export the model again") as refused:
+        read_reference(other)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("start", [-1, 10**12, 2**62])
+def test_late_texts_that_no_cache_holds(tmp_path: Path, start: int) -> None:
+    bundle, reference = recorded("llama")
+    moved = replace(reference.late[0], start=start)  # type: ignore[index]
+    write_reference(tmp_path / REFERENCE, replace(reference, late=(moved,)))
+    with pytest.raises(UserError, match=r"is damaged .*a text ends at"):
+        read_reference(Bundle(tmp_path, bundle.manifest))

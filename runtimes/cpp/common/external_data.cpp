@@ -26,6 +26,7 @@ namespace fs = std::filesystem;
 enum class Message { kModel, kTraining, kGraph, kFunction, kNode, kAttribute, kSparse, kTensor, kEntry };
 
 constexpr int kMaxDepth = 200;  // protobuf itself reads no more than 100
+constexpr char kMemory[] = "_ORT_MEM_ADDR_";  // in a name that ONNX Runtime takes for an address of its own memory
 
 // By the number of a field, the message that it holds.
 const std::map<uint64_t, Message>& fields_of(Message message) {
@@ -104,12 +105,18 @@ std::set<std::string> external_data(const fs::path& model) {
 bool is_inside(const fs::path& folder, const std::string& name) {
   const fs::path path = name;
   const bool leaves = path.is_absolute() || std::find(path.begin(), path.end(), "..") != path.end();
-  if (name.empty() || leaves || name.find('\0') != std::string::npos) return false;
+  if (name.empty() || leaves || name.find('\0') != std::string::npos || name.find(kMemory) != std::string::npos)
+    return false;
   std::error_code failed, also;
   const fs::path home = fs::weakly_canonical(folder, failed), target = fs::weakly_canonical(folder / path, also);
   if (failed || also) return false;
   const auto differ = std::mismatch(home.begin(), home.end(), target.begin(), target.end());
   return (differ.first == home.end() && differ.second != target.end()) || target.parent_path() == blobs_of(home);
+}
+
+void check_own(const fs::path& folder, const fs::path& file) {
+  if (!is_inside(folder, file.lexically_relative(folder).string()))
+    throw UserError(file.string() + ": a link that leads out of its folder; put the file itself in its place");
 }
 
 void check_inside(const fs::path& model) {

@@ -23,9 +23,15 @@ UserError failure(const fs::path& file, const std::error_code& code) {
 }
 
 std::ifstream open_to_read(const fs::path& file) {
+  const auto refused = [&](const std::string& why) { return UserError(file.string() + ": cannot be read (" + why + ")"); };
+  std::error_code unknown;
+  const fs::file_status status = fs::status(file, unknown);
+  if (fs::is_directory(status)) throw refused(std::strerror(EISDIR));
+  if (fs::exists(status) && !fs::is_regular_file(status))  // a pipe would be waited for
+    throw refused("a pipe, a socket or a device; expected a regular file");
   std::ifstream stream(file, std::ios::binary);
-  if (stream.is_open() && !fs::is_directory(file)) return stream;
-  throw UserError(file.string() + ": cannot be read (" + std::strerror(stream.is_open() ? EISDIR : errno) + ")");
+  if (!stream.is_open()) throw refused(std::strerror(errno));
+  return stream;
 }
 
 void write_all(const fs::path& file, const void* data, size_t size) {

@@ -7,11 +7,11 @@
 
 namespace seqexport {
 
-// Throws UserError if the file cannot be read.
+// Throws UserError if the file cannot be read, or is no regular file.
 std::string sha256_of(const std::filesystem::path& file);
 std::string sha256_of(const void* data, size_t size);
 
-// Throws UserError if the file cannot be read.
+// Throws UserError if the file cannot be read, or is no regular file.
 std::string read_file(const std::filesystem::path& file);
 
 // A new content for `file`: in a temporary file beside it until commit() renames that. Without commit() it vanishes,

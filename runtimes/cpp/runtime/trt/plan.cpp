@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "error.h"
+#include "external_data.h"
 #include "files.h"
 
 namespace seqexport::trt {
@@ -59,7 +60,8 @@ Record record_from(const json& file) {
   return record;
 }
 
-Record read_record(const fs::path& file, const std::string& rebuild) {
+Record read_record(const Bundle& bundle, const fs::path& file, const std::string& rebuild) {
+  check_own(bundle.folder, file);
   try {
     return record_from(json::parse(read_file(file)));
   } catch (const json::exception& error) {
@@ -89,6 +91,7 @@ std::vector<fs::path> records_in(const fs::path& folder) {
 
 Plan checked(const Bundle& bundle, const fs::path& folder, Record record, const std::string& rebuild) {
   const fs::path file = folder / record.plan;
+  check_own(bundle.folder, file);
   if (!fs::is_regular_file(file))
     throw UserError(file.string() + ": missing, though its record is there; " + rebuild);
   MappedFile content(file);
@@ -140,7 +143,7 @@ Plan find_plan(const Bundle& bundle, const Gpu& here) {
   const std::string rebuild = build_again(bundle), now = text_of(here, tensorrt_release());
   std::string others;
   for (const fs::path& file : fs::exists(exact) ? std::vector<fs::path>{exact} : records_in(folder)) {
-    Record record = read_record(file, rebuild);
+    Record record = read_record(bundle, file, rebuild);
     if (runs_on(record, here)) return checked(bundle, folder, std::move(record), rebuild);
     const std::string built_for = text_of(record.gpu, record.tensorrt);
     if (file == exact)
