@@ -214,7 +214,7 @@ class Model(Closing):
         tokens = new_tokens(self._runner, ids, max_new_tokens=max_new_tokens, sampling=sampling)
         return _texts([self.tokenizer.stream(after=each) for each in ids], tokens)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Give back the backend's memory."""
         self._opened.close()
 

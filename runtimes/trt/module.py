@@ -9,6 +9,7 @@ import numpy as np
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.guard import Guard
 from seqexport.runtimes.module import Array, Arrays, ModuleRunner, OtherSizes
 from seqexport.runtimes.storage import from_float32, readable, storage
 from seqexport.runtimes.trt import versions
@@ -52,13 +53,17 @@ class TrtModule(ModuleRunner):
         self._scratch = cuda.allocate(versions.scratch_bytes(engine.cuda_engine))
         self._held: dict[str, Memory] = {}
         self._context: Any = None
-        self._closed = False
+        self._guard = Guard("model")
 
     @property
     def description(self) -> str:
         return described(self.bundle, self.engine)
 
     def _run(self, inputs: Arrays) -> Arrays:
+        with self._guard:
+            return self._called(inputs)
+
+    def _called(self, inputs: Arrays) -> Arrays:
         if self._context is None:
             self._context = create_context(self.engine, self._scratch, self.cuda, DEFAULT)
         for name, array in inputs.items():
@@ -120,10 +125,7 @@ class TrtModule(ModuleRunner):
         """Bytes of the device's memory at most in use since the reset, the engine included."""
         return self.engine.bytes + self.cuda.peak_bytes
 
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
+    def _close(self) -> None:
         self._context = None
         for memory in self._held.values():
             self.cuda.free(memory)

@@ -91,7 +91,6 @@ class TrtRunner(Runner):
         self.caches_in_place = engine.record.plugins is not None
         self.no_graph: str | None = None
         self._sessions: weakref.WeakSet[TrtSession] = weakref.WeakSet()
-        self._closed = False
         self._prefill: Any = None
         self._staging: Staging | None = None
         self._scratch = cuda.allocate(versions.scratch_bytes(engine.cuda_engine))
@@ -139,10 +138,7 @@ class TrtRunner(Runner):
     def peak_device_memory(self) -> int | None:
         return self.engine.bytes + self.cuda.peak_bytes
 
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
+    def _close(self) -> None:
         for session in list(self._sessions):
             session.close()
         if self._staging is not None:
