@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
@@ -17,6 +18,8 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes import chunks
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.finite import check_logits
+from seqexport.runtimes.given import MOST_TOKENS, given_counts, given_states, given_tokens
+from seqexport.runtimes.guard import Guard
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.session_file import read_session, write_session
@@ -31,9 +34,23 @@ States = dict[str, NDArray[np.floating]]
 class Closing(ABC):
     """Something to close when done, or to use in a ``with`` statement."""
 
-    @abstractmethod
+    closed = False
+    if_closed: ClassVar[str] = "this model is closed; load it again"
+
+    def check_open(self) -> None:
+        """Raises UserError: it is closed."""
+        if self.closed:
+            raise UserError(self.if_closed)
+
     def close(self) -> None:
-        """Give back what it holds. It cannot be used afterwards."""
+        """Give back what it holds; once more is nothing. It cannot be used afterwards."""
+        if not self.closed:
+            self.closed = True
+            self._close()
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Give back what it holds, once."""
 
     def __enter__(self) -> Self:
         return self
@@ -45,6 +62,8 @@ class Closing(ABC):
 class Session(Closing):
     """The states of a batch of sequences, from empty; they may differ in length.
 
+    One thread at a time may use it: a call while another thread is in one is refused, and nothing is changed.
+
     Attributes:
         batch: how many sequences.
         capacity: the most tokens that a sequence may have.
@@ -54,7 +73,10 @@ class Session(Closing):
         sampling: how ``generate`` chooses; the likeliest tokens until it is told otherwise.
     """
 
+    if_closed: ClassVar[str] = "this session is closed; start a new one"
+
     def __init__(self, runner: Runner, batch: int, capacity: int) -> None:
+        runner.check_open()
         manifest = runner.manifest
         if batch < 1:
             raise UserError(f"batch size {batch}: expected at least 1")
@@ -65,6 +87,7 @@ class Session(Closing):
             )
         self.runner, self.manifest, self.batch, self.capacity = runner, manifest, batch, capacity
         self._checkpoints: Checkpoints | None = None
+        self._guard = Guard("session")
         self._begin()
 
     def _begin(self) -> None:
@@ -79,6 +102,18 @@ class Session(Closing):
         """Tokens of the longest sequence."""
         return int(self.lengths.max())
 
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._guard:
+            self.check_open()
+            self.runner.check_open()
+            yield
+
+    def close(self) -> None:
+        """Give back its memory; once more is nothing. It cannot be used afterwards."""
+        with self._guard:
+            super().close()
+
     def prefill(self, tokens: Tokens, seq_lens: Lengths | None = None) -> Floats:
         """Feed tokens [batch, L], of which the first ``seq_lens[b]`` of sequence b are valid; any L, again and again.
 
@@ -89,13 +124,14 @@ class Session(Closing):
         Raises:
             UserError: no tokens, tokens outside the vocabulary, or more than the capacity; no state has changed.
         """
-        tokens = np.ascontiguousarray(tokens, np.int64)
-        seq_lens = self._check(tokens, seq_lens)
-        if self._checkpoints is None:
-            return self._read(tokens, seq_lens)
-        whole = self.manifest.logits == "all"
-        parts = chunks.split(tokens, seq_lens, self._checkpoints.every, whole=whole)
-        return chunks.merge(parts, [self._read(part.tokens, part.seq_lens) for part in parts], whole=whole)
+        with self._in_use():
+            tokens = given_tokens(tokens, self.batch, self.manifest.vocab_size)
+            seq_lens = self._check_counts(tokens, seq_lens)
+            if self._checkpoints is None:
+                return self._read(tokens, seq_lens)
+            whole = self.manifest.logits == "all"
+            parts = chunks.split(tokens, seq_lens, self._checkpoints.every, whole=whole)
+            return chunks.merge(parts, [self._read(part.tokens, part.seq_lens) for part in parts], whole=whole)
 
     def _read(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
         logits = self._run(tokens, seq_lens)
@@ -109,7 +145,7 @@ class Session(Closing):
 
     def step(self, tokens: Tokens) -> Floats:
         """Feed one token a sequence, int64 [batch]; gives float32 logits [batch, vocab]."""
-        return self.prefill(np.asarray(tokens, np.int64).reshape(self.batch, 1))[:, -1]
+        return self.prefill(np.reshape(tokens, (-1, 1)))[:, -1]
 
     def generate(
         self, max_new_tokens: int = 128, sampling: Sampling | None = None, *, read_last: bool = True
@@ -133,19 +169,21 @@ class Session(Closing):
         """
         if max_new_tokens < 1:
             raise UserError(f"`max_new_tokens` {max_new_tokens}: expected at least 1")
-        if not self.lengths.all():
-            raise UserError("the prompt is empty: give at least one token of text")
-        if sampling is not None:
-            self.sampling, self._generators = sampling, sampling.generators(self.batch)
+        with self._in_use():
+            if not self.lengths.all():
+                raise UserError("the prompt is empty: give at least one token of text")
+            if sampling is not None:
+                self.sampling, self._generators = sampling, sampling.generators(self.batch)
         return self._generated(max_new_tokens, read_last)
 
     def _generated(self, max_new_tokens: int, read_last: bool) -> Iterator[Tokens]:
         alive = np.ones(self.batch, bool)
         for made in range(1, max_new_tokens + 1):
-            chosen = self._choose(alive & self._has_room() if read_last else alive)
+            with self._in_use():
+                chosen = self._choose(alive & self._has_room() if read_last else alive)
+                alive = (chosen >= 0) & self._has_room()
             if (chosen < 0).all():
                 return
-            alive = (chosen >= 0) & self._has_room()
             goes_on = False
             try:
                 yield chosen.copy()
@@ -178,10 +216,11 @@ class Session(Closing):
         """
         if every < 1:
             raise UserError(f"`every` {every}: expected at least 1")
-        needed = self._snapshot(caches=False).nbytes
-        if needed > max_bytes:
-            raise UserError(f"`max_bytes` {max_bytes}: a checkpoint of this session takes {needed}; give more")
-        self._checkpoints = Checkpoints(every, max_bytes)
+        with self._in_use():
+            needed = self._snapshot(caches=False).nbytes
+            if needed > max_bytes:
+                raise UserError(f"`max_bytes` {max_bytes}: a checkpoint of this session takes {needed}; give more")
+            self._checkpoints = Checkpoints(every, max_bytes)
 
     def rewind(self, tokens: int) -> int:
         """Go back to the newest checkpoint at which no sequence had more than ``tokens`` tokens, or else to the start.
@@ -192,31 +231,34 @@ class Session(Closing):
         Raises:
             UserError: it never had so many tokens.
         """
-        if not 0 <= tokens <= self.position:
-            raise UserError(f"`tokens` {tokens}: expected 0 to {self.position}, which the session has now")
-        if tokens < self.position:
-            snapshot = self._checkpoints.back_to(tokens) if self._checkpoints is not None else None
-            if snapshot is None:
-                self.reset()
-            else:
-                self._restore(snapshot)
-        return self.position
+        with self._in_use():
+            if not 0 <= tokens <= self.position:
+                raise UserError(f"`tokens` {tokens}: expected 0 to {self.position}, which the session has now")
+            if tokens < self.position:
+                snapshot = self._checkpoints.back_to(tokens) if self._checkpoints is not None else None
+                if snapshot is None:
+                    self.reset()
+                else:
+                    self._restore(snapshot)
+            return self.position
 
     def reset(self) -> None:
         """Make it empty again, as a new session is; what ``keep`` was told stays."""
         fixed = [spec for spec in self.manifest.states if not spec.grows]
         zeros = {spec.past_name: np.zeros(spec.sizes(self.batch, 0), np.float32) for spec in fixed}
-        self._write(zeros, np.zeros(self.batch, np.int32))
-        self._begin()
-        if self._checkpoints is not None:
-            self._checkpoints.forget()
+        with self._in_use():
+            self._write(zeros, np.zeros(self.batch, np.int32))
+            self._begin()
+            if self._checkpoints is not None:
+                self._checkpoints.forget()
 
     def fork(self) -> Session:
         """A second session that goes on from here on its own, with the same random numbers and checkpoints."""
-        other = self.runner.session(self.batch, self.capacity)
-        other._copy_states(self)
-        other._go_on(self._snapshot(caches=False))
-        other._checkpoints = self._checkpoints.copy() if self._checkpoints is not None else None
+        with self._in_use():
+            other = self.runner.session(self.batch, self.capacity)
+            other._copy_states(self)
+            other._go_on(self._snapshot(caches=False))
+            other._checkpoints = self._checkpoints.copy() if self._checkpoints is not None else None
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -227,7 +269,9 @@ class Session(Closing):
         Raises:
             UserError: it cannot be written.
         """
-        write_session(Path(path), self.runner.bundle, self._snapshot())
+        with self._in_use():
+            snapshot = self._snapshot()
+        write_session(Path(path), self.runner.bundle, snapshot)
 
     def _snapshot(self, *, caches: bool = True) -> Snapshot:
         specs = [spec for spec in self.manifest.states if caches or not spec.grows]
@@ -253,19 +297,10 @@ class Session(Closing):
         """Take over the states of another session of this batch and capacity; by way of the host, unless overridden."""
         self._write(other.read_states(), other.lengths)
 
-    def _check(self, tokens: Tokens, seq_lens: Lengths | None) -> Lengths:
-        if tokens.ndim != 2 or tokens.shape[0] != self.batch or tokens.shape[1] == 0:
-            raise UserError(f"tokens of shape {tokens.shape}: expected [{self.batch}, at least 1]; the prompt is empty")
+    def _check_counts(self, tokens: Tokens, seq_lens: Lengths | None) -> Lengths:
         length = tokens.shape[1]
-        if seq_lens is None:
-            seq_lens = np.full(self.batch, length, np.int32)
-        else:
-            seq_lens = np.asarray(seq_lens, np.int32)
-            if seq_lens.shape != (self.batch,) or seq_lens.min() < 0 or seq_lens.max() > length:
-                raise UserError(f"seq_lens {seq_lens.tolist()}: expected {self.batch} values from 0 to {length}")
-        if tokens.view(np.uint64).max() >= self.manifest.vocab_size:  # as which a negative one is huge
-            bad = tokens[(tokens < 0) | (tokens >= self.manifest.vocab_size)][0]
-            raise UserError(f"token {bad}: outside the vocabulary of {self.manifest.vocab_size}")
+        counts = np.full(self.batch, length) if seq_lens is None else seq_lens
+        seq_lens = given_counts("seq_lens", counts, self.batch, length)
         self._check_capacity(seq_lens)
         return seq_lens
 
@@ -280,31 +315,29 @@ class Session(Closing):
                 f"a sequence of {longest} tokens: this session's capacity is {self.capacity}; shorten the prompt{more}"
             )
 
-    def _check_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> Lengths:
-        """The lengths as int32[batch].
-
-        Raises:
-            UserError: the lengths, or the caches themselves, are beyond the capacity.
-        """
-        lengths = np.asarray(lengths, np.int32)
-        self._check_capacity(lengths - self.lengths)
-        for spec in self.manifest.states:
-            held = states[spec.past_name].shape[2] if spec.grows else 0
-            if held > self.capacity:
-                raise UserError(f"{spec.past_name}: {held} tokens, the session's capacity is {self.capacity}")
-        return lengths
-
     def read_states(self) -> States:
         """Every state by its ``past_key_values.<layer>.<kind>`` name; caches cut to the longest sequence's length."""
-        return {spec.past_name: self._read_state(spec) for spec in self.manifest.states}
+        with self._in_use():
+            return {spec.past_name: self._read_state(spec) for spec in self.manifest.states}
 
     def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        """Take over states as ``read_states`` gives them, and the sequences' lengths; then feed before ``generate``."""
-        lengths = self._check_states(states, lengths)
-        self._write(states, lengths)
-        self.lengths = lengths.copy()
-        if self._checkpoints is not None:
-            self._checkpoints.forget()
+        """Take over states as ``read_states`` gives them, and the sequences' lengths; then feed before ``generate``.
+
+        Raises:
+            UserError: a state or a length is missing or does not fit, or the capacity holds less; no state has changed.
+        """
+        with self._in_use():
+            lengths = given_counts("lengths", lengths, self.batch, MOST_TOKENS)
+            self._check_capacity(lengths - self.lengths)
+            states = given_states(self.manifest.states, states, lengths)
+            for spec in self.manifest.states:
+                held = states[spec.past_name].shape[2] if spec.grows else 0
+                if held > self.capacity:
+                    raise UserError(f"{spec.past_name}: {held} tokens, the session's capacity is {self.capacity}")
+            self._write(states, lengths)
+            self.lengths = lengths
+            if self._checkpoints is not None:
+                self._checkpoints.forget()
 
     @abstractmethod
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:

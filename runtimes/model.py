@@ -138,6 +138,10 @@ class Model(Closing):
     ) -> list[str]:
         """Continue each prompt; several run as one batch, and each gives what it gives alone.
 
+        To the bit with the op library, and in ONNX Runtime on one thread. On several threads ONNX Runtime rounds its own
+        Softplus otherwise at the ends of each thread's share, so that with function bodies the last digits of a row
+        depend on the others.
+
         The arguments are those of ``stream``.
 
         Returns:
@@ -214,7 +218,7 @@ class Model(Closing):
         tokens = new_tokens(self._runner, ids, max_new_tokens=max_new_tokens, sampling=sampling)
         return _texts([self.tokenizer.stream(after=each) for each in ids], tokens)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Give back the backend's memory."""
         self._opened.close()
 

@@ -55,6 +55,7 @@ class ModuleRunner(Closing):
         Raises:
             UserError: the inputs are not those of the graph, or the backend fails on them.
         """
+        self.check_open()
         return self._run(checked(self.manifest.inputs, inputs))
 
     def carried(self, outputs: Mapping[str, Array]) -> Arrays:

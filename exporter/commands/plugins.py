@@ -99,7 +99,7 @@ def list_libraries() -> None:
             continue
         fault = entry.fault
         mark, state = ("[red]✗[/]", escape(fault)) if fault else ("[green]✓[/]", f"seqexport {entry.seqexport}, intact")
-        table.add_row(mark, file, escape(_built_for(entry)), "" if fault else _size(entry), state)
+        table.add_row(mark, escape(entry.path.name), escape(_built_for(entry)), "" if fault else _size(entry), state)
     open_console().print(table)
 
 

@@ -59,5 +59,5 @@ class OrtModule(ModuleRunner):
         except Exception as error:
             raise UserError(f"ONNX Runtime failed: {first_line(error)}") from error
 
-    def close(self) -> None:
+    def _close(self) -> None:
         del self.engine

@@ -121,7 +121,7 @@ class OrtRunner(Runner):
     def session(self, batch: int = 1, capacity: int | None = None) -> OrtSession:
         return OrtSession(self, batch, capacity if capacity is not None else self.manifest.capacity or 0)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         del self.engine
 
 

@@ -129,7 +129,7 @@ class OrtSession(Session):
         for name, array in arrays.items():
             self._past[name].write(array)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._close_decoder()
         self._past.clear()
         self._present.clear()

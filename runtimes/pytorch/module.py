@@ -128,7 +128,7 @@ class TorchModule(ModuleRunner):
         """Bytes of device memory at most in use since the reset; None on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
 
-    def close(self) -> None:
+    def _close(self) -> None:
         torch.set_num_threads(self._threads_before)
         del self.module
 

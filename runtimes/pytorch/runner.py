@@ -134,7 +134,7 @@ class TorchRunner(Runner):
         """Bytes of device memory at most in use since the reset; None on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
 
-    def close(self) -> None:
+    def _close(self) -> None:
         torch.set_num_threads(self._threads_before)
         del self.model
 
@@ -227,5 +227,5 @@ class TorchSession(Session):
                 with torch.inference_mode(), self.runner.computing():
                     write(cache, self.manifest.states, {k: v[rows] for k, v in states.items()}, length)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._caches = []

@@ -8,6 +8,7 @@ import numpy as np
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.guard import Guard
 from seqexport.runtimes.module import Array, Arrays, ModuleRunner, OtherSizes
 from seqexport.runtimes.storage import from_float32, readable, storage
 from seqexport.runtimes.trt.cuda import Cuda, Memory
@@ -39,12 +40,17 @@ class TrtModule(OnGpu, ModuleRunner):
         OnGpu.__init__(self, bundle, engine, cuda)
         self._held: dict[str, Memory] = {}
         self._context: Any = None
+        self._guard = Guard("model")
 
     @property
     def description(self) -> str:
         return self.engine_description
 
     def _run(self, inputs: Arrays) -> Arrays:
+        with self._guard:
+            return self._called(inputs)
+
+    def _called(self, inputs: Arrays) -> Arrays:
         if self._context is None:
             self._context = self.create_context(DEFAULT)
         for name, array in inputs.items():
@@ -99,7 +105,8 @@ class TrtModule(OnGpu, ModuleRunner):
         array = readable(stored, dtype)
         return array if array.dtype.kind == "f" else array.astype(spec.dtype)
 
-    def _release(self) -> None:
+    def _close(self) -> None:
         self._context = None
         for memory in self._held.values():
             self.cuda.free(memory)
+        super()._close()

@@ -47,7 +47,6 @@ class OnGpu:
         _check_interface(bundle, engine)
         self.bundle, self.engine, self.cuda = bundle, engine, cuda
         self._scratch = cuda.allocate(versions.scratch_bytes(engine.cuda_engine))
-        self._closed = False
 
     @property
     def engine_description(self) -> str:
@@ -80,19 +79,10 @@ class OnGpu:
         """Bytes of the device's memory at most in use since the reset, the engine included."""
         return self.engine.bytes + self.cuda.peak_bytes
 
-    def close(self) -> None:
-        """Gives back all memory; once is enough, and more does no harm."""
-        if self._closed:
-            return
-        self._closed = True
-        self._release()
+    def _close(self) -> None:
         self.cuda.free(self._scratch)
         del self.engine
         self.cuda.close()
-
-    def _release(self) -> None:
-        """Gives back what lies on the engine."""
-        raise NotImplementedError
 
 
 def _check_interface(bundle: Bundle, engine: Engine) -> None:

@@ -75,9 +75,10 @@ class TrtRunner(OnGpu, Runner):
             self._staging = Staging(self, batch, width if whole else self.widths[1])
         return self._staging
 
-    def _release(self) -> None:
+    def _close(self) -> None:
         for session in list(self._sessions):
             session.close()
         if self._staging is not None:
             self._staging.close()
         self._prefill = self._staging = None
+        super()._close()

@@ -89,8 +89,6 @@ class TrtSession(Session):
         return memory
 
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
-        if not self._closing.alive:
-            raise UserError("this session is closed; start a new one")
         whole = self.manifest.logits == "all"
         chunks = split(tokens, seq_lens, self.runner.widths[1], whole=whole)
         lengths, logits = self.lengths, list[Floats]()
@@ -191,6 +189,6 @@ class TrtSession(Session):
         for name, places in self._states.items():
             self.cuda.copy(places[self._place], other._states[name][other._place])
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._decoder = None
         self._closing()

@@ -74,7 +74,7 @@ class ElsewhereRunner(Runner):
     def session(self, batch: int = 1, capacity: int | None = None) -> Session:
         return _Session(self, batch, capacity or 0)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self.model.close()
 
 
@@ -100,5 +100,5 @@ class _Session(Session):
         for name, given in states.items():
             self.states[name][tuple(slice(size) for size in given.shape)] = given
 
-    def close(self) -> None:
+    def _close(self) -> None:
         pass

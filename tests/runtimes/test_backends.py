@@ -33,7 +33,7 @@ class Constant(Runner):
     def session(self, batch=1, capacity=None):
         return ConstantSession(self, batch, capacity or 16)
 
-    def close(self):
+    def _close(self):
         pass
 
 
@@ -44,7 +44,7 @@ class ConstantSession(Session):
     def _write(self, states, lengths):
         pass
 
-    def close(self):
+    def _close(self):
         pass
 
     def _run(self, tokens, seq_lens):

@@ -54,7 +54,7 @@ class Wrong(Runner):
     def session(self, batch: int = 1, capacity: int | None = None) -> Session:
         return WrongSession(self, self.inner.session(batch, capacity), self.error)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self.inner.close()
 
 
@@ -72,7 +72,7 @@ class WrongSession(Session):
     def _write(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
         self.inner.write_states(states, lengths)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self.inner.close()
 
 

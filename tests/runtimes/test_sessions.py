@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import resource
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from safetensors.numpy import load_file, save
 
 from seqexport.exporter.presets import resolve_source
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Runner, Session
+from seqexport.runtimes.base import Floats, Lengths, Runner, Session, Tokens
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.model import Model
 from seqexport.runtimes.ort.runner import OrtRunner
+from seqexport.runtimes.ort.session import OrtSession
 from seqexport.runtimes.pytorch.runner import TorchRunner
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.session_file import DIGEST, sealed
@@ -318,6 +322,117 @@ def test_bad_arguments(mamba: OrtRunner) -> None:
         session.prefill(np.array([[1]]))
         with pytest.raises(UserError, match=r"^`max_new_tokens` 0: expected at least 1$"):
             session.generate(0)
+
+
+class Slow(OrtSession):
+    """Stays in each call until it is told to go on."""
+
+    def __init__(self, runner: OrtRunner) -> None:
+        super().__init__(runner, 1, 0)
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
+        self.entered.set()
+        assert self.go_on.wait(30)
+        return super()._run(tokens, seq_lens)
+
+
+def test_a_second_thread_in_one_session_is_refused_and_nothing_changes(mamba: OrtRunner, tmp_path: Path) -> None:
+    with mamba.session() as alone:
+        expected = alone.prefill(np.array([[82, 101]]))
+    with Slow(mamba) as session, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(session.prefill, np.array([[82, 101]]))
+        assert session.entered.wait(30)
+        calls: list[Callable[[], object]] = [
+            lambda: session.prefill(np.array([[1]])), lambda: session.step(np.array([1])), session.reset, session.fork,
+            session.read_states, session.close, lambda: session.keep(1, 1 << 20), lambda: session.rewind(0),
+            lambda: session.save(tmp_path / "x"), lambda: session.generate(1),
+            lambda: session.write_states({}, LENGTHS),
+        ]  # fmt: skip
+        for call in calls:
+            with pytest.raises(UserError, match=r"^this session is in use by another thread; give each thread a ses"):
+                call()
+        session.go_on.set()
+        np.testing.assert_array_equal(first.result(), expected)
+        assert session.lengths.tolist() == [2]
+        session.step(np.array([1]))
+
+
+def test_threads_meet_in_one_session_and_none_ends_the_process(mamba: OrtRunner) -> None:
+    """Every call answers as it would alone, or is refused."""
+
+    def step(token: int) -> str:
+        try:
+            session.step(np.array([token]))
+        except UserError as error:
+            return str(error).partition(";")[0]
+        return "read"
+
+    with mamba.session() as session, ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(step, [1] * 200))
+    assert set(told) <= {"read", "this session is in use by another thread"}
+    assert session.lengths.tolist() == [told.count("read")]
+
+
+def test_what_is_closed_says_so_and_can_be_closed_again(exported: Exported) -> None:
+    runner = opened(exported, "preset:mamba")
+    model = Model(runner)
+    session, other = model.session(), model.session()
+    session.close()
+    session.close()
+    with pytest.raises(UserError, match=r"^this session is closed; start a new one$"):
+        session.prefill(TOKENS[:1])
+    for _ in range(2):
+        model.close()
+        runner.close()
+    for call in (lambda: other.prefill(TOKENS[:1]), model.session):
+        with pytest.raises(UserError, match=r"^this model is closed; load it again$"):
+            call()
+    other.close()
+
+
+@pytest.mark.parametrize(("tokens", "seq_lens", "told"), [
+    ([[1.9, 2.0]], None, "tokens are float64: expected whole numbers"),
+    ([[True]], None, "tokens are bool: expected whole numbers"),
+    ([["1"]], None, r"tokens are <U1: expected whole numbers"),
+    ([[2**64]], None, "tokens are object: expected whole numbers"),
+    ([[2**63]], None, f"token {2**63}: outside the vocabulary"),
+    ([[1], [2, 3]], None, "tokens: expected an array"),
+    ([], None, r"tokens of shape \(0,\): expected \[1, at least 1\]; the prompt is empty"),
+    ([[1, 2]], [2**32 + 1], r"seq_lens \[4294967297\]: expected 1 values from 0 to 2"),
+    ([[1, 2]], [1.0], "seq_lens are float64: expected whole numbers"),
+    ([[1, 2]], [[1]], r"seq_lens \[\[1\]\]: expected 1 values"),
+])  # fmt: skip
+def test_tokens_and_their_counts_are_taken_as_they_are(mamba: OrtRunner, tokens: Any, seq_lens: Any, told: str) -> None:
+    with mamba.session() as session:
+        with pytest.raises(UserError, match=told):
+            session.prefill(tokens, seq_lens)
+        assert session.lengths.tolist() == [0]
+
+
+@pytest.mark.parametrize(("change", "lengths", "told"), [
+    (lambda name, state: state, [-1, 3], r"lengths \[-1, 3\]: expected 2 values from 0 to"),
+    (lambda name, state: state, [7, 3], r"key of shape \[2, \d+, 6, \d+\]: expected \[2, \d+, 7, \d+\], or more rows"),
+    (lambda name, state: state, [CAPACITY + 1, 3], "a sequence of 97 tokens: this session's capacity is 96"),
+    (lambda name, state: state, [2**32 + 1, 3], "lengths .*: expected 2 values from 0 to 2147483647"),
+    (lambda name, state: state, [[6], [3]], r"lengths \[\[6\], \[3\]\]: expected 2 values"),
+    (lambda name, state: state, [6, 3.5], "lengths are float64: expected whole numbers"),
+    (lambda name, state: state[:1], [6, 3], r"of shape \[1, .*\]: expected \[2, "),
+    (lambda name, state: state.astype(np.int32), [6, 3], "is int32: expected floats"),
+    (lambda name, state: None if name.endswith("value") else state, [6, 3], "'past_key_values.*value' is missing"),
+])  # fmt: skip
+def test_states_that_do_not_fit_are_refused_before_anything_changes(
+    exported: Exported, change: Callable[[str, Any], Any], lengths: Any, told: str
+) -> None:
+    with opened(exported, "preset:transformer") as runner, started(runner) as session:
+        before = session.read_states()
+        changed = {name: change(name, state) for name, state in before.items()}
+        given = {name: state for name, state in changed.items() if state is not None}
+        with pytest.raises(UserError, match=told):
+            session.write_states(given, lengths)
+        assert session.lengths.tolist() == LENGTHS.tolist()
+        for name, state in session.read_states().items():
+            np.testing.assert_array_equal(state, before[name])
 
 
 def test_recent_tokens_are_the_last_of_each_sequence(mamba: OrtRunner) -> None:

@@ -38,7 +38,7 @@ void fill_cache(const CausalAttentionParams& p, int b, int h, const void* old, v
 
 // 2. Rows first..first + rows of (token, head of the group) for kv head h of row b of the batch.
 template <class T>
-class Tile {
+class Tile : public InScratch {
  public:
   Tile(const CausalAttentionParams& p, int b, int h, int first, int rows)
       : p_(p), sizes_(p), b_(b), h_(h), first_(first), rows_(rows), past_(sizes_.past(b)),
@@ -224,7 +224,7 @@ void causal_attention(const CausalAttentionParams& p, const Pool& pool) {
       const int tile = tiles - 1 - task / (p.kv_heads * (size_t)p.batch);  // the longest first
       const int h = task % p.kv_heads, b = task / p.kv_heads % p.batch;
       const int valid = sizes.fresh(b), rows = smaller(height, valid * sizes.group - tile * height);
-      if (rows > 0) Tile<T>(p, b, h, tile * height, rows).run();
+      if (rows > 0) (new Tile<T>(p, b, h, tile * height, rows))->run();
       if (tile == 0 && h == 0) zero_padding<T>(p, b, valid);
     });
   });

@@ -33,7 +33,7 @@ struct Columns {
 
 // The weights of a block of channels, a vector of channels for each tap.
 template <class T>
-struct Weights {
+struct Weights : InScratch {
   Vec taps[kMaxTaps][kVecs], bias[kVecs];
 
   Weights(const CausalConv1dParams& p, int first, int vecs) {
@@ -67,7 +67,7 @@ void write_state(const Columns<T>& at, int valid) {
 template <class T, bool kSilu>
 void convolve(const CausalConv1dParams& p, int b, int first, int vecs, int from, int to, int valid) {
   const int K = p.kernel_size, old = K - 1, end = smaller(to, valid);
-  const Weights<T> weights(p, first, vecs);
+  const Weights<T>& weights = *new Weights<T>(p, first, vecs);
   for (int t = from; t < to; ++t) {
     for (int v = 0; v < vecs; ++v) {
       const int c = first + v * W;

@@ -33,6 +33,10 @@ struct Kernels {
 #undef SEQEXPORT_OP
 };
 
+// Memory of the calling thread, on the heap: taken once and kept until the thread ends. Holds until its next call.
+// Throws std::bad_alloc.
+void* scratch(size_t bytes);
+
 // The best that this processor has.
 const Kernels& kernels();
 // All that were built, the best first, ended by one whose instruction_set is null.

@@ -18,7 +18,7 @@ constexpr int kMaxChannels = 64, kMinChannels = 16, kMaxVecs = kMaxChannels / W,
 constexpr float kSafeExponent = 126;
 
 template <class T>
-class Scan {
+class Scan : public InScratch {
  public:
   // Channels first..end of row b, all of group g.
   Scan(const SelectiveScanParams& p, int b, int g, int first, int end)
@@ -179,7 +179,7 @@ void selective_scan(const SelectiveScanParams& p, const Pool& pool) {
       const int begin = ((int64_t)g * p.channels + p.groups - 1) / p.groups;
       const int end = ((int64_t)(g + 1) * p.channels + p.groups - 1) / p.groups;
       const int first = begin + block * width;
-      if (first < end) Scan<decltype(type)>(p, b, g, first, smaller(first + width, end)).run();
+      if (first < end) (new Scan<decltype(type)>(p, b, g, first, smaller(first + width, end)))->run();
     });
   });
 }

@@ -38,6 +38,12 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// What a task works in, up to 300 KB, which a thread's stack may not have: `new` gives its thread's scratch memory,
+// which the thread's next task takes over; nothing deletes it.
+struct InScratch {
+  static void* operator new(size_t bytes) { return scratch(bytes); }
+};
+
 static inline Vec all(float x) { return Vec{} + x; }
 static inline Vec zero() { return Vec{}; }
 static inline Bits bits(Vec v) { return (Bits)v; }

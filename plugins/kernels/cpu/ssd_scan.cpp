@@ -27,7 +27,7 @@ int unit_columns(const SsdScanParams& p) { return blocks_of(p.head_size, blocks_
 int state_floats(const SsdScanParams& p) { return p.states * blocks_of(unit_columns(p), W) * W; }
 
 template <class T>
-class Chunks : SsdSteps<T> {
+class Chunks : public InScratch, SsdSteps<T> {
   using Base = SsdSteps<T>;
   using Base::decay_, Base::delta_, Base::p_;
 
@@ -167,7 +167,7 @@ void run(const SsdScanParams& p, int b, int g, const SsdUnit* units, int count) 
   const int valid = valid_tokens(p.seq_lens, b, p.length);
   SsdSteps<T> steps(p, b, g);
   for (int i = 0; i < count; ++i) steps.clear(units[i], valid);
-  if (valid >= kFewTokens) return Chunks<T>(p, b, g).run(units, count, valid);
+  if (valid >= kFewTokens) return (new Chunks<T>(p, b, g))->run(units, count, valid);
   for (int i = 0; i < count; ++i) steps.run(units[i], valid);
 }
 

@@ -50,9 +50,10 @@ std::string record_text(const std::filesystem::path& plan, const std::string& pl
   return record.dump(2) + "\n";
 }
 
-bool is_record(const std::filesystem::path& file) {
+std::optional<std::string> plan_of_record(const std::filesystem::path& file) {
   const json record = json::parse(read_file(file), nullptr, false);
-  return record.is_object() && record.contains("plan") && record.contains("sha256");
+  if (!record.is_object() || !record.contains("plan") || !record.contains("sha256")) return std::nullopt;
+  return record["plan"].is_string() ? record["plan"].get<std::string>() : "";
 }
 
 }  // namespace seqexport

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "engine.h"
@@ -13,7 +14,7 @@ namespace seqexport {
 std::string record_text(const std::filesystem::path& plan, const std::string& plan_sha256, const Gpu& gpu,
                         const PluginLibrary* plugins, const Model& model, const Engine& engine, const Options& options);
 
-// Whether a file says what some plan is.
-bool is_record(const std::filesystem::path& file);
+// The name of the plan of which a file says what it is; none where it is no record.
+std::optional<std::string> plan_of_record(const std::filesystem::path& file);
 
 }  // namespace seqexport

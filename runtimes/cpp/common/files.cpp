@@ -1,5 +1,8 @@
 #include "files.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -8,6 +11,7 @@
 #include <fstream>
 #include <memory>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "error.h"
@@ -41,6 +45,23 @@ void write_all(const fs::path& file, const void* data, size_t size) {
   if (!written) throw std::system_error(errno, std::generic_category());
 }
 
+// `.NAME.kind`; of a long name, its hash.
+fs::path beside(const fs::path& file, const char* kind) {
+  constexpr size_t kLongestName = 100;
+  std::string name = file.filename().string();
+  if (name.size() > kLongestName) name = sha256_of(name.data(), name.size()).substr(0, 32);
+  return file.parent_path() / ("." + name + "." + kind);
+}
+
+// The names in it, to the disk, where its file system can.
+void sync_folder(const fs::path& file) noexcept {
+  const fs::path folder = file.parent_path();
+  const int descriptor = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  fsync(descriptor);
+  close(descriptor);
+}
+
 }  // namespace
 
 std::string sha256_of(const void* data, size_t size) {
@@ -69,13 +90,38 @@ std::string read_file(const fs::path& file) {
   return content;
 }
 
-PendingFile::PendingFile(fs::path file, const void* data, size_t size) : file_(std::move(file)) {
-  temporary_ = sibling("");
+void OutputLock::take() {
+  while (descriptor_ < 0) {
+    descriptor_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (descriptor_ < 0) throw std::system_error(errno, std::generic_category());
+    while (flock(descriptor_, LOCK_EX) && errno == EINTR) continue;
+    if (is_there()) return;
+    close(std::exchange(descriptor_, -1));  // the one before removed it
+  }
+}
+
+void OutputLock::release() noexcept {
+  if (descriptor_ < 0) return;
+  if (is_there()) unlink(path_.c_str());
+  close(std::exchange(descriptor_, -1));
+}
+
+bool OutputLock::is_there() const {
+  struct stat ours, there;
+  return !fstat(descriptor_, &ours) && !stat(path_.c_str(), &there) && ours.st_ino == there.st_ino &&
+         ours.st_dev == there.st_dev;
+}
+
+PendingFile::PendingFile(fs::path file, const void* data, size_t size)
+    : file_(std::move(file)), temporary_(beside(file_, "new")), before_(beside(file_, "old")),
+      lock_(beside(file_, "lock")) {
   for (fs::path folder = file_.parent_path(); !folder.empty() && !fs::exists(folder); folder = folder.parent_path())
     made_.push_back(folder);
   try {
     if (fs::is_directory(file_)) throw std::system_error(EISDIR, std::generic_category());
     if (file_.has_parent_path()) fs::create_directories(file_.parent_path());
+    lock_.take();
+    if (fs::exists(before_)) fs::exists(file_) ? void(fs::remove(before_)) : fs::rename(before_, file_);
     write_all(temporary_, data, size);
   } catch (const std::system_error& error) {
     vanish();
@@ -85,37 +131,34 @@ PendingFile::PendingFile(fs::path file, const void* data, size_t size) : file_(s
 
 PendingFile::~PendingFile() { vanish(); }
 
-fs::path PendingFile::sibling(const char* suffix) const {
-  return file_.parent_path() / ("." + file_.filename().string() + "." + std::to_string(getpid()) + suffix);
-}
-
 void PendingFile::vanish() noexcept {
   std::error_code ignored;
-  if (!temporary_.empty()) fs::remove(temporary_, ignored);
-  if (!before_.empty()) fs::remove(before_, ignored);
+  if (lock_.held()) fs::remove(temporary_, ignored);
+  if (has_before_) fs::remove(before_, ignored);
+  lock_.release();
   for (const fs::path& folder : made_) fs::remove(folder, ignored);  // those that hold something stay
 }
 
 void PendingFile::commit() {
   std::error_code failed, unlinked;
   if (fs::exists(file_)) {
-    before_ = sibling(".before");
     fs::create_hard_link(file_, before_, unlinked);
     if (unlinked) fs::rename(file_, before_, failed);  // a file system without links
+    has_before_ = !failed;
   }
   if (!failed) fs::rename(temporary_, file_, failed);
-  if (!failed) return temporary_.clear();
+  if (!failed) return sync_folder(file_);
   undo();
   throw failure(file_, failed);
 }
 
 void PendingFile::undo() {
   std::error_code ignored;
-  if (before_.empty())
-    fs::remove(file_, ignored);
-  else
+  if (has_before_)
     fs::rename(before_, file_, ignored);
-  before_.clear();
+  else
+    fs::remove(file_, ignored);
+  has_before_ = false;
 }
 
 void require_writable(const fs::path& file) { PendingFile(file, "", 0); }

@@ -14,8 +14,27 @@ std::string sha256_of(const void* data, size_t size);
 // Throws UserError if the file cannot be read, or is no regular file.
 std::string read_file(const std::filesystem::path& file);
 
+// The sole right to write a file, as plugins/publish.py has it and under the same names: it waits for others, and ends
+// with the process. Where a file system has no locks, nobody waits.
+class OutputLock {
+ public:
+  explicit OutputLock(std::filesystem::path path) : path_(std::move(path)) {}
+  OutputLock(const OutputLock&) = delete;
+  OutputLock& operator=(const OutputLock&) = delete;
+  ~OutputLock() { release(); }
+  void take();  // throws std::system_error
+  void release() noexcept;
+  bool held() const { return descriptor_ >= 0; }
+
+ private:
+  bool is_there() const;
+
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
 // A new content for `file`: in a temporary file beside it until commit() renames that. Without commit() it vanishes,
-// and the folders that were made for it.
+// and the folders that were made for it. What a process that was killed left is taken over.
 class PendingFile {
  public:
   // Throws UserError if it cannot be written, or a folder has its name.
@@ -29,10 +48,11 @@ class PendingFile {
   void undo();
 
  private:
-  std::filesystem::path sibling(const char* suffix) const;
   void vanish() noexcept;
 
   std::filesystem::path file_, temporary_, before_;
+  OutputLock lock_;
+  bool has_before_ = false;
   std::vector<std::filesystem::path> made_;  // folders, the innermost first
 };
 
