@@ -52,6 +52,25 @@ DEFAULTS = Limits()
     help="Of a request; what came until then is its answer.",
 )
 @click.option(
+    "--prefix-bytes",
+    type=click.IntRange(0),
+    default=DEFAULTS.prefix_bytes,
+    show_default=True,
+    help="Of states after the beginnings of prompts, which are then not read again; 0: none.",
+)
+@click.option(
+    "--session-bytes",
+    type=click.IntRange(0),
+    default=256 << 20,
+    show_default=True,
+    help="Of sessions in memory; the others are in --session-dir.",
+)
+@click.option(
+    "--session-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where sessions have their files, and are found after a restart [default: they are forgotten].",
+)
+@click.option(
     "--api-key-file", type=click.Path(path_type=Path, dir_okay=False), help="One key a line; without it all may ask."
 )
 @backend_option
@@ -66,6 +85,9 @@ def command(
     max_queue: int,
     max_tokens: int,
     max_seconds: float,
+    prefix_bytes: int,
+    session_bytes: int,
+    session_dir: Path | None,
     api_key_file: Path | None,
     backend: str,
     **options: Any,
@@ -85,14 +107,16 @@ def command(
     from seqexport.runtimes.serve.logs import log_as_json
     from seqexport.runtimes.serve.server import Metrics, listen, serve
     from seqexport.runtimes.serve.service import Service
+    from seqexport.runtimes.serve.sessions import Sessions
 
     runs = backend_named(backend)
     check_taken(options, [runs])
     opened = open_bundle(bundle)
     keys = read_keys(api_key_file) if api_key_file is not None else Keys()
-    limits = Limits(max_batch=max_batch, max_queue=max_queue, max_tokens=max_tokens, max_seconds=max_seconds)
+    limits = Limits(max_batch, max_queue, max_tokens, max_seconds, prefix_bytes=prefix_bytes)
+    sessions = Sessions(opened, session_bytes, session_dir)
     bound = listen(host, port)
     log_as_json()
     metrics = Metrics()
-    service = Service(opened, lambda: runs.open(opened, **options), limits, metrics)
+    service = Service(opened, lambda: runs.open(opened, **options), limits, sessions, metrics)
     serve(service, metrics, keys, bound)

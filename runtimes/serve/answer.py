@@ -17,7 +17,7 @@ class Answer:
     """Chooses as ``Session.generate`` does with the same seed.
 
     Attributes:
-        made: tokens so far.
+        tokens: so far; one that ends a text is not among them.
         end: why it ended; None as long as it goes on.
     """
 
@@ -27,8 +27,12 @@ class Answer:
         self._most = room if request.max_new_tokens is None else min(room, request.max_new_tokens)
         self._stops = StopText(request.stop)
         self._generators = request.sampling.generators(1)
-        self.made = 0
+        self.tokens: list[int] = []
         self.end: Reason | None = None
+
+    @property
+    def made(self) -> int:
+        return len(self.tokens)
 
     def choose(self, logits: NDArray[np.float32]) -> tuple[int, Piece]:
         """The next token after logits [vocab], and the text that became certain; may set ``end``."""
@@ -36,7 +40,7 @@ class Answer:
         if token in self._ends:
             self.end = "stop"
             return token, Piece(self._rest())
-        self.made += 1
+        self.tokens.append(token)
         text = self._stops.push(self._stream.push(token))
         if self._stops.stopped:
             self.end = "stop"

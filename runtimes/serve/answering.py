@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 import msgspec
 from fastapi import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from seqexport.runtimes.serve.engine import Engine
 from seqexport.runtimes.serve.errors import Refused, error_object
-from seqexport.runtimes.serve.mailbox import Asked
+from seqexport.runtimes.serve.mailbox import Asked, Visit
 from seqexport.runtimes.serve.replies import Choice, Reply, usage_object
 from seqexport.runtimes.serve.requests import End, Event, Failed, Piece, Request, Usage
 
@@ -20,6 +21,20 @@ Result = TypeVar("Result")
 NO_BUFFERING = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 GONE = 499
 """Nobody is there to read this status; logs and metrics have it."""
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; what was asked is cancelled when it ends, however it does."""
+
+    def __init__(self, lines: AsyncIterator[bytes], asked: Asked) -> None:
+        super().__init__(lines, media_type="text/event-stream", headers=NO_BUFFERING)
+        self._asked = asked
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._asked.cancel()
 
 
 async def answer(
@@ -31,6 +46,7 @@ async def answer(
     n: int,
     stream: bool,
     include_usage: bool,
+    visit: Visit | None = None,
 ) -> Response:
     """Put the requests to the engine, ``n`` a prompt, and answer as one object or as a stream.
 
@@ -38,10 +54,10 @@ async def answer(
         UserError, Busy: as ``Engine.submit``.
         Refused: an answer failed, or the client left; a stream then has an ``error`` event.
     """
-    asked = Asked(engine, requests)
+    asked = Asked(engine, requests, visit)
     if stream:
         lines = _streamed(asked, reply, choices=len(requests), n=n, include_usage=include_usage)
-        return StreamingResponse(lines, media_type="text/event-stream", headers=NO_BUFFERING)
+        return EventStream(lines, asked)
     try:
         choices = await _while_connected(http, _collected(asked, len(requests)))
     finally:
@@ -74,22 +90,19 @@ def _status(failed: Failed) -> int:
 
 async def _streamed(asked: Asked, reply: Reply, *, choices: int, n: int, include_usage: bool) -> AsyncIterator[bytes]:
     usages: list[tuple[int, Usage]] = []
-    try:
-        for first in reply.first_chunks(choices, usage=include_usage):
-            yield _event(first)
-        async for events in asked.events():
-            try:
-                for index, choice in _together(events):
-                    usages += [(index, choice.usage)] if choice.usage is not None else []
-                    yield _event(reply.chunk(index, choice, usage=include_usage))
-            except Refused as error:
-                yield _event(error_object(error.status, error.message))
-                return
-        if include_usage:
-            yield _event(reply.last_chunk(usage_object(usages, n)))
-        yield b"data: [DONE]\n\n"
-    finally:
-        asked.cancel()
+    for first in reply.first_chunks(choices, usage=include_usage):
+        yield _event(first)
+    async for events in asked.events():
+        try:
+            for index, choice in _together(events):
+                usages += [(index, choice.usage)] if choice.usage is not None else []
+                yield _event(reply.chunk(index, choice, usage=include_usage))
+        except Refused as error:
+            yield _event(error_object(error.status, error.message))
+            return
+    if include_usage:
+        yield _event(reply.last_chunk(usage_object(usages, n)))
+    yield b"data: [DONE]\n\n"
 
 
 def _together(events: Sequence[tuple[int, Event]]) -> Iterator[tuple[int, Choice]]:

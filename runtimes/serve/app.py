@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from seqexport.runtimes.serve.metrics import Metrics
 from seqexport.runtimes.serve.replies import ChatReply, CompletionReply
 from seqexport.runtimes.serve.requests import Request as Question
 from seqexport.runtimes.serve.service import Service
+from seqexport.runtimes.serve.visits import add_sessions, go_on
 
 MAX_BODY = 4 << 20
 PAGE = Path(__file__).with_name("page.html")
@@ -28,7 +30,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, why in {
         400: "Malformed, or not for this model; the body says why.",
         401: "No key, or a wrong one.",
-        404: "No such model.",
+        404: "No such model or session.",
+        409: "The session is in use.",
         408: "The body did not come in time.",
         413: "The body is too large.",
         429: "The queue is full; Retry-After says when to ask again.",
@@ -50,13 +53,14 @@ def create_app(service: Service, metrics: Metrics, keys: Keys, *, max_body: int 
     _add_models(app, service)
     _add_completions(app, service)
     _add_chats(app, service)
+    add_sessions(app, service)
     paths = {str(route.path) for route in app.routes if hasattr(route, "path")}
     return Guard(app, keys=keys, max_body=max_body, metrics=metrics, paths=paths)
 
 
 def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
     page, chats = PAGE.read_text(encoding="utf-8"), service.chats
-    facts = {"model": service.name, "chat": chats, "state_bytes": _state_bytes(service)}
+    facts = {"model": service.name, "chat": chats, "state_bytes": service.state_bytes}
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
@@ -75,20 +79,12 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get("/metrics")
     async def told() -> Response:
         """Prometheus' text format."""
-        held = service.running * facts["state_bytes"]
-        text = metrics.text(waiting=service.waiting, running=service.running, state_bytes=held)
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(metrics.text(service), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/facts", include_in_schema=False)
     async def about() -> dict[str, Any]:
         """For the page."""
         return facts
-
-
-def _state_bytes(service: Service) -> int:
-    """Of one sequence; of caches, as much as it may have at most."""
-    manifest = service.bundle.manifest
-    return manifest.state_bytes(1, min(manifest.capacity or 0, service.limits.max_tokens))
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
@@ -112,6 +108,8 @@ def _add_completions(app: FastAPI, service: Service) -> None:
         """Continue one or more prompts, as text or as tokens."""
         _check_model(service, body.model)
         engine = service.engine
+        if body.session_id is not None:
+            return await go_on(http, service, body, body.session_id)
         prompts = await run_in_threadpool(_tokenized, service, body)
         if len(prompts) * body.n > MOST_CHOICES:
             raise Refused(400, f"{len(prompts)} prompts of {body.n} choices: expected at most {MOST_CHOICES} in all")
@@ -131,7 +129,7 @@ def _add_chats(app: FastAPI, service: Service) -> None:
         _check_model(service, body.model)
         engine = service.engine
         tokens = await run_in_threadpool(service.chat_tokens, [message.plain() for message in body.messages])
-        questions = _questions(body, tokens, body.most, body.told)
+        questions = [replace(each, talk=True) for each in _questions(body, tokens, body.most, body.told)]
         reply = ChatReply(service.name, service.tokenizer, logprobs=body.told is not None)
         return await answer(
             http, engine, questions, reply, n=body.n, stream=body.stream, include_usage=body.includes_usage

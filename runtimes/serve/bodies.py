@@ -61,6 +61,7 @@ class CompletionBody(Asking):
     prompt: str | Annotated[list[str] | Tokens | list[Tokens], Field(min_length=1, max_length=2**20)]
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    session_id: Annotated[str, Field(max_length=64)] | None = None
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
 

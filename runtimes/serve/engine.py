@@ -16,7 +16,9 @@ from seqexport.runtimes.finite import check_logits
 from seqexport.runtimes.serve.answer import Answer
 from seqexport.runtimes.serve.batch import Batch
 from seqexport.runtimes.serve.observer import Observer
+from seqexport.runtimes.serve.prefixes import Prefixes
 from seqexport.runtimes.serve.requests import Deliver, End, Event, Failed, Limits, Request, Usage
+from seqexport.runtimes.snapshot import Snapshot
 from seqexport.runtimes.tokenizer import BundleTokenizer
 
 
@@ -40,8 +42,8 @@ class Job:
         self.key, self.request, self.answer = key, request, answer
         self.tokens = np.array(request.tokens, np.int64)
         self.arrived = self.last = time.monotonic()
-        self.read = 0
-        self.cancelled = False
+        self.read = self.reused = 0
+        self.cancelled = self.reads_last = False
         self._deliver = deliver
 
     def cancel(self) -> None:
@@ -52,9 +54,9 @@ class Job:
         if not self.cancelled:
             self._deliver(event)
 
-    def finish(self) -> None:
-        usage = Usage(prompt=len(self.tokens), reused=0, answer=self.answer.made)
-        self.tell(End(self.answer.end or "length", usage))
+    def finish(self, kept: Snapshot | None) -> None:
+        usage = Usage(prompt=len(self.tokens), reused=self.reused, answer=self.answer.made)
+        self.tell(End(self.answer.end or "length", usage, kept))
 
 
 class Engine(Closing):
@@ -80,6 +82,7 @@ class Engine(Closing):
         self._capacity = None if capacity is None else self.longest
         self._check_sizes()
         self._batch = Batch(runner, self._capacity, limits.max_batch)
+        self._prefixes = Prefixes(limits.prefix_bytes)
         self._keys = itertools.count()
         self._waiting: deque[Job] = deque()
         self._reading: Job | None = None
@@ -104,6 +107,11 @@ class Engine(Closing):
     def running(self) -> int:
         """Requests that are being read or answered."""
         return len(self._running) + (self._reading is not None)
+
+    @property
+    def prefix_bytes(self) -> int:
+        """Of what is remembered of the beginnings of prompts."""
+        return self._prefixes.nbytes
 
     @property
     def idle(self) -> bool:
@@ -138,17 +146,21 @@ class Engine(Closing):
 
     def _job(self, request: Request, deliver: Deliver) -> Job:
         tokens, manifest = request.tokens, self._runner.manifest
-        if not tokens:
+        start = request.start
+        if not tokens and start is None:
             raise UserError("the prompt is empty: give at least one token of text")
         if bad := [token for token in tokens if not 0 <= token < manifest.vocab_size]:
             raise UserError(f"token {bad[0]}: outside the vocabulary of {manifest.vocab_size}")
-        room = self.longest - len(tokens)
+        before = 0 if start is None else start.position
+        room = self.longest - before - len(tokens)
         if room < 1:
+            said = f" after the session's {before}" if before else ""
             raise UserError(
-                f"the prompt has {len(tokens)} tokens: expected fewer than {self.longest}, the most that prompt and "
-                "answer may have together; shorten it"
+                f"the prompt has {len(tokens)} tokens{said}: expected fewer than {self.longest}, the most that prompt "
+                "and answer may have together; shorten it"
             )
-        answer = Answer(request, self._tokenizer.stream(after=list(tokens)), manifest.eos_token_ids, room)
+        recent = [] if start is None else start.recent[start.recent >= 0].tolist()
+        answer = Answer(request, self._tokenizer.stream(after=[*recent, *tokens]), manifest.eos_token_ids, room)
         return Job(next(self._keys), request, deliver, answer)
 
     def drain(self) -> None:
@@ -197,19 +209,38 @@ class Engine(Closing):
         """One chunk of the prompts that came first, whether it is of one or of several."""
         left = self.limits.chunk
         while left and (job := self._next_to_read()) is not None:
-            part = job.tokens[job.read : job.read + left]
-            self._reader_session().prefill(part[None])
-            job.read += len(part)
-            left -= len(part)
-            if job.read == len(job.tokens):
+            chunk = self.limits.chunk
+            part = job.tokens[job.read : min(job.read + left, (job.read // chunk + 1) * chunk)]
+            if part.size:
+                self._reader_session().prefill(part[None])
+                job.read += len(part)
+                left -= len(part)
+            whole = job.read == len(job.tokens)
+            if part.size and (whole or job.read % chunk == 0):
+                self._remember(job)
+            if whole:
                 self._join(job)
 
     def _next_to_read(self) -> Job | None:
         if self._reading is None and self._waiting and not self._batch.full:
             with self._changed:
                 self._reading = self._waiting.popleft()
-            self._reader_session().reset()
+            self._begin(self._reading)
         return self._reading
+
+    def _begin(self, job: Job) -> None:
+        """The reader at the start of a prompt, or after as much of it as is known."""
+        reader, start = self._reader_session(), job.request.start
+        if start is None and (start := self._prefixes.longest(job.tokens)) is not None:
+            job.read = job.reused = start.position
+        reader.reset()
+        if start is not None:
+            reader.write_row(0, start)
+
+    def _remember(self, job: Job) -> None:
+        """What came of a prompt's beginning, if it began an empty sequence."""
+        if job.request.start is None and self._prefixes.takes(self._runner.manifest.state_bytes(1, job.read)):
+            self._prefixes.keep(job.tokens[: job.read], self._reader_session().read_row(0))
 
     def _reader_session(self) -> Session:
         if self._reader is None:
@@ -220,7 +251,7 @@ class Engine(Closing):
         self._batch.join(job.key, self._reader_session().read_row(0))
         self._running[job.key] = job
         self._reading = None
-        self._observer.read(len(job.tokens), 0)
+        self._observer.read(len(job.tokens), job.reused)
 
     def _leave(self, job: Job) -> None:
         del self._running[job.key]
@@ -236,6 +267,8 @@ class Engine(Closing):
 
     def _choose(self, job: Job) -> int | None:
         """The row's next token; None where it has ended."""
+        if job.reads_last:
+            return self._finish(job)
         if self._late(job):
             job.tell(job.answer.cut())
         else:
@@ -250,11 +283,19 @@ class Engine(Closing):
             self._timed(job)
             if piece.text or piece.chosen is not None:
                 job.tell(piece)
-            if job.answer.end is None:
+            job.reads_last = job.answer.end is not None and job.request.keep and job.answer.tokens[-1:] == [token]
+            if job.answer.end is None or job.reads_last:
                 return token
+        return self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        request = job.request
+        row = self._batch.row(job.key) if request.keep or request.talk else None
+        if row is not None and request.talk and request.start is None:
+            read = np.concatenate([job.tokens, np.array(job.answer.tokens, np.int64)])[: row.position]
+            self._prefixes.keep(read, row)
         self._leave(job)
-        job.finish()
-        return None
+        job.finish(row if request.keep else None)
 
     def _timed(self, job: Job) -> None:
         now = time.monotonic()

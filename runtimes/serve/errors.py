@@ -66,7 +66,7 @@ def handle_errors(app: FastAPI) -> None:
 
 
 def _told(errors: Sequence[Mapping[str, Any]]) -> str:
-    """The first of them, with where it is; of a value that may be of several types, that is the first type's."""
-    first = errors[0]
-    where = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, (str, int)))
-    return f"{where[:200]}: {first['msg']}" if where else f"the body: {first['msg']}"
+    """What is wrong with the first field that is; of one that may have several types, what each of them lacks."""
+    field = str(errors[0]["loc"][1]) if len(errors[0]["loc"]) > 1 else "the body"
+    reasons = dict.fromkeys(error["msg"] for error in errors if error["loc"][1:2] == errors[0]["loc"][1:2])
+    return f"{field[:100]}: {'; or '.join(reasons)}"

@@ -17,7 +17,10 @@ from seqexport.runtimes.serve.metrics import Metrics
 
 BODY_SECONDS = 30.0
 GUARDED = "/v1/"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "frame-ancestors 'none'"
+)
 
 
 class Guard:

@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 from seqexport.runtimes.serve.engine import Engine, Job
 from seqexport.runtimes.serve.requests import End, Event, Failed, Request
+from seqexport.runtimes.snapshot import Snapshot
 
 
 class Mailbox:
@@ -42,15 +44,28 @@ class Mailbox:
         return [self._events.popleft() for _ in range(len(self._events))]
 
 
+class Visit(Protocol):
+    """A session that a request goes on with; given back once."""
+
+    async def leave(self, kept: Snapshot) -> None:
+        """As it is after the answer."""
+
+    def abandon(self) -> None:
+        """As it was before the request, unless ``leave`` was called."""
+
+
 class Asked:
     """Requests that the engine was given, one for each choice.
+
+    Args:
+        visit: of one request alone, which keeps its sequence.
 
     Raises:
         UserError, Busy: as ``Engine.submit``.
     """
 
-    def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
-        self._mail = Mailbox()
+    def __init__(self, engine: Engine, requests: Sequence[Request], visit: Visit | None = None) -> None:
+        self._mail, self._visit = Mailbox(), visit
         self._jobs: list[Job] = engine.submit(
             requests, [partial(self._mail.put, index) for index in range(len(requests))]
         )
@@ -61,9 +76,14 @@ class Asked:
         while left:
             taken = await self._mail.take()
             left -= sum(isinstance(event, (End, Failed)) for _, event in taken)
+            for _, event in taken:
+                if self._visit is not None and isinstance(event, End) and event.kept is not None:
+                    await self._visit.leave(event.kept)
             yield taken
 
     def cancel(self) -> None:
         """Nobody waits for them any more."""
         for job in self._jobs:
             job.cancel()
+        if self._visit is not None:
+            self._visit.abandon()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from seqexport.runtimes.sampling import Sampling
+from seqexport.runtimes.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Limits:
         max_tokens: of a sequence, its prompt and its answer together.
         max_seconds: of a request, from its arrival; what came until then is its answer.
         chunk: tokens of prompts that are read between two steps of the running batch.
+        prefix_bytes: of what is remembered of the beginnings of prompts.
     """
 
     max_batch: int = 64
@@ -26,6 +28,7 @@ class Limits:
     max_tokens: int = 4096
     max_seconds: float = 600.0
     chunk: int = 64
+    prefix_bytes: int = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,14 @@ class Request:
     """A prompt to continue.
 
     Attributes:
-        tokens: of the prompt, at least one.
+        tokens: of the prompt; at least one, unless it goes on after ``start``.
         max_new_tokens: stop after so many; None: as many as there is room for.
         sampling: how to choose, with a generator of its own.
         stop: texts of which the first to appear ends the answer before it.
         logprobs: how many of the likeliest tokens to tell with each; None: no log probabilities at all.
+        start: the sequence that the prompt continues; None: an empty one.
+        keep: give what the sequence is at the end, after every token that was given, with its ``End``.
+        talk: the answer is likely to be the beginning of a later prompt.
     """
 
     tokens: Sequence[int]
@@ -45,6 +51,9 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    start: Snapshot | None = None
+    keep: bool = False
+    talk: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,7 @@ class End:
 
     reason: Reason
     usage: Usage
+    kept: Snapshot | None = None
 
 
 @dataclass(frozen=True)

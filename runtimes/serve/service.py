@@ -14,6 +14,7 @@ from seqexport.runtimes.chat import Message, chat_prompt
 from seqexport.runtimes.serve.engine import Busy, Engine
 from seqexport.runtimes.serve.observer import Observer
 from seqexport.runtimes.serve.requests import Limits
+from seqexport.runtimes.serve.sessions import Sessions
 from seqexport.runtimes.tokenizer import BundleTokenizer
 
 Status = Literal["loading", "ready", "draining"]
@@ -24,6 +25,7 @@ class Service(Closing):
 
     Args:
         open_runner: opens the bundle on a backend.
+        sessions: of the bundle; closed after the engine.
 
     Attributes:
         failure: why it cannot be opened; None while it is, or has been.
@@ -33,14 +35,20 @@ class Service(Closing):
     """
 
     def __init__(
-        self, bundle: Bundle, open_runner: Callable[[], Runner], limits: Limits, observer: Observer | None = None
+        self,
+        bundle: Bundle,
+        open_runner: Callable[[], Runner],
+        limits: Limits,
+        sessions: Sessions,
+        observer: Observer | None = None,
     ) -> None:
-        self.bundle, self.limits = bundle, limits
+        self.bundle, self.limits, self.sessions = bundle, limits, sessions
         self.tokenizer = BundleTokenizer(bundle)
         self.failure: Exception | None = None
         self._draining = False
         self._opened: Engine | None = None
         self._resources = ExitStack()
+        self._resources.enter_context(sessions)
         self._loading = threading.Thread(target=self._load, args=(open_runner, observer), name="seqexport-load")
         self._loading.start()
 
@@ -89,8 +97,18 @@ class Service(Closing):
         return self._opened.running if self._opened else 0
 
     @property
+    def prefix_bytes(self) -> int:
+        return self._opened.prefix_bytes if self._opened else 0
+
+    @property
     def idle(self) -> bool:
         return self._opened is None or self._opened.idle
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one sequence; of caches, as much as it may have at most."""
+        manifest = self.bundle.manifest
+        return manifest.state_bytes(1, min(manifest.capacity or 0, self.limits.max_tokens))
 
     @property
     def chats(self) -> bool:

@@ -90,7 +90,7 @@ def test_stop_texts_end_an_answer_across_tokens(runner: OrtRunner, engine: Engin
     assert isinstance(cut.last, End) and cut.last.reason == "stop"
     assert cut.last.usage.answer == whole.index(stop) + len(stop)
     assert kept.text == never.text == whole
-    assert kept.last == End("length", Usage(prompt=14, reused=0, answer=40))
+    assert kept.last == End("length", Usage(prompt=14, reused=14, answer=40))
 
 
 def test_log_probabilities_are_the_models(runner: OrtRunner, engine: Engine) -> None:
