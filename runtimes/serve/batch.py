@@ -18,11 +18,11 @@ class Batch(Closing):
     quarters empty.
 
     Args:
-        capacity: the most tokens that a row may have.
+        capacity: the most tokens that a row may have; None where states do not grow.
         most: rows.
     """
 
-    def __init__(self, runner: Runner, capacity: int, most: int) -> None:
+    def __init__(self, runner: Runner, capacity: int | None, most: int) -> None:
         self._runner, self._capacity, self._most = runner, capacity, most
         self._session: Session | None = None
         self._places: dict[int, int] = {}

@@ -262,13 +262,13 @@ class Engine(Closing):
         fed = {key: token for key, token in chosen.items() if token is not None}
         if fed:
             self._batch.step(fed)
-        if chosen:
-            self._observer.stepped(len(chosen))
+            self._observer.stepped(len(fed))
 
     def _choose(self, job: Job) -> int | None:
         """The row's next token; None where it has ended."""
         if job.reads_last:
-            return self._finish(job)
+            self._finish(job)
+            return None
         if self._late(job):
             job.tell(job.answer.cut())
         else:
@@ -280,13 +280,15 @@ class Engine(Closing):
                 job.tell(Failed(str(error)))
                 return None
             token, piece = job.answer.choose(logits)
-            self._timed(job)
+            if job.answer.tokens[-1:] == [token]:
+                self._timed(job)
             if piece.text or piece.chosen is not None:
                 job.tell(piece)
             job.reads_last = job.answer.end is not None and job.request.keep and job.answer.tokens[-1:] == [token]
             if job.answer.end is None or job.reads_last:
                 return token
-        return self._finish(job)
+        self._finish(job)
+        return None
 
     def _finish(self, job: Job) -> None:
         request = job.request
@@ -299,7 +301,7 @@ class Engine(Closing):
 
     def _timed(self, job: Job) -> None:
         now = time.monotonic()
-        tell = self._observer.first_token if job.answer.made <= 1 else self._observer.next_token
+        tell = self._observer.first_token if job.answer.made == 1 else self._observer.next_token
         tell(now - job.last)
         job.last = now
 

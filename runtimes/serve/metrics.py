@@ -63,9 +63,11 @@ class Metrics(Observer):
 
     def first_token(self, seconds: float) -> None:
         self._first.observe(seconds)
+        self._answer.inc()
 
     def next_token(self, seconds: float) -> None:
         self._between.observe(seconds)
+        self._answer.inc()
 
     def read(self, tokens: int, reused: int) -> None:
         self._prompt.inc(tokens - reused)
@@ -75,4 +77,3 @@ class Metrics(Observer):
 
     def stepped(self, rows: int) -> None:
         self._batch.observe(rows)
-        self._answer.inc(rows)

@@ -16,4 +16,4 @@ class Observer:
         """A prompt of so many tokens, of which ``reused`` were known from a request before."""
 
     def stepped(self, rows: int) -> None:
-        """So many sequences got a token each."""
+        """So many sequences read a token each."""

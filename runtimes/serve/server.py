@@ -15,7 +15,7 @@ try:
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     from seqexport.runtimes.serve.app import create_app
-    from seqexport.runtimes.serve.metrics import Metrics
+    from seqexport.runtimes.serve.metrics import Metrics as Metrics
 except ImportError as error:
     raise UserError(f"a server needs {error.name}: pip install 'seqexport[serve]'") from error
 

@@ -31,7 +31,7 @@ class Service(Closing):
         failure: why it cannot be opened; None while it is, or has been.
 
     Raises:
-        UserError: the bundle has no tokenizer.
+        UserError: the bundle is no language model's, or has no tokenizer.
     """
 
     def __init__(
@@ -42,6 +42,8 @@ class Service(Closing):
         sessions: Sessions,
         observer: Observer | None = None,
     ) -> None:
+        if bundle.manifest.language_model is None:
+            raise UserError(f"{bundle.path} is not a language model's: there is no text to serve; call it from Python")
         self.bundle, self.limits, self.sessions = bundle, limits, sessions
         self.tokenizer = BundleTokenizer(bundle)
         self.failure: Exception | None = None
