@@ -20,7 +20,19 @@ from seqexport.plugins.publish import give_up_all
 from seqexport.runtimes.encoding import readable, replace_unencodable
 from seqexport.runtimes.tables import open_console
 
-COMMANDS = ("onnx", "build", "verify", "generate", "tokens", "compare", "bench", "inspect", "plugins", "doctor")
+COMMANDS = (
+    "onnx",
+    "build",
+    "verify",
+    "generate",
+    "serve",
+    "tokens",
+    "compare",
+    "bench",
+    "inspect",
+    "plugins",
+    "doctor",
+)
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)]
 """What interrupts a command; Windows has no SIGALRM."""

@@ -339,6 +339,56 @@ class Session(Closing):
             if self._checkpoints is not None:
                 self._checkpoints.forget()
 
+    def read_row(self, row: int) -> Snapshot:
+        """One sequence by itself, as a session of batch 1 would have it; caches cut to its own length."""
+        length = int(self.lengths[row])
+        states = {spec.past_name: self._read_row_state(spec, row) for spec in self.manifest.states}
+        return Snapshot(
+            lengths=self.lengths[row : row + 1].copy(),
+            states={s.past_name: _cut(states[s.past_name], length if s.grows else None) for s in self.manifest.states},
+            logits=self.logits[row : row + 1].copy(),
+            recent=self.recent[row : row + 1].copy(),
+            sampling=self.sampling,
+            generators=self._generators[row : row + 1].copy(),
+        )
+
+    def write_row(self, row: int, sequence: Snapshot) -> None:
+        """Put what ``read_row`` gave in the place of one sequence; how tokens are chosen stays, and no other changes.
+
+        Raises:
+            UserError: it has more tokens than the capacity.
+        """
+        lengths = self.lengths.copy()
+        lengths[row] = sequence.lengths[0]
+        lengths = self._check_states(sequence.states, lengths)
+        self._write_row(row, sequence.states, lengths)
+        self.lengths = lengths
+        self.logits = self.logits.copy()  # it may be the runtime's memory
+        self.logits[row], self.recent[row] = sequence.logits[0], sequence.recent[0]
+        if self._checkpoints is not None:
+            self._checkpoints.forget()
+
+    def empty_row(self, row: int) -> None:
+        """Forget one sequence's tokens, so that it takes no room; feed it none until ``write_row``."""
+        self.lengths[row] = 0
+
+    def _read_row_state(self, spec: StateSpec, row: int) -> NDArray[np.floating]:
+        """A state [1, ...] of one sequence; a cache has at least its own length. By way of all, unless overridden."""
+        return self._read_state(spec)[row : row + 1]
+
+    def _write_row(self, row: int, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        """Take over checked states [1, ...] of one of ``lengths``; by way of all, unless overridden."""
+        whole = self.read_states()
+        for spec in self.manifest.states:
+            given, held = states[spec.past_name], whole[spec.past_name]
+            if spec.grows and held.shape[2] < given.shape[2]:
+                held = np.zeros(spec.sizes(self.batch, given.shape[2]), held.dtype)
+                held[:, :, : whole[spec.past_name].shape[2]] = whole[spec.past_name]
+            target = held[row : row + 1]
+            (target[:, :, : given.shape[2]] if spec.grows else target)[...] = given
+            whole[spec.past_name] = held
+        self._write(whole, lengths)
+
     @abstractmethod
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
         """Run checked inputs and keep the new states."""
@@ -350,6 +400,10 @@ class Session(Closing):
     @abstractmethod
     def _write(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
         """Take over checked states of sequences of ``lengths`` tokens; a cache that is not given keeps its rows."""
+
+
+def _cut(state: NDArray[np.floating], length: int | None) -> NDArray[np.floating]:
+    return np.array(state if length is None else state[:, :, :length])
 
 
 class Runner(Closing):

@@ -19,6 +19,7 @@ SHIPPED = (
     "*.cuh",
     "*.h",
     "*.hpp",
+    "*.html",
     "*.cpp",
     "*.cmake",
     "*.in",

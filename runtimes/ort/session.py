@@ -129,6 +129,13 @@ class OrtSession(Session):
         for name, array in arrays.items():
             self._past[name].write(array)
 
+    def _read_row_state(self, spec: StateSpec, row: int) -> NDArray[np.floating]:
+        return self._past[spec.past_name].read_row(row)
+
+    def _write_row(self, row: int, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        for name, tensor in self._past.items():
+            tensor.write_row(row, states[name])
+
     def _close(self) -> None:
         self._close_decoder()
         self._past.clear()

@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seqexport.runtimes.storage import readable, storage
+from seqexport.runtimes.storage import from_float32, readable, storage
 
 BFLOAT16 = 16
 """ONNX's number of the type, for a binding of memory that holds it."""
@@ -20,15 +20,17 @@ class Tensor:
     Args:
         value: an ``OrtValue`` of ``storage(dtype)``.
         dtype: of the elements: float32, float16, bfloat16, int32 or int64.
+        memory: the array whose memory it is, where it is the host's.
     """
 
-    def __init__(self, value: Any, dtype: str, device: str) -> None:
-        self.value, self.dtype, self.device = value, dtype, device
+    def __init__(self, value: Any, dtype: str, device: str, memory: NDArray[Any] | None = None) -> None:
+        self.value, self.dtype, self.device, self._memory = value, dtype, device, memory
 
     @classmethod
     def of(cls, stored: NDArray[Any], dtype: str, device: str) -> Tensor:
         """With an array of ``storage(dtype)``, which the CPU's tensor keeps as its memory."""
-        return cls(ort.OrtValue.ortvalue_from_numpy(stored, device, 0), dtype, device)
+        value = ort.OrtValue.ortvalue_from_numpy(stored, device, 0)
+        return cls(value, dtype, device, stored if device == "cpu" else None)
 
     @classmethod
     def empty(cls, shape: Sequence[int], dtype: str, device: str) -> Tensor:
@@ -49,6 +51,18 @@ class Tensor:
     def read(self) -> NDArray[Any]:
         """The values; bfloat16 as float32."""
         return readable(self.value.numpy(), self.dtype)
+
+    def read_row(self, row: int) -> NDArray[Any]:
+        """The values [1, ...] of one sequence; bfloat16 as float32."""
+        return readable(self.value.numpy()[row : row + 1], self.dtype)
+
+    def write_row(self, row: int, given: NDArray[Any]) -> None:
+        """Values [1, ...] of one sequence, the first along axis 2 where there are fewer, to the same address."""
+        stored = self._memory if self._memory is not None else self.value.numpy()
+        part = stored[row : row + 1]
+        (part if part.ndim < 3 else part[:, :, : given.shape[2]])[...] = from_float32(given, self.dtype)
+        if self._memory is None:
+            self.value.update_inplace(stored)
 
     def write(self, stored: NDArray[Any]) -> None:
         """Values as ``storage(dtype)``, to the same address."""

@@ -184,6 +184,22 @@ class TrtSession(Session):
                 array = stored_zeros(sizes, dtype, states[spec.past_name])
                 self.cuda.write(self._states[spec.past_name][self._place], array)
 
+    def _read_row_state(self, spec: StateSpec, row: int) -> NDArray[np.floating]:
+        dtype = self.runner.engine.dtype(spec.past_name)
+        stored = np.empty(spec.sizes(1, self._room), storage(dtype))
+        self.cuda.read(self._row_of(spec, row, stored.nbytes), stored)
+        return readable(stored, dtype)
+
+    def _write_row(self, row: int, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        for spec in self.manifest.states:
+            dtype, sizes = self.runner.engine.dtype(spec.past_name), spec.sizes(1, self._room)
+            stored = stored_zeros(sizes, dtype, states[spec.past_name])
+            self.cuda.write(self._row_of(spec, row, stored.nbytes), stored)
+
+    def _row_of(self, spec: StateSpec, row: int, size: int) -> Memory:
+        """Where a state of one sequence lies; the batch is every state's first axis."""
+        return Memory(self._states[spec.past_name][self._place].address + row * size, size)
+
     def _copy_states(self, other: Session) -> None:
         assert isinstance(other, TrtSession)
         for name, places in self._states.items():

@@ -110,6 +110,45 @@ def test_a_fork_goes_on_by_itself(runner: OrtRunner, sampling: Sampling) -> None
             assert made(other, 6) == made(session, 6)
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["row by row", "by way of all rows"])
+def test_a_row_goes_on_among_others(runner: OrtRunner, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not own:
+        monkeypatch.setattr(OrtSession, "_read_row_state", Session._read_row_state)
+        monkeypatch.setattr(OrtSession, "_write_row", Session._write_row)
+    with started(runner) as session:
+        one, whole = session.read_row(0), made(session, 12)
+    with started(runner) as others:
+        made(others, 3)
+        kept = others.read_row(0)
+        others.write_row(1, one)
+        assert others.lengths.tolist() == [9, 6]
+        assert [tokens[1] for tokens in made(others, 12)] == [tokens[0] for tokens in whole]
+        others.write_row(1, kept)
+        others.empty_row(0)
+        assert [tokens[1] for tokens in others_alone(others, 9)] == [tokens[0] for tokens in whole[3:]]
+
+
+def others_alone(session: Session, count: int) -> list[list[int]]:
+    """Steps in which the first row is fed nothing."""
+    found = []
+    for _ in range(count):
+        found.append([-1, int(session.logits[1].argmax())])
+        session.prefill(np.array([[0], [found[-1][1]]]), np.array([0, 1], np.int32))
+    return found
+
+
+def test_a_row_beyond_the_capacity_is_refused(exported: Exported) -> None:
+    with opened(exported, "preset:transformer") as runner, runner.session(1, 8) as long, runner.session(2, 6) as short:
+        long.prefill(np.full((1, 8), 65))
+        short.prefill(TOKENS, LENGTHS)
+        before = short.read_states()
+        with pytest.raises(UserError, match="sequence of 8 tokens: this session's capacity is 6"):
+            short.write_row(1, long.read_row(0))
+        assert short.lengths.tolist() == [6, 3]
+        for name, state in short.read_states().items():
+            np.testing.assert_array_equal(state, before[name])
+
+
 def test_rewinding_and_feeding_again_is_as_before(runner: OrtRunner, sampling: Sampling) -> None:
     with started(runner) as session:
         session.keep(4, 1 << 24)

@@ -389,3 +389,18 @@ def test_chunks_hold_every_token_once_and_logits_come_from_the_last(longest: int
 def test_columns_of_padding_alone_are_not_run() -> None:
     assert len(split(tokens(2, 30), lens(3, 4), 4, whole=False)) == 1
     assert len(split(tokens(2, 30), lens(0, 0), 4, whole=False)) == 1
+
+
+def test_a_row_of_a_session_moves_to_another(jamba: tuple[TrtRunner, Any, FakeRuntime]) -> None:
+    runner, _, _ = jamba
+    with runner.session(2, 16) as two, runner.session(3, 16) as three, runner.session(1, 16) as alone:
+        two.prefill(tokens(2, 5), lens(5, 3))
+        alone.prefill(tokens(2, 5)[1:, :3])
+        three.prefill(tokens(3, 4, seed=1))
+        before = three.read_states()
+        three.write_row(1, two.read_row(1))
+        assert three.lengths.tolist() == [4, 3, 4]
+        for name, state in three.read_states().items():
+            np.testing.assert_array_equal(state[[0, 2]], before[name][[0, 2]])
+        fed = tokens(3, seed=2)
+        np.testing.assert_allclose(three.step(fed)[1:2], alone.step(fed[1:2]), **CLOSE)

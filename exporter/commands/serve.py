@@ -1,0 +1,122 @@
+"""``seqexport serve``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seqexport.exporter.commands.options import (
+    backend_option,
+    bundle_argument,
+    device_option,
+    plugins_option,
+    threads_option,
+)
+from seqexport.runtimes.serve.requests import Limits
+
+DEFAULTS = Limits()
+
+
+@click.command("serve", short_help="Answer OpenAI's clients and browsers from a bundle.")
+@bundle_argument
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for every network.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1),
+    default=DEFAULTS.max_batch,
+    show_default=True,
+    help="Sequences that run together.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(0),
+    default=DEFAULTS.max_queue,
+    show_default=True,
+    help="Requests that may wait; others get 429.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(2),
+    default=DEFAULTS.max_tokens,
+    show_default=True,
+    help="Of a prompt and its answer together. Caches are allocated for so many.",
+)
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=DEFAULTS.max_seconds,
+    show_default=True,
+    help="Of a request; what came until then is its answer.",
+)
+@click.option(
+    "--prefix-bytes",
+    type=click.IntRange(0),
+    default=DEFAULTS.prefix_bytes,
+    show_default=True,
+    help="Of states after the beginnings of prompts, which are then not read again; 0: none.",
+)
+@click.option(
+    "--session-bytes",
+    type=click.IntRange(0),
+    default=256 << 20,
+    show_default=True,
+    help="Of sessions in memory; the others are in --session-dir.",
+)
+@click.option(
+    "--session-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where sessions have their files, and are found after a restart [default: they are forgotten].",
+)
+@click.option(
+    "--api-key-file", type=click.Path(path_type=Path, dir_okay=False), help="One key a line; without it all may ask."
+)
+@backend_option
+@device_option
+@threads_option
+@plugins_option
+def command(
+    bundle: Path,
+    host: str,
+    port: int,
+    max_batch: int,
+    max_queue: int,
+    max_tokens: int,
+    max_seconds: float,
+    prefix_bytes: int,
+    session_bytes: int,
+    session_dir: Path | None,
+    api_key_file: Path | None,
+    backend: str,
+    **options: Any,
+) -> None:
+    """Serve a bundle over HTTP: OpenAI's /v1/completions, /v1/chat/completions and /v1/models, a page at /, and
+    /health, /ready and /metrics. Needs: pip install 'seqexport[serve]'.
+
+    \b
+    Examples:
+      seqexport serve my-model
+      seqexport serve my-model --host 0.0.0.0 --port 80 --api-key-file keys.txt
+      seqexport serve my-model --backend trt --max-batch 8
+    """
+    from seqexport.runtimes.backends import backend_named, check_taken
+    from seqexport.runtimes.bundle import open_bundle
+    from seqexport.runtimes.serve.keys import Keys, read_keys
+    from seqexport.runtimes.serve.logs import log_as_json
+    from seqexport.runtimes.serve.server import Metrics, listen, serve
+    from seqexport.runtimes.serve.service import Service
+    from seqexport.runtimes.serve.sessions import Sessions
+
+    runs = backend_named(backend)
+    check_taken(options, [runs])
+    opened = open_bundle(bundle)
+    keys = read_keys(api_key_file) if api_key_file is not None else Keys()
+    limits = Limits(max_batch, max_queue, max_tokens, max_seconds, prefix_bytes=prefix_bytes)
+    sessions = Sessions(opened, session_bytes, session_dir)
+    bound = listen(host, port)
+    log_as_json()
+    metrics = Metrics()
+    service = Service(opened, lambda: runs.open(opened, **options), limits, sessions, metrics)
+    serve(service, metrics, keys, bound)

@@ -1,0 +1,173 @@
+"""Times a server: streams at once, of the engine alone and over HTTP from a process of its own.
+
+    python -m seqexport.runtimes.benchmarks.serve_speed BUNDLE [--backend ort] [--streams 1,64] [--tokens 256] [-o FILE]
+
+Every stream continues the same 32 tokens, greedily, to the last of ``--tokens`` (bundles whose answers end sooner have
+fewer). Tokens/s are of all streams together, from the first request to the last token. A gap is the time between two
+chunks of one stream, which over HTTP may have several tokens where the reader is slower than the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from seqexport.plugins.cores import usable_cores
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.backends import open_runner
+from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.bundle import Bundle, open_bundle
+from seqexport.runtimes.output import write_json
+from seqexport.runtimes.serve.engine import Engine
+from seqexport.runtimes.serve.requests import End, Event, Limits, Request
+from seqexport.runtimes.tokenizer import BundleTokenizer
+
+PROMPT = 32
+WARM = 16
+
+
+class Stream:
+    """When each chunk of a stream came, and how many tokens it had in the end."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.tokens = 0
+        self.done = threading.Event()
+
+    def take(self, event: Event) -> None:
+        self.times.append(time.perf_counter())
+        if isinstance(event, End):
+            self.times.pop()
+            self.tokens = event.usage.answer
+            self.done.set()
+
+
+def told(streams: Sequence[Stream], began: float) -> dict[str, Any]:
+    """Tokens/s of all, and seconds: to the first chunk, and of the gaps between chunks (median, 99th of 100)."""
+    gaps = np.concatenate([np.diff(stream.times) for stream in streams])
+    ended = max(stream.times[-1] for stream in streams)
+    return {
+        "streams": len(streams),
+        "tokens": sum(stream.tokens for stream in streams),
+        "tokens_per_second": sum(stream.tokens for stream in streams) / (ended - began),
+        "first": float(np.median([stream.times[0] - began for stream in streams])),
+        "gap_median": float(np.median(gaps)),
+        "gap_p99": float(np.quantile(gaps, 0.99)),
+    }
+
+
+def of_engine(engine: Engine, prompt: Sequence[int], streams: int, tokens: int) -> dict[str, Any]:
+    """Without HTTP."""
+    found = [Stream() for _ in range(streams)]
+    began = time.perf_counter()
+    engine.submit([Request(prompt, tokens, logprobs=0) for _ in found], [stream.take for stream in found])
+    for stream in found:
+        stream.done.wait()
+    return told(found, began)
+
+
+async def _read(port: int, body: bytes, stream: Stream) -> None:
+    """One stream of server-sent events, read line by line."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+    writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+    status = await reader.readline()
+    if b" 200 " not in status:
+        raise UserError(f"the server answered {status.decode().strip()}")
+    async for line in reader:
+        if line.startswith(b"data: {"):
+            event = json.loads(line[6:])
+            if event["usage"] is not None:
+                stream.tokens = event["usage"]["completion_tokens"]
+            elif event["choices"][0]["finish_reason"] is None:
+                stream.times.append(time.perf_counter())
+    writer.close()
+
+
+async def _of_server(port: int, model: str, prompt: Sequence[int], streams: int, tokens: int) -> dict[str, Any]:
+    asked = {"model": model, "prompt": list(prompt), "max_tokens": tokens, "temperature": 0}
+    body = json.dumps(asked | {"stream": True, "stream_options": {"include_usage": True}}).encode()
+    found = [Stream() for _ in range(streams)]
+    began = time.perf_counter()
+    await asyncio.gather(*(_read(port, body, stream) for stream in found))
+    return told(found, began)
+
+
+def _serve(path: Path, backend: str, threads: int | None, limits: Limits, ready: Connection) -> None:
+    """A server's process; says its port when it is ready."""
+    from seqexport.runtimes.serve.keys import Keys
+    from seqexport.runtimes.serve.metrics import Metrics
+    from seqexport.runtimes.serve.server import listen, serve
+    from seqexport.runtimes.serve.service import Service
+    from seqexport.runtimes.serve.sessions import Sessions
+
+    bundle, metrics, bound = open_bundle(path), Metrics(), listen("127.0.0.1", 0)
+    opened = lambda: open_runner(backend, bundle, threads=threads)  # noqa: E731
+    service = Service(bundle, opened, limits, Sessions(bundle, 0), metrics).loaded()
+    ready.send(bound.getsockname()[1])
+    serve(service, metrics, Keys(), bound)
+
+
+def measure(bundle: Bundle, backend: str, threads: int | None, streams: Sequence[int], tokens: int) -> dict[str, Any]:
+    """Of the engine and of the server, for each number of streams, each after a short run that is not counted."""
+    limits = Limits(max_batch=max(streams), max_tokens=PROMPT + tokens, prefix_bytes=0)
+    prompt = np.random.default_rng(0).integers(1, bundle.manifest.vocab_size, PROMPT).tolist()
+    found: dict[str, Any] = {"bundle": bundle.name, "threads": threads, "cores": usable_cores()}
+    with open_runner(backend, bundle, threads=threads) as runner:
+        found["runner"] = runner.description
+        with Engine(runner, BundleTokenizer(bundle), limits) as engine:
+            found["engine"] = [_second(lambda n, t: of_engine(engine, prompt, n, t), n, tokens) for n in streams]
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(bundle.path, backend, threads, limits, theirs))
+    process.start()
+    theirs.close()
+    try:
+        port = ours.recv()
+        ask = lambda n, t: asyncio.run(_of_server(port, bundle.name, prompt, n, t))  # noqa: E731
+        found["server"] = [_second(ask, n, tokens) for n in streams]
+    except EOFError as error:
+        raise UserError("the server's process ended before it was ready; its own message is above") from error
+    finally:
+        if process.is_alive():
+            process.terminate()
+        process.join()
+    return found
+
+
+def _second(call: Any, streams: int, tokens: int) -> dict[str, Any]:
+    call(streams, WARM)
+    return call(streams, tokens)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--backend", default="ort", show_default=True)
+@click.option("--threads", type=click.IntRange(1))
+@click.option("--streams", default="1,64", show_default=True, help="Numbers of streams, with commas between.")
+@click.option("--tokens", type=click.IntRange(2), default=256, show_default=True, help="Of an answer.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON, which is printed otherwise.")
+def main(bundle: Path, backend: str, threads: int | None, streams: str, tokens: int, output: Path | None) -> None:
+    numbers = [int(each) for each in streams.split(",")]
+    found = measure(open_bundle(bundle), backend, threads, numbers, tokens)
+    for way in ("engine", "server"):
+        for each in found[way]:
+            click.echo(f"{way}: {each['streams']} streams, {each['tokens_per_second']:.0f} tokens/s", err=True)
+    if output is None:
+        click.echo(json.dumps(found))
+    else:
+        write_json(output, found)
+
+
+if __name__ == "__main__":
+    run(main)

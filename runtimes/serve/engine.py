@@ -1,0 +1,322 @@
+"""Answers many requests with one model: a thread owns the runner, and requests join and leave its running batch."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+
+import numpy as np
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.base import Closing, Runner, Session
+from seqexport.runtimes.finite import check_logits
+from seqexport.runtimes.serve.answer import Answer
+from seqexport.runtimes.serve.batch import Batch
+from seqexport.runtimes.serve.observer import Observer
+from seqexport.runtimes.serve.prefixes import Prefixes
+from seqexport.runtimes.serve.requests import Deliver, End, Event, Failed, Limits, Request, Usage
+from seqexport.runtimes.snapshot import Snapshot
+from seqexport.runtimes.tokenizer import BundleTokenizer
+
+
+class Busy(Exception):
+    """No place for a request now.
+
+    Attributes:
+        stopping: and none later: the engine takes no more.
+        seconds: after which to ask again.
+    """
+
+    def __init__(self, message: str, *, stopping: bool, seconds: int) -> None:
+        super().__init__(message)
+        self.stopping, self.seconds = stopping, seconds
+
+
+class Job:
+    """A request on its way. Its caller may ``cancel`` it from any thread; the engine forgets it at the next step."""
+
+    def __init__(self, key: int, request: Request, deliver: Deliver, answer: Answer) -> None:
+        self.key, self.request, self.answer = key, request, answer
+        self.tokens = np.array(request.tokens, np.int64)
+        self.arrived = self.last = time.monotonic()
+        self.read = self.reused = 0
+        self.cancelled = self.reads_last = False
+        self._deliver = deliver
+
+    def cancel(self) -> None:
+        """It is wanted no more; its last event may be on its way."""
+        self.cancelled = True
+
+    def tell(self, event: Event) -> None:
+        if not self.cancelled:
+            self._deliver(event)
+
+    def finish(self, kept: Snapshot | None) -> None:
+        usage = Usage(prompt=len(self.tokens), reused=self.reused, answer=self.answer.made)
+        self.tell(End(self.answer.end or "length", usage, kept))
+
+
+class Engine(Closing):
+    """Requests in the order in which they came: read in pieces between the steps of those that are being answered.
+
+    Every answer is the one that the request alone would get.
+
+    Args:
+        runner: used by the engine's thread alone from now on; not closed by it.
+        tokenizer: of its bundle.
+
+    Raises:
+        UserError: the runner does not take so many sequences, or sequences so long.
+    """
+
+    def __init__(
+        self, runner: Runner, tokenizer: BundleTokenizer, limits: Limits, observer: Observer | None = None
+    ) -> None:
+        self._runner, self._tokenizer, self.limits = runner, tokenizer, limits
+        self._observer = observer or Observer()
+        capacity = runner.manifest.capacity
+        self.longest = limits.max_tokens if capacity is None else min(limits.max_tokens, capacity)
+        self._capacity = None if capacity is None else self.longest
+        self._check_sizes()
+        self._batch = Batch(runner, self._capacity, limits.max_batch)
+        self._prefixes = Prefixes(limits.prefix_bytes)
+        self._keys = itertools.count()
+        self._waiting: deque[Job] = deque()
+        self._reading: Job | None = None
+        self._reader: Session | None = None
+        self._running: dict[int, Job] = {}
+        self._changed = threading.Condition()
+        self._stopping = self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="seqexport-engine", daemon=True)
+        self._thread.start()
+
+    def _check_sizes(self) -> None:
+        for batch in {1, self.limits.max_batch}:
+            with self._runner.session(batch, self._capacity) as session:
+                session.step(np.zeros(batch, np.int64))
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests that are being read or answered."""
+        return len(self._running) + (self._reading is not None)
+
+    @property
+    def prefix_bytes(self) -> int:
+        """Of what is remembered of the beginnings of prompts."""
+        return self._prefixes.nbytes
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and not self.running
+
+    def submit(self, requests: Iterable[Request], deliver: Iterable[Deliver]) -> list[Job]:
+        """Take requests, all or none; each one's events go where its ``deliver`` says.
+
+        Raises:
+            UserError: a prompt is empty, has tokens outside the vocabulary, or leaves no room for an answer.
+            Busy: the queue is full, or the engine takes no more.
+        """
+        jobs = [self._job(request, to) for request, to in zip(requests, deliver, strict=True)]
+        with self._changed:
+            if self._stopping:
+                raise Busy("the server is stopping and takes no more requests", stopping=True, seconds=5)
+            room = self.limits.max_queue + self.limits.max_batch - self.running - len(self._waiting)
+            if len(jobs) > room:
+                raise Busy(
+                    f"{len(self._waiting)} requests wait, and no more than {self.limits.max_queue} may; ask later",
+                    stopping=False,
+                    seconds=self._seconds_waited(),
+                )
+            self._waiting.extend(jobs)
+            self._changed.notify()
+        return jobs
+
+    def _seconds_waited(self) -> int:
+        """How long the oldest request has waited for its turn, as whole seconds from 1 to 60."""
+        waited = time.monotonic() - self._waiting[0].arrived if self._waiting else 0
+        return min(max(1, round(waited)), 60)
+
+    def _job(self, request: Request, deliver: Deliver) -> Job:
+        tokens, manifest = request.tokens, self._runner.manifest
+        start = request.start
+        if not tokens and start is None:
+            raise UserError("the prompt is empty: give at least one token of text")
+        if bad := [token for token in tokens if not 0 <= token < manifest.vocab_size]:
+            raise UserError(f"token {bad[0]}: outside the vocabulary of {manifest.vocab_size}")
+        before = 0 if start is None else start.position
+        room = self.longest - before - len(tokens)
+        if room < 1:
+            said = f" after the session's {before}" if before else ""
+            raise UserError(
+                f"the prompt has {len(tokens)} tokens{said}: expected fewer than {self.longest}, the most that prompt "
+                "and answer may have together; shorten it"
+            )
+        recent = [] if start is None else start.recent[start.recent >= 0].tolist()
+        answer = Answer(request, self._tokenizer.stream(after=[*recent, *tokens]), manifest.eos_token_ids, room)
+        return Job(next(self._keys), request, deliver, answer)
+
+    def drain(self) -> None:
+        """Take no more requests; those that are here are answered."""
+        with self._changed:
+            self._stopping = True
+
+    def close(self) -> None:
+        """Stop at the next step; requests that are not answered by then fail."""
+        with self._changed:
+            self._stopping = self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while self._await_work():
+            try:
+                self._forget_cancelled()
+                self._read_prompts()
+                self._step()
+            except Exception as error:  # the runner's: whatever it is, others are served
+                self._fail(" ".join(str(error).split()) or type(error).__name__)
+        self._fail("the server has stopped", busy=True)
+
+    def _await_work(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self.idle)
+            return not self._closed
+
+    def _forget_cancelled(self) -> None:
+        with self._changed:
+            late = [job for job in self._waiting if not job.cancelled and self._late(job)]
+            kept = [job for job in self._waiting if not job.cancelled and job not in late]
+            self._waiting = deque(kept)
+        for job in late:
+            job.tell(Failed(f"it waited for {self.limits.max_seconds:g} seconds; ask later", busy=True))
+        if self._reading is not None and self._reading.cancelled:
+            self._reading = None
+        for job in [job for job in self._running.values() if job.cancelled]:
+            self._leave(job)
+
+    def _late(self, job: Job) -> bool:
+        return time.monotonic() - job.arrived > self.limits.max_seconds
+
+    def _read_prompts(self) -> None:
+        """One chunk of the prompts that came first, whether it is of one or of several."""
+        left = self.limits.chunk
+        while left and (job := self._next_to_read()) is not None:
+            chunk = self.limits.chunk
+            part = job.tokens[job.read : min(job.read + left, (job.read // chunk + 1) * chunk)]
+            if part.size:
+                self._reader_session().prefill(part[None])
+                job.read += len(part)
+                left -= len(part)
+            whole = job.read == len(job.tokens)
+            if part.size and (whole or job.read % chunk == 0):
+                self._remember(job)
+            if whole:
+                self._join(job)
+
+    def _next_to_read(self) -> Job | None:
+        if self._reading is None and self._waiting and not self._batch.full:
+            with self._changed:
+                self._reading = self._waiting.popleft()
+            self._begin(self._reading)
+        return self._reading
+
+    def _begin(self, job: Job) -> None:
+        """The reader at the start of a prompt, or after as much of it as is known."""
+        reader, start = self._reader_session(), job.request.start
+        if start is None and (start := self._prefixes.longest(job.tokens)) is not None:
+            job.read = job.reused = start.position
+        reader.reset()
+        if start is not None:
+            reader.write_row(0, start)
+
+    def _remember(self, job: Job) -> None:
+        """What came of a prompt's beginning, if it began an empty sequence."""
+        if job.request.start is None and self._prefixes.takes(self._runner.manifest.state_bytes(1, job.read)):
+            self._prefixes.keep(job.tokens[: job.read], self._reader_session().read_row(0))
+
+    def _reader_session(self) -> Session:
+        if self._reader is None:
+            self._reader = self._runner.session(1, self._capacity)
+        return self._reader
+
+    def _join(self, job: Job) -> None:
+        self._batch.join(job.key, self._reader_session().read_row(0))
+        self._running[job.key] = job
+        self._reading = None
+        self._observer.read(len(job.tokens), job.reused)
+
+    def _leave(self, job: Job) -> None:
+        del self._running[job.key]
+        self._batch.leave(job.key)
+
+    def _step(self) -> None:
+        chosen = {job.key: self._choose(job) for job in list(self._running.values())}
+        fed = {key: token for key, token in chosen.items() if token is not None}
+        if fed:
+            self._batch.step(fed)
+            self._observer.stepped(len(fed))
+
+    def _choose(self, job: Job) -> int | None:
+        """The row's next token; None where it has ended."""
+        if job.reads_last:
+            self._finish(job)
+            return None
+        if self._late(job):
+            job.tell(job.answer.cut())
+        else:
+            logits = self._batch.logits(job.key)
+            try:
+                check_logits(self._runner, logits, f"a sequence of {self._batch.length(job.key)} tokens")
+            except UserError as error:
+                self._leave(job)
+                job.tell(Failed(str(error)))
+                return None
+            token, piece = job.answer.choose(logits)
+            if job.answer.tokens[-1:] == [token]:
+                self._timed(job)
+            if piece.text or piece.chosen is not None:
+                job.tell(piece)
+            job.reads_last = job.answer.end is not None and job.request.keep and job.answer.tokens[-1:] == [token]
+            if job.answer.end is None or job.reads_last:
+                return token
+        self._finish(job)
+        return None
+
+    def _finish(self, job: Job) -> None:
+        request = job.request
+        row = self._batch.row(job.key) if request.keep or request.talk else None
+        if row is not None and request.talk and request.start is None:
+            read = np.concatenate([job.tokens, np.array(job.answer.tokens, np.int64)])[: row.position]
+            self._prefixes.keep(read, row)
+        self._leave(job)
+        job.finish(row if request.keep else None)
+
+    def _timed(self, job: Job) -> None:
+        now = time.monotonic()
+        tell = self._observer.first_token if job.answer.made == 1 else self._observer.next_token
+        tell(now - job.last)
+        job.last = now
+
+    def _fail(self, message: str, *, busy: bool = False) -> None:
+        """End all that is under way, and when it closes all that waits; what comes next starts afresh."""
+        with self._changed:
+            failed = [*self._running.values(), *([self._reading] if self._reading else [])]
+            if self._closed:
+                failed += self._waiting
+                self._waiting.clear()
+            self._reading = None
+            self._running.clear()
+        self._batch.close()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        for job in failed:
+            job.tell(Failed(message, busy))

@@ -1,0 +1,89 @@
+"""From the engine's thread to a coroutine: events of one request, taken all at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+from seqexport.runtimes.serve.engine import Engine, Job
+from seqexport.runtimes.serve.requests import End, Event, Failed, Request
+from seqexport.runtimes.snapshot import Snapshot
+
+
+class Mailbox:
+    """The events of several choices, each with its index. A slow reader finds many at once."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: deque[tuple[int, Event]] = deque()
+        self._woken = asyncio.Event()
+        self._waking = False
+
+    def put(self, index: int, event: Event) -> None:
+        """In the engine's thread."""
+        self._events.append((index, event))
+        if not self._waking:
+            self._waking = True
+            with suppress(RuntimeError):  # the loop is closed, and nobody reads
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._waking = False
+        self._woken.set()
+
+    async def take(self) -> list[tuple[int, Event]]:
+        """All events since the last time, at least one."""
+        while not self._events:
+            self._woken.clear()
+            if not self._events:
+                await self._woken.wait()
+        return [self._events.popleft() for _ in range(len(self._events))]
+
+
+class Visit(Protocol):
+    """A session that a request goes on with; given back once."""
+
+    async def leave(self, kept: Snapshot) -> None:
+        """As it is after the answer."""
+
+    def abandon(self) -> None:
+        """As it was before the request, unless ``leave`` was called."""
+
+
+class Asked:
+    """Requests that the engine was given, one for each choice.
+
+    Args:
+        visit: of one request alone, which keeps its sequence.
+
+    Raises:
+        UserError, Busy: as ``Engine.submit``.
+    """
+
+    def __init__(self, engine: Engine, requests: Sequence[Request], visit: Visit | None = None) -> None:
+        self._mail, self._visit = Mailbox(), visit
+        self._jobs: list[Job] = engine.submit(
+            requests, [partial(self._mail.put, index) for index in range(len(requests))]
+        )
+
+    async def events(self) -> AsyncIterator[list[tuple[int, Event]]]:
+        """All that comes, until every choice has ended."""
+        left = len(self._jobs)
+        while left:
+            taken = await self._mail.take()
+            left -= sum(isinstance(event, (End, Failed)) for _, event in taken)
+            for _, event in taken:
+                if self._visit is not None and isinstance(event, End) and event.kept is not None:
+                    await self._visit.leave(event.kept)
+            yield taken
+
+    def cancel(self) -> None:
+        """Nobody waits for them any more."""
+        for job in self._jobs:
+            job.cancel()
+        if self._visit is not None:
+            self._visit.abandon()
