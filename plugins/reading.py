@@ -75,10 +75,10 @@ def read_json(file: Path, most: int = SETTINGS, folder: Path | None = None) -> A
         raise ValueError("nested too deep") from error
 
 
-def sha256(file: Path, folder: Path | None = None) -> str:
-    """Of a file of any size; errors as of ``regular``."""
+def sha256(file: Path, folder: Path | None = None, most: int = ANY) -> str:
+    """Of a file, which is not held in memory; arguments and errors as of ``regular``."""
     digest = hashlib.sha256()
-    with opened(file, ANY, folder) as stream:
+    with opened(file, most, folder) as stream:
         while block := stream.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.publish import INSIDE
-from seqexport.plugins.reading import ANY, SETTINGS, is_inside, read, regular, sha256
+from seqexport.plugins.reading import ANY, SETTINGS, WORDS, is_inside, read, regular, sha256
 from seqexport.runtimes import external_data, graph_interface
 from seqexport.runtimes.encoding import readable
 from seqexport.runtimes.manifest import FORMAT_VERSION, Manifest, format_version, parse_manifest
@@ -32,7 +32,14 @@ FACTORY = "factory:"
 """Likewise, where it was made by a function ``package.module:factory``, whose name follows."""
 
 MODEL = "model.onnx"
+WEIGHTS = f"{MODEL}.data"
 REFERENCE = "reference.safetensors"
+MOST_PROTOBUF, MOST_REFERENCE = 1 << 31, 1 << 33
+"""Bytes of a graph and of a reference."""
+
+ROOM = 1 << 32
+"""Bytes of weights besides the parameters: tables of positions and the like."""
+
 READ_VERSIONS = range(1, FORMAT_VERSION + 1)
 
 
@@ -116,7 +123,7 @@ def open_bundle(path: str | os.PathLike[str], *, check_files: bool | Collection[
     if check_files:
         for name, expected in manifest.files.items():
             if name in names:
-                _check_file(folder, name, expected)
+                _check_file(folder, name, expected, _most(name, manifest))
     if check_files is True:
         _check_listed(folder, manifest)
         Bundle(folder, manifest).check_graph()
@@ -145,12 +152,21 @@ def _read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{file} is damaged: {reason}; export the model again") from error
 
 
-def _check_file(folder: Path, name: str, expected: str) -> None:
+def _most(name: str, manifest: Manifest) -> int:
+    """Bytes that a file may have: a hash of more would be waited for in vain."""
+    return {
+        MODEL: MOST_PROTOBUF,
+        WEIGHTS: 16 * manifest.source.parameters + ROOM,
+        REFERENCE: MOST_REFERENCE,
+    }.get(name, WORDS)
+
+
+def _check_file(folder: Path, name: str, expected: str, most: int) -> None:
     file = folder / name
     if not is_inside(folder, name):
         raise BundleError(f"{folder / MANIFEST}: file {name!r} lies outside the bundle; put the file itself into it")
     with _readable(file):
-        actual = sha256(file, folder)
+        actual = sha256(file, folder, most)
     if actual != expected:
         raise BundleError(
             f"{file}: sha256 {actual[:12]}..., expected {expected[:12]}...; "

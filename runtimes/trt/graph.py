@@ -9,10 +9,7 @@ from typing import Any
 
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.reading import read
-from seqexport.runtimes.bundle import Bundle
-
-MOST_BYTES = 2**31
-"""Of a protobuf."""
+from seqexport.runtimes.bundle import MOST_PROTOBUF, Bundle
 
 DOMAIN = "seqexport"
 OURS = re.compile(rf"{DOMAIN}(\.\d+)?")
@@ -63,7 +60,7 @@ def graph_bytes(model: Path, *, drop: bool) -> bytes:
         UserError: the file cannot be read, or bodies are to be dropped and there is no onnx package.
     """
     try:
-        data = read(model, MOST_BYTES)
+        data = read(model, MOST_PROTOBUF)
     except OSError as error:
         raise UserError(f"{model}: cannot be read ({error.strerror})") from error
     if not drop:

@@ -123,13 +123,13 @@ def _faults(attack: Attack, case: Case, ended: dict[str, int], said: Sequence[st
 
 
 @contextmanager
-def target(*modules: str) -> Iterator[Target]:
-    """A process that has imported modules."""
+def target(*modules: str, home: Path) -> Iterator[Target]:
+    """A process that has imported modules; what these write into the user's home meanwhile goes to ``home``."""
     command = [sys.executable, "-m", "tests.attacks.child", *modules]
-    settings = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-    home = Path(__file__).parents[2]
+    settings = {"HOME": str(home), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | settings, cwd=home
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | settings, cwd=root
     ) as process:
         try:
             yield Target(process)

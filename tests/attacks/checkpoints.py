@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tests.attacks.attack import OUTPUT, Attack, Case, linked_copy, put
 from tests.attacks.mutations import EVIL, mutated, scrambled
 
-MODULES = ("seqexport.exporter.pipeline", "seqexport.exporter.api", "seqexport.exporter.commands.onnx",
+MODULES = ("seqexport.exporter.pipeline", "seqexport.exporter.api", "seqexport.exporter.commands.onnx", "onnxruntime",
            "transformers.models.llama.modeling_llama", "transformers.models.mamba.modeling_mamba")  # fmt: skip
 EXPORT = ("onnx", "--model", "checkpoint", "-o", OUTPUT, "--no-verify")
 INDEX = "model.safetensors.index.json"

@@ -28,7 +28,7 @@ def attacked(bases: Bases, modules: Sequence[str], root: Path, *, seconds: float
     Returns:
         A line for each attack: "" where nothing came of it, and what was wrong where something did.
     """
-    with target(*modules) as child:
+    with target(*modules, home=root) as child:
         deadline, number = None, seed
         while deadline is None or time.monotonic() < deadline:
             case = Case(root / str(number))

@@ -59,7 +59,7 @@ NOTICED = {
 
 
 def test_harm_is_noticed(tmp_path: Path) -> None:
-    with target("tests.attacks.harm") as child:
+    with target("tests.attacks.harm", home=tmp_path) as child:
         for name, told in NOTICED.items():
             faults = child.faults(harm(name), Case(tmp_path / name.replace(" ", "-")))
             assert told in "; ".join(faults), name
