@@ -36,9 +36,15 @@ void fill_cache(const CausalAttentionParams& p, int b, int h, const void* old, v
   }
 }
 
+struct Room : InScratch {
+  float most[kMaxRows], total[kMaxRows];
+  float query[kTileElements + W], out[kTileElements + kMaxRows * W], score[kMaxRows * kKeys];
+  float transposed[kKeys * kMaxDim], wide_values[kKeys * kMaxDim];
+};
+
 // 2. Rows first..first + rows of (token, head of the group) for kv head h of row b of the batch.
 template <class T>
-class Tile : public InScratch {
+class Tile {
  public:
   Tile(const CausalAttentionParams& p, int b, int h, int first, int rows)
       : p_(p), sizes_(p), b_(b), h_(h), first_(first), rows_(rows), past_(sizes_.past(b)),
@@ -50,8 +56,8 @@ class Tile : public InScratch {
 
   void run() {
     read_queries();
-    memset(out_, 0, sizeof(float) * rows_ * width_);
-    for (int r = 0; r < rows_; ++r) most_[r] = -__builtin_inff(), total_[r] = 0;
+    memset(room_.out, 0, sizeof(float) * rows_ * width_);
+    for (int r = 0; r < rows_; ++r) room_.most[r] = -__builtin_inff(), room_.total[r] = 0;
     const int last = position(rows_ - 1);
     int key = p_.window ? larger(position(0) - p_.window + 1, 0) : 0;
     for (; key <= last; key += kKeys) attend(key, smaller(kKeys, last + 1 - key));
@@ -72,7 +78,7 @@ class Tile : public InScratch {
       const T* from = (const T*)p_.query + row + head(r) * p_.key_dim;
       for (int d = 0; d < p_.key_dim; d += W) {
         const int count = smaller(W, p_.key_dim - d);
-        store(query_ + r * p_.key_dim + d, load(from + d, count) * scale, count);
+        store(room_.query + r * p_.key_dim + d, load(from + d, count) * scale, count);
       }
     }
   }
@@ -86,7 +92,8 @@ class Tile : public InScratch {
     rows_ <= kFewRows ? score_few(key, count, low, high) : score(key, count, low, high);
     for (int r = low; r < high; ++r) soften(r, key, count);
     const float* values = widened_values(key, count);
-    gemm(high - low, width_, count, score_ + low * kKeys, kKeys, values, values_width_, out_ + low * width_, width_);
+    gemm(high - low, width_, count, room_.score + low * kKeys, kKeys, values, values_width_, room_.out + low * width_,
+         width_);
   }
 
   void score(int key, int count, int low, int high) {
@@ -97,13 +104,14 @@ class Tile : public InScratch {
         const int lanes = smaller(W, dim - d);
         store(wide + d, load(keys_ + (int64_t)(key + k) * dim + d, lanes), lanes);
       }
-      for (int d = 0; d < dim; ++d) transposed_[d * kKeys + k] = wide[d];
+      for (int d = 0; d < dim; ++d) room_.transposed[d * kKeys + k] = wide[d];
     }
     for (int k = count; k < padded; ++k) {
-      for (int d = 0; d < dim; ++d) transposed_[d * kKeys + k] = 0;
+      for (int d = 0; d < dim; ++d) room_.transposed[d * kKeys + k] = 0;
     }
-    for (int r = low; r < high; ++r) memset(score_ + r * kKeys, 0, sizeof(float) * padded);
-    gemm(high - low, padded, dim, query_ + low * dim, dim, transposed_, kKeys, score_ + low * kKeys, kKeys);
+    for (int r = low; r < high; ++r) memset(room_.score + r * kKeys, 0, sizeof(float) * padded);
+    gemm(high - low, padded, dim, room_.query + low * dim, dim, room_.transposed, kKeys, room_.score + low * kKeys,
+         kKeys);
   }
 
   void score_few(int key, int count, int low, int high) {
@@ -120,16 +128,16 @@ class Tile : public InScratch {
       Vec products[kCount] = {};
       for (int d = 0; d < dim; d += W) {
         const int lanes = smaller(W, dim - d);
-        const Vec part = load(query_ + r * dim + d, lanes);
+        const Vec part = load(room_.query + r * dim + d, lanes);
         for (int i = 0; i < kCount; ++i) products[i] += part * load(from + i * dim + d, lanes);
       }
-      for (int i = 0; i < kCount; ++i) score_[r * kKeys + k + i] = sum(products[i]);
+      for (int i = 0; i < kCount; ++i) room_.score[r * kKeys + k + i] = sum(products[i]);
     }
   }
 
   // Scores of row r, in units of log2 e, become weights against the row's maximum so far.
   void soften(int r, int key, int count) {
-    float* score = score_ + r * kKeys;
+    float* score = room_.score + r * kKeys;
     const int from = larger(begin(r) - key, 0), to = smaller(position(r) - key + 1, count);
     const int padded = blocks_of(count, W) * W;
     Vec top = all(-__builtin_inff());
@@ -140,19 +148,19 @@ class Tile : public InScratch {
       store(score + k, s);
       top = choose(s > top, s, top);
     }
-    const float most = largest(top) > most_[r] ? largest(top) : most_[r];
+    const float most = largest(top) > room_.most[r] ? largest(top) : room_.most[r];
     const float base = most == -__builtin_inff() ? 0 : most;
-    const Vec rescale = exp2(all(most_[r] - base));
+    const Vec rescale = exp2(all(room_.most[r] - base));
     Vec weights = zero();
     for (int k = 0; k < padded; k += W) {
       const Vec weight = exp2(load(score + k) - base);
       store(score + k, weight);
       weights += weight;
     }
-    total_[r] = total_[r] * rescale[0] + sum(weights);
-    if (most == most_[r]) return;
-    most_[r] = most;
-    for (int d = 0; d < width_; d += W) store(out_ + r * width_ + d, load(out_ + r * width_ + d) * rescale);
+    room_.total[r] = room_.total[r] * rescale[0] + sum(weights);
+    if (most == room_.most[r]) return;
+    room_.most[r] = most;
+    for (int d = 0; d < width_; d += W) store(room_.out + r * width_ + d, load(room_.out + r * width_ + d) * rescale);
   }
 
   // The block's values in rows of whole vectors: where they lie, if they are that already.
@@ -162,10 +170,10 @@ class Tile : public InScratch {
     if (is_float(from) && width_ == p_.value_dim) return (const float*)from;
     for (int k = 0; k < count; ++k) {
       for (int d = 0; d < p_.value_dim; d += W) {
-        store(wide_values_ + k * width_ + d, load(from + k * p_.value_dim + d, smaller(W, p_.value_dim - d)));
+        store(room_.wide_values + k * width_ + d, load(from + k * p_.value_dim + d, smaller(W, p_.value_dim - d)));
       }
     }
-    return wide_values_;
+    return room_.wide_values;
   }
   static bool is_float(const float*) { return true; }
   static bool is_float(const void*) { return false; }
@@ -174,7 +182,7 @@ class Tile : public InScratch {
     for (int r = 0; r < rows_; ++r) {
       T* to = (T*)p_.y + (((int64_t)b_ * p_.length + token(r)) * p_.query_heads + head(r)) * p_.value_dim;
       for (int d = 0; d < p_.value_dim; d += W) {
-        store(to + d, load(out_ + r * width_ + d) / total_[r], smaller(W, p_.value_dim - d));
+        store(to + d, load(room_.out + r * width_ + d) / room_.total[r], smaller(W, p_.value_dim - d));
       }
     }
   }
@@ -185,9 +193,7 @@ class Tile : public InScratch {
   int values_width_ = 0;
   const T *keys_, *values_;
   const Ints lanes_ = lane_numbers();
-  float most_[kMaxRows], total_[kMaxRows];
-  float query_[kTileElements + W], out_[kTileElements + kMaxRows * W], score_[kMaxRows * kKeys];
-  float transposed_[kKeys * kMaxDim], wide_values_[kKeys * kMaxDim];
+  Room& room_ = *new Room;
 };
 
 // Rows of a tile; as rows are in the order of tokens, positions do not fall.
@@ -224,7 +230,7 @@ void causal_attention(const CausalAttentionParams& p, const Pool& pool) {
       const int tile = tiles - 1 - task / (p.kv_heads * (size_t)p.batch);  // the longest first
       const int h = task % p.kv_heads, b = task / p.kv_heads % p.batch;
       const int valid = sizes.fresh(b), rows = smaller(height, valid * sizes.group - tile * height);
-      if (rows > 0) (new Tile<T>(p, b, h, tile * height, rows))->run();
+      if (rows > 0) Tile<T>(p, b, h, tile * height, rows).run();
       if (tile == 0 && h == 0) zero_padding<T>(p, b, valid);
     });
   });

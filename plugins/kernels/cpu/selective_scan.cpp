@@ -17,8 +17,15 @@ constexpr int kTokens = 32, kStates = 4, kMaxStates = 256;
 constexpr int kMaxChannels = 64, kMinChannels = 16, kMaxVecs = kMaxChannels / W, kMinTasks = 16;
 constexpr float kSafeExponent = 126;
 
+struct Room : InScratch {
+  Vec A[kMaxVecs * kMaxStates], h[kMaxVecs * kMaxStates];  // A times log2 e
+  Vec bias[kMaxVecs], D[kMaxVecs], most[kMaxVecs], steepest[kMaxVecs];  // of |delta| in a block, of |A|
+  Vec delta[kMaxVecs][kTokens], dx[kMaxVecs][kTokens], sum[kMaxVecs][kTokens];
+  float B[kTokens * kMaxStates + W], C[kTokens * kMaxStates + W];
+};
+
 template <class T>
-class Scan : public InScratch {
+class Scan {
  public:
   // Channels first..end of row b, all of group g.
   Scan(const SelectiveScanParams& p, int b, int g, int first, int end)
@@ -29,11 +36,12 @@ class Scan : public InScratch {
     const int valid = valid_tokens(p_.seq_lens, b_, p_.length);
     for (int start = 0; start < valid; start += kTokens) {
       const int tokens = smaller(kTokens, valid - start);
-      widen(p_.B, p_.B_stride, start, tokens, B_);
-      widen(p_.C, p_.C_stride, start, tokens, C_);
+      widen(p_.B, p_.B_stride, start, tokens, room_.B);
+      widen(p_.C, p_.C_stride, start, tokens, room_.C);
       prepare(start, tokens, valid);
       for (int v = 0; v < vecs_; ++v) {
-        all_at_most(most_[v] * steepest_[v], kSafeExponent) ? recur<false>(v, tokens) : recur<true>(v, tokens);
+        const bool safe = all_at_most(room_.most[v] * room_.steepest[v], kSafeExponent);
+        safe ? recur<false>(v, tokens) : recur<true>(v, tokens);
       }
       finish(start, tokens);
     }
@@ -58,7 +66,7 @@ class Scan : public InScratch {
   void read() {
     const int N = p_.states;
     for (int v = 0; v < vecs_; ++v) {
-      Vec *A = A_ + v * N, *h = h_ + v * N;
+      Vec *A = room_.A + v * N, *h = room_.h + v * N;
       memset(A, 0, N * sizeof *A);
       memset(h, 0, N * sizeof *h);
       for (int lane = 0; lane < count(v); ++lane) {
@@ -69,10 +77,11 @@ class Scan : public InScratch {
           ((float*)(h + n))[lane] = past[n];
         }
       }
-      steepest_[v] = zero();
-      for (int n = 0; n < N; ++n) steepest_[v] = larger_magnitude(steepest_[v], magnitude(A[n]));
-      bias_[v] = p_.dt_bias ? load(p_.dt_bias + channel(v), count(v)) : zero();
-      D_[v] = p_.D ? load(p_.D + channel(v), count(v)) : zero();
+      Vec steepest = zero();
+      for (int n = 0; n < N; ++n) steepest = larger_magnitude(steepest, magnitude(A[n]));
+      room_.steepest[v] = steepest;
+      room_.bias[v] = p_.dt_bias ? load(p_.dt_bias + channel(v), count(v)) : zero();
+      room_.D[v] = p_.D ? load(p_.D + channel(v), count(v)) : zero();
     }
   }
 
@@ -81,7 +90,7 @@ class Scan : public InScratch {
     for (int v = 0; v < vecs_; ++v) {
       for (int lane = 0; lane < count(v); ++lane) {
         float* row = p_.present + (b_ * (int64_t)p_.channels + channel(v) + lane) * N;
-        for (int n = 0; n < N; ++n) row[n] = ((const float*)(h_ + v * N + n))[lane];
+        for (int n = 0; n < N; ++n) row[n] = ((const float*)(room_.h + v * N + n))[lane];
       }
     }
   }
@@ -97,19 +106,19 @@ class Scan : public InScratch {
 
   // Token by token, along which the channels lie; the next block of time is on its way to the cache meanwhile.
   void prepare(int start, int tokens, int valid) {
-    for (int v = 0; v < vecs_; ++v) most_[v] = zero();
+    for (int v = 0; v < vecs_; ++v) room_.most[v] = zero();
     for (int t = 0; t < tokens; ++t) {
       const int next = smaller(start + t + kTokens, valid - 1);
       for (int v = 0; v < vecs_; ++v) {
         prefetch(p_.x, p_.x_stride, next, v);
         prefetch(p_.dt, p_.dt_stride, next, v);
         if (p_.z) prefetch(p_.z, p_.z_stride, start + t, v);
-        const Vec step = input(p_.dt, p_.dt_stride, start + t, v) + bias_[v];
+        const Vec step = input(p_.dt, p_.dt_stride, start + t, v) + room_.bias[v];
         const Vec delta = p_.dt_softplus ? softplus(step) : step;
-        delta_[v][t] = delta;
-        dx_[v][t] = delta * input(p_.x, p_.x_stride, start + t, v);
-        sum_[v][t] = zero();
-        most_[v] = larger_magnitude(most_[v], magnitude(delta));
+        room_.delta[v][t] = delta;
+        room_.dx[v][t] = delta * input(p_.x, p_.x_stride, start + t, v);
+        room_.sum[v][t] = zero();
+        room_.most[v] = larger_magnitude(room_.most[v], magnitude(delta));
       }
     }
   }
@@ -123,29 +132,29 @@ class Scan : public InScratch {
   }
 
   template <int kCount, bool kChecked>
-  void recur(int v, int first, int tokens) {
+  __attribute__((always_inline)) void recur(int v, int first, int tokens) {
     const int N = p_.states;
     Vec h[kCount], A[kCount];
-    for (int i = 0; i < kCount; ++i) h[i] = h_[v * N + first + i], A[i] = A_[v * N + first + i];
+    for (int i = 0; i < kCount; ++i) h[i] = room_.h[v * N + first + i], A[i] = room_.A[v * N + first + i];
     for (int t = 0; t < tokens; ++t) {
-      const float *B = B_ + t * N + first, *C = C_ + t * N + first;
-      const Vec delta = delta_[v][t], dx = dx_[v][t];
+      const float *B = room_.B + t * N + first, *C = room_.C + t * N + first;
+      const Vec delta = room_.delta[v][t], dx = room_.dx[v][t];
       Vec sum = zero();
       for (int i = 0; i < kCount; ++i) {
         h[i] = exp2_product<kChecked>(delta, A[i]) * h[i] + dx * B[i];
         sum += h[i] * C[i];
       }
-      sum_[v][t] += sum;
+      room_.sum[v][t] += sum;
     }
-    for (int i = 0; i < kCount; ++i) h_[v * N + first + i] = h[i];
+    for (int i = 0; i < kCount; ++i) room_.h[v * N + first + i] = h[i];
   }
 
   // 3.
   void finish(int start, int tokens) const {
     for (int t = 0; t < tokens; ++t) {
       for (int v = 0; v < vecs_; ++v) {
-        Vec out = sum_[v][t];
-        if (p_.D) out += D_[v] * input(p_.x, p_.x_stride, start + t, v);
+        Vec out = room_.sum[v][t];
+        if (p_.D) out += room_.D[v] * input(p_.x, p_.x_stride, start + t, v);
         if (p_.z) out *= silu(input(p_.z, p_.z_stride, start + t, v));
         store(y(start + t, v), out, count(v));
       }
@@ -154,10 +163,7 @@ class Scan : public InScratch {
 
   const SelectiveScanParams& p_;
   const int b_, g_, first_, end_, vecs_;
-  Vec A_[kMaxVecs * kMaxStates], h_[kMaxVecs * kMaxStates];  // A times log2 e
-  Vec bias_[kMaxVecs], D_[kMaxVecs], most_[kMaxVecs], steepest_[kMaxVecs];  // of |delta| in a block, of |A|
-  Vec delta_[kMaxVecs][kTokens], dx_[kMaxVecs][kTokens], sum_[kMaxVecs][kTokens];
-  float B_[kTokens * kMaxStates + W], C_[kTokens * kMaxStates + W];
+  Room& room_ = *new Room;
 };
 
 // The widest block with which there are kMinTasks tasks.
@@ -179,7 +185,7 @@ void selective_scan(const SelectiveScanParams& p, const Pool& pool) {
       const int begin = ((int64_t)g * p.channels + p.groups - 1) / p.groups;
       const int end = ((int64_t)(g + 1) * p.channels + p.groups - 1) / p.groups;
       const int first = begin + block * width;
-      if (first < end) (new Scan<decltype(type)>(p, b, g, first, smaller(first + width, end)))->run();
+      if (first < end) Scan<decltype(type)>(p, b, g, first, smaller(first + width, end)).run();
     });
   });
 }

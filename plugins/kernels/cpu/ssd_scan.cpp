@@ -26,8 +26,16 @@ int unit_columns(const SsdScanParams& p) { return blocks_of(p.head_size, blocks_
 // Of a unit's state.
 int state_floats(const SsdScanParams& p) { return p.states * blocks_of(unit_columns(p), W) * W; }
 
+struct Room : InScratch {
+  float states[kStateFloats];
+  float C[kTokens * kSsdStates], B[kSsdStates * kTokens];       // [tokens, N], [N, tokens]
+  float scores[kTokens * kTokens], weights[kTokens * kTokens];  // [t, i]
+  float from_start[kTokens], to_end[kTokens];
+  float dx[kTokens * kSsdColumns], y[kTokens * kSsdColumns], part[kTokens * kSsdColumns];
+};
+
 template <class T>
-class Chunks : public InScratch, SsdSteps<T> {
+class Chunks : SsdSteps<T> {
   using Base = SsdSteps<T>;
   using Base::decay_, Base::delta_, Base::p_;
 
@@ -46,7 +54,7 @@ class Chunks : public InScratch, SsdSteps<T> {
 
  private:
   static int padded(const SsdUnit& u) { return blocks_of(u.end - u.first, W) * W; }
-  float* state(int i) { return states_ + i * state_floats(p_); }  // [N, padded]
+  float* state(int i) { return room_.states + i * state_floats(p_); }  // [N, padded]
 
   void read(const SsdUnit& u, const float* from, float* h) const {
     const int N = p_.states, width = padded(u);
@@ -67,23 +75,23 @@ class Chunks : public InScratch, SsdSteps<T> {
   // 1.
   void share(int start, int tokens) {
     const int N = p_.states;
-    if (tokens < kTokens) memset(B_, 0, sizeof B_);
+    if (tokens < kTokens) memset(room_.B, 0, sizeof room_.B);
     for (int t = 0; t < tokens; ++t) {
       float row[kSsdStates];
       this->widen(p_.B, p_.B_stride, start + t, row);
-      for (int n = 0; n < N; ++n) B_[n * kTokens + t] = row[n];
-      this->widen(p_.C, p_.C_stride, start + t, C_ + t * kSsdStates);
+      for (int n = 0; n < N; ++n) room_.B[n * kTokens + t] = row[n];
+      this->widen(p_.C, p_.C_stride, start + t, room_.C + t * kSsdStates);
     }
-    product(tokens, kTokens, C_, B_, scores_);
+    product(tokens, kTokens, room_.C, room_.B, room_.scores);
   }
 
   // out[rows, columns] = C b over all states.
   void product(int rows, int columns, const float* C, const float* b, float* out) {
     for (int n = 0; n < p_.states; n += kSumStates) {
-      float* to = n ? part_ : out;
+      float* to = n ? room_.part : out;
       memset(to, 0, rows * columns * sizeof *to);
       gemm(rows, columns, smaller(kSumStates, p_.states - n), C + n, kSsdStates, b + n * columns, columns, to, columns);
-      for (int i = 0; n && i < rows * columns; i += W) store(out + i, load(out + i) + load(part_ + i));
+      for (int i = 0; n && i < rows * columns; i += W) store(out + i, load(out + i) + load(room_.part + i));
     }
   }
 
@@ -93,38 +101,41 @@ class Chunks : public InScratch, SsdSteps<T> {
     weigh(tokens);
     for (int t = 0; t < tokens; ++t) {
       for (int c = 0; c < width; c += W) {
-        store(dx_ + t * width + c, load(this->x(u, start + t) + c, smaller(W, u.end - u.first - c)) * delta_[t]);
+        store(room_.dx + t * width + c, load(this->x(u, start + t) + c, smaller(W, u.end - u.first - c)) * delta_[t]);
       }
     }
-    product(tokens, width, C_, h, y_);  // 3
+    product(tokens, width, room_.C, h, room_.y);  // 3
     for (int t = 0; t < tokens; ++t) {
-      for (int c = 0; c < width; c += W) store(y_ + t * width + c, load(y_ + t * width + c) * from_start_[t]);
+      float* const y = room_.y + t * width;
+      for (int c = 0; c < width; c += W) store(y + c, load(y + c) * room_.from_start[t]);
     }
     for (int t = 0; t < tokens; t += kTileRows) {
       const int end = smaller(t + kTileRows, tokens);
-      gemm(end - t, width, end, weights_ + t * kTokens, kTokens, dx_, width, y_ + t * width, width);
+      gemm(end - t, width, end, room_.weights + t * kTokens, kTokens, room_.dx, width, room_.y + t * width, width);
     }
     if (!finished(u, start, tokens)) return one_by_one(u, h, start, tokens);
-    const float kept = from_start_[tokens - 1];  // 5
+    const float kept = room_.from_start[tokens - 1];  // 5
     for (int t = 0; t < tokens; ++t) {
-      for (int c = 0; c < width; c += W) store(dx_ + t * width + c, load(dx_ + t * width + c) * to_end_[t]);
+      float* const dx = room_.dx + t * width;
+      for (int c = 0; c < width; c += W) store(dx + c, load(dx + c) * room_.to_end[t]);
     }
     for (int i = 0; i < p_.states * width; i += W) store(h + i, load(h + i) * kept);
-    gemm(p_.states, width, tokens, B_, kTokens, dx_, width, h, width);
+    gemm(p_.states, width, tokens, room_.B, kTokens, room_.dx, width, h, width);
   }
 
   // 2.
   void weigh(int tokens) {
-    memset(to_end_, 0, sizeof to_end_);
+    memset(room_.to_end, 0, sizeof room_.to_end);
     float since_start = 1;
     for (int t = 0; t < tokens; ++t) {
-      from_start_[t] = since_start *= decay_[t];
+      room_.from_start[t] = since_start *= decay_[t];
       for (int v = 0; v < kTokenVecs; ++v) {
         const Ints token = lane_numbers() + v * W;
-        Vec decay = load(to_end_ + v * W) * decay_[t];
+        Vec decay = load(room_.to_end + v * W) * decay_[t];
         decay = choose(token < t, decay, choose(token == t, all(1), zero()));
-        store(to_end_ + v * W, decay);
-        store(weights_ + t * kTokens + v * W, choose(token <= t, load(scores_ + t * kTokens + v * W) * decay, zero()));
+        store(room_.to_end + v * W, decay);
+        const int at = t * kTokens + v * W;
+        store(room_.weights + at, choose(token <= t, load(room_.scores + at) * decay, zero()));
       }
     }
   }
@@ -134,7 +145,7 @@ class Chunks : public InScratch, SsdSteps<T> {
     Vec zeros = zero();
     for (int t = 0; t < tokens; ++t) {
       for (int c = 0; c < padded(u); c += W) {
-        const Vec out = load(y_ + t * padded(u) + c);
+        const Vec out = load(room_.y + t * padded(u) + c);
         zeros += out - out;
         this->finish(u, start + t, c, out);
       }
@@ -148,11 +159,7 @@ class Chunks : public InScratch, SsdSteps<T> {
     read(u, this->present(u), h);
   }
 
-  float states_[kStateFloats];
-  float C_[kTokens * kSsdStates], B_[kSsdStates * kTokens];       // [tokens, N], [N, tokens]
-  float scores_[kTokens * kTokens], weights_[kTokens * kTokens];  // [t, i]
-  float from_start_[kTokens], to_end_[kTokens];
-  float dx_[kTokens * kSsdColumns], y_[kTokens * kSsdColumns], part_[kTokens * kSsdColumns];
+  Room& room_ = *new Room;
 };
 
 // Of a task: as many as share its scores, with at least kMinTasks tasks.
@@ -167,7 +174,7 @@ void run(const SsdScanParams& p, int b, int g, const SsdUnit* units, int count) 
   const int valid = valid_tokens(p.seq_lens, b, p.length);
   SsdSteps<T> steps(p, b, g);
   for (int i = 0; i < count; ++i) steps.clear(units[i], valid);
-  if (valid >= kFewTokens) return (new Chunks<T>(p, b, g))->run(units, count, valid);
+  if (valid >= kFewTokens) return Chunks<T>(p, b, g).run(units, count, valid);
   for (int i = 0; i < count; ++i) steps.run(units[i], valid);
 }
 
