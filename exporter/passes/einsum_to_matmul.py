@@ -60,7 +60,7 @@ def _matrices(node: ir.Node) -> tuple[Operand, Operand, str] | None:  # 1
     if not set(first) & set(second) - set(result):
         return None
     only = {letter: first if letter not in second else second for letter in first + second if letter in result}
-    m, n = result[-2:]
+    m, n = result[-2], result[-1]
     if (m in first and m in second) or (n in first and n in second) or only[m] == only[n]:
         return None
     return ((a, first), (b, second), result) if only[m] == first else ((b, second), (a, first), result)

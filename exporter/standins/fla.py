@@ -8,6 +8,7 @@ Symbols: B batch, T tokens, H heads, K channels of a key, V of a value, D channe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -23,7 +24,7 @@ from seqexport.plugins.errors import UserError
 SMALLEST_STEP = 2.0**-40
 """Below which a decay is 1 in float32, and a value divided by it and multiplied again is the value."""
 
-GATES = {"swish": F.silu, "silu": F.silu, "sigmoid": torch.sigmoid}
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"swish": F.silu, "silu": F.silu, "sigmoid": torch.sigmoid}
 UNSERVED = {
     "chunk_delta_rule": "the delta rule",
     "fused_chunk_delta_rule": "the delta rule",
