@@ -11,7 +11,6 @@ from seqexport.exporter.interface import axes_of
 from seqexport.exporter.passes.add_bodies import add_bodies
 from seqexport.exporter.passes.add_in_levels import add_in_levels
 from seqexport.exporter.passes.divide_by_roots import divide_by_roots
-from seqexport.exporter.passes.einsum_to_matmul import einsum_to_matmul
 from seqexport.exporter.passes.fuse_embedding import fuse_embedding
 from seqexport.exporter.passes.fuse_linear import fuse_linear
 from seqexport.exporter.passes.fuse_rms_norm import fuse_rms_norm
@@ -39,7 +38,7 @@ FUSIONS = (
     fuse_rotary_embedding,
 )
 
-EXACT_AND_FAST = (divide_by_roots, add_in_levels, einsum_to_matmul)
+EXACT_AND_FAST = (divide_by_roots, add_in_levels)
 """Standard ops as ONNX Runtime does them best."""
 
 PASSES: dict[Target, ir.passes.Sequential] = {

@@ -1,4 +1,4 @@
-"""Targets ``portable`` and ``ort``: an Einsum that is a product of matrices becomes MatMul.
+"""An Einsum that is a product of matrices becomes MatMul.
 
 ONNX Runtime arranges and copies both operands of an Einsum: in VMamba's blocks that took longer than all else (seen).
 
