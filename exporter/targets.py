@@ -9,6 +9,7 @@ from onnx_ir.passes.common import CheckerPass
 
 from seqexport.exporter.interface import axes_of
 from seqexport.exporter.passes.add_bodies import add_bodies
+from seqexport.exporter.passes.add_in_levels import add_in_levels
 from seqexport.exporter.passes.divide_by_roots import divide_by_roots
 from seqexport.exporter.passes.fuse_embedding import fuse_embedding
 from seqexport.exporter.passes.fuse_linear import fuse_linear
@@ -37,9 +38,12 @@ FUSIONS = (
     fuse_rotary_embedding,
 )
 
+EXACT_AND_FAST = (divide_by_roots, add_in_levels)
+"""Standard ops as ONNX Runtime does them best."""
+
 PASSES: dict[Target, ir.passes.Sequential] = {
-    "portable": ir.passes.Sequential(GraphPass(divide_by_roots), GraphPass(add_bodies)),
-    "ort": ir.passes.Sequential(GraphPass(divide_by_roots), GraphPass(lower_for_ort), GraphPass(add_bodies)),
+    "portable": ir.passes.Sequential(*map(GraphPass, (*EXACT_AND_FAST, add_bodies))),
+    "ort": ir.passes.Sequential(*map(GraphPass, (*EXACT_AND_FAST, lower_for_ort, add_bodies))),
     "tensorrt": ir.passes.Sequential(
         *map(GraphPass, FUSIONS),
         GraphPass(name_inputs),

@@ -20,6 +20,7 @@ from seqexport.exporter.explain import explained
 from seqexport.exporter.interface import DynamicAxes, Inputs, explicit_state, named_axes
 from seqexport.exporter.passes import opset_27
 from seqexport.exporter.passes.cancel_transposes import cancel_transposes
+from seqexport.exporter.passes.einsum_to_matmul import einsum_to_matmul
 from seqexport.exporter.passes.fold_parameters import fold_parameters
 from seqexport.exporter.passes.share_sizes import share_sizes
 from seqexport.exporter.passes.simplify import simplify
@@ -161,6 +162,7 @@ def capture(
     _name_outputs(graph.graph, told[-1])
     share_sizes(graph)
     simplify(graph)
+    einsum_to_matmul(graph)
     cancel_transposes(graph)
     for value, name in zip(graph.graph.inputs, names, strict=True):
         value.name = name

@@ -340,37 +340,56 @@ class Session(Closing):
                 self._checkpoints.forget()
 
     def read_row(self, row: int) -> Snapshot:
-        """One sequence by itself, as a session of batch 1 would have it; caches cut to its own length."""
-        length = int(self.lengths[row])
-        states = {spec.past_name: self._read_row_state(spec, row) for spec in self.manifest.states}
-        return Snapshot(
-            lengths=self.lengths[row : row + 1].copy(),
-            states={s.past_name: _cut(states[s.past_name], length if s.grows else None) for s in self.manifest.states},
-            logits=self.logits[row : row + 1].copy(),
-            recent=self.recent[row : row + 1].copy(),
-            sampling=self.sampling,
-            generators=self._generators[row : row + 1].copy(),
-        )
+        """One sequence by itself, as a session of batch 1 would have it; caches cut to its own length.
+
+        Raises:
+            UserError: there is no such row.
+        """
+        with self._in_use():
+            self._check_row(row)
+            length = int(self.lengths[row])
+            read = {spec.past_name: (spec, self._read_row_state(spec, row)) for spec in self.manifest.states}
+            return Snapshot(
+                lengths=self.lengths[row : row + 1].copy(),
+                states={name: _cut(state, length if spec.grows else None) for name, (spec, state) in read.items()},
+                logits=self.logits[row : row + 1].copy(),
+                recent=self.recent[row : row + 1].copy(),
+                sampling=self.sampling,
+                generators=self._generators[row : row + 1].copy(),
+            )
 
     def write_row(self, row: int, sequence: Snapshot) -> None:
         """Put what ``read_row`` gave in the place of one sequence; how tokens are chosen stays, and no other changes.
 
         Raises:
-            UserError: it has more tokens than the capacity.
+            UserError: there is no such row, a state does not fit, or it has more tokens than the capacity.
         """
-        lengths = self.lengths.copy()
-        lengths[row] = sequence.lengths[0]
-        lengths = self._check_states(sequence.states, lengths)
-        self._write_row(row, sequence.states, lengths)
-        self.lengths = lengths
-        self.logits = self.logits.copy()  # it may be the runtime's memory
-        self.logits[row], self.recent[row] = sequence.logits[0], sequence.recent[0]
-        if self._checkpoints is not None:
-            self._checkpoints.forget()
+        with self._in_use():
+            self._check_row(row)
+            lengths = self.lengths.copy()
+            lengths[row] = given_counts("lengths", sequence.lengths, 1, MOST_TOKENS)[0]
+            self._check_capacity(lengths - self.lengths)
+            states = given_states(self.manifest.states, sequence.states, lengths[row : row + 1])
+            self._write_row(row, states, lengths)
+            self.lengths = lengths
+            self.logits = self.logits.copy()  # it may be the runtime's memory
+            self.logits[row], self.recent[row] = sequence.logits[0], sequence.recent[0]
+            if self._checkpoints is not None:
+                self._checkpoints.forget()
 
     def empty_row(self, row: int) -> None:
-        """Forget one sequence's tokens, so that it takes no room; feed it none until ``write_row``."""
-        self.lengths[row] = 0
+        """Forget one sequence's tokens, so that it takes no room; feed it none until ``write_row``.
+
+        Raises:
+            UserError: there is no such row.
+        """
+        with self._in_use():
+            self._check_row(row)
+            self.lengths[row] = 0
+
+    def _check_row(self, row: int) -> None:
+        if not 0 <= row < self.batch:
+            raise UserError(f"`row` {row}: expected 0 to {self.batch - 1}, the session's batch is {self.batch}")
 
     def _read_row_state(self, spec: StateSpec, row: int) -> NDArray[np.floating]:
         """A state [1, ...] of one sequence; a cache has at least its own length. By way of all, unless overridden."""

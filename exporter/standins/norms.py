@@ -34,7 +34,7 @@ def layer_norm_fn(
         raise UserError("layer_norm_fn: dropout is for training; put the module in evaluation mode")
     wide = wide_dtype(x.dtype)
     total = x.to(wide) if residual is None else x.to(wide) + residual.to(wide)
-    y = _normed(total, weight, bias, eps, is_rms_norm=is_rms_norm).to(x.dtype)
+    y = normed(total, weight, bias, eps, is_rms_norm=is_rms_norm).to(x.dtype)
     kept = residual.dtype if residual is not None else wide if residual_in_fp32 else x.dtype
     return (y, total.to(kept)) if prenorm else y
 
@@ -61,7 +61,7 @@ def rms_norm_fn(
     )  # fmt: skip
 
 
-def _normed(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, *, is_rms_norm: bool) -> Tensor:
+def normed(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, *, is_rms_norm: bool) -> Tensor:
     """x in a wide dtype."""
     centred = x if is_rms_norm else x - x.mean(-1, keepdim=True)
     y = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps) * weight.to(x.dtype)
@@ -87,7 +87,7 @@ def gated_norm(
     size = group_size or x.shape[-1]
     grouped, scale = y.unflatten(-1, (-1, size)), weight.unflatten(-1, (-1, size))
     shift = None if bias is None else bias.unflatten(-1, (-1, size))
-    y = _normed(grouped, scale, shift, eps, is_rms_norm=is_rms_norm).flatten(-2)
+    y = normed(grouped, scale, shift, eps, is_rms_norm=is_rms_norm).flatten(-2)
     return (y if gate is None or not norm_before_gate else y * gate).to(x.dtype)
 
 

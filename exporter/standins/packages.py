@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from seqexport.exporter.standins import convolution, mixers, norms, scan, ssd
+from seqexport.exporter.standins import convolution, fla, mixers, norms, scan, ssd
 from seqexport.runtimes.pytorch.attributes import attribute
 
 Names = Mapping[str, Any]
@@ -27,6 +27,17 @@ BACKWARD = {"bwd": scan.no_gradient}
 VMAMBA: Names = {"fwd": scan.selective_scan_cuda_core_fwd, **BACKWARD}
 CONVOLUTION: Names = {name: getattr(convolution, name) for name in ("causal_conv1d_fn", "causal_conv1d_update")}
 LAYER_NORM: Names = {name: getattr(norms, name) for name in ("RMSNorm", "rms_norm_fn", "layer_norm_fn")}
+
+FLA_CONVOLUTION: Names = {"ShortConvolution": fla.ShortConvolution, "causal_conv1d": fla.causal_conv1d}
+FLA_NORM: Names = {"RMSNorm": fla.RMSNorm, "LayerNorm": fla.LayerNorm}
+FLA_GATED: Names = {"FusedRMSNormGated": fla.FusedRMSNormGated}
+FLA_SIMPLE_GLA: Names = {
+    "chunk_simple_gla": fla.chunk_simple_gla,
+    "fused_chunk_simple_gla": fla.chunk_simple_gla,
+    "fused_recurrent_simple_gla": fla.simple_gla,
+}
+FLA_RETENTION: Names = {f"{form}_retention": fla.retention for form in ("chunk", "fused_chunk", "fused_recurrent")}
+FLA_UNSERVED: Names = {name: fla.unserved(name) for name in fla.UNSERVED}
 
 PACKAGES: Mapping[str, Names] = {
     "mamba_ssm": {
@@ -61,13 +72,27 @@ PACKAGES: Mapping[str, Names] = {
     "selective_scan_cuda_nrow": VMAMBA,
     "selective_scan_cuda_ndstate": VMAMBA,
     "selective_scan_cuda_oflex": {"fwd": scan.selective_scan_cuda_oflex_fwd, **BACKWARD},
+    "fla": {},
+    "fla.modules": {"ShortConvolution": fla.ShortConvolution, **FLA_NORM, **FLA_GATED},
+    "fla.modules.convolution": FLA_CONVOLUTION,
+    "fla.modules.conv": FLA_CONVOLUTION,
+    "fla.modules.layernorm": FLA_NORM,
+    "fla.modules.fused_norm_gate": FLA_GATED,
+    "fla.ops": {**FLA_SIMPLE_GLA, **FLA_RETENTION, **FLA_UNSERVED},
+    "fla.ops.simple_gla": FLA_SIMPLE_GLA,
+    "fla.ops.retention": FLA_RETENTION,
+    **{
+        f"fla.ops.{name}": {each: refuse for each, refuse in FLA_UNSERVED.items() if each.endswith(f"_{name}")}
+        for name in ("delta_rule", "gated_delta_rule", "kda", "gla")
+    },
 }
 
 
 def is_of_a_package(function: Any) -> bool:
-    """Whether a function is one of these packages', or stands in for one: it has their signature and layouts."""
+    """Whether a function is mamba_ssm's or its kin's, or stands in for one: it has their signature and layouts."""
     home = getattr(function, "__module__", None) or ""
-    return home.partition(".")[0] in {name.partition(".")[0] for name in PACKAGES} or home.startswith(__package__)
+    tops = {name.partition(".")[0] for name in PACKAGES} - {"fla"}
+    return home.partition(".")[0] in tops or home.startswith(__package__)
 
 
 class StandIn(ModuleType):
@@ -94,7 +119,7 @@ def _stand_in(name: str) -> StandIn:
 
 @contextmanager
 def mamba_ssm() -> Iterator[None]:
-    """Let models that import ``mamba_ssm``, ``causal_conv1d`` or VMamba's scans be imported, run and exported.
+    """Let models that import ``mamba_ssm``, ``causal_conv1d``, VMamba's scans or ``fla`` be imported, run and exported.
 
     Inside the block, what of these packages is not installed is there all the same, made of our ops: in PyTorch they
     run on any machine in plain PyTorch, without gradients; in an export they become nodes. The functions of those that

@@ -40,14 +40,14 @@ def reference(
     delta = dt.to(wide) if dt_bias is None else dt.to(wide) + dt_bias
     delta = F.softplus(delta) if dt_softplus else delta
     group = torch.arange(channels, device=x.device) * groups // channels
-    B_channel, C_channel = B.to(wide)[:, :, group], C.to(wide)[:, :, group]  # [B,L,D,N]
+    steps, values, B_tokens, C_tokens = (each.to(wide).contiguous() for each in (delta, x, B, C))  # views may be slow
     h, outputs = past.to(wide), []
     valid = None if seq_lens is None else token_mask(seq_lens, L)
     for t in range(L):
-        step = delta[:, t, :, None]
-        updated = torch.exp(step * A) * h + step * B_channel[:, t] * x[:, t, :, None].to(wide)
+        step = steps[:, t, :, None]
+        updated = torch.exp(step * A) * h + step * B_tokens[:, t, group] * values[:, t, :, None]
         h = updated if valid is None else torch.where(valid[:, t, None, None], updated, h)
-        outputs.append((h * C_channel[:, t]).sum(-1))
+        outputs.append((h * C_tokens[:, t, group]).sum(-1))
     y = torch.stack(outputs, dim=1)
     y = y if D is None else y + D * x.to(wide)
     y = y if z is None else y * F.silu(z.to(wide))

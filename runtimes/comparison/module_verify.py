@@ -6,20 +6,23 @@ from collections.abc import Callable, Iterator
 from math import isfinite
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.comparison.accuracy import allowed
+from seqexport.runtimes.comparison.accuracy import ROUNDING, allowed
 from seqexport.runtimes.comparison.module_reference import Case, Errors, ModuleReference, read_module_reference
 from seqexport.runtimes.comparison.verify import Check
 from seqexport.runtimes.finite import not_finite
 from seqexport.runtimes.manifest import Manifest
 from seqexport.runtimes.module import Arrays, ModuleRunner, OtherSizes
 
+LEAST = 2
+"""Roundings in the dtype that PyTorch's own error is at least taken for. Where a last product has one to three rows, as
+the scores of an image have, PyTorch adds it up in lanes, with a third of its error at more rows (8e-8 and 2.0e-7 for
+128 terms in float32, seen); ONNX Runtime has the latter at any number of rows."""
+
 
 def verify_module(
     runner: ModuleRunner, reference: ModuleReference, not_checked: Callable[[str], None] = lambda what: None
 ) -> Iterator[Check]:
-    """Every output over all recorded calls, each within twice PyTorch's own error.
-
-    PyTorch's error is taken as at least one rounding in the dtype, for outputs that it happens to get exactly.
+    """Every output over all recorded calls, each within twice PyTorch's own error, taken as at least ``LEAST``.
 
     Args:
         runner: what is verified.
@@ -71,4 +74,5 @@ def _note_broken(answers: Arrays, broken: dict[str, str]) -> None:
 
 def _check(name: str, error: float, own: float, dtype: str, broken: str | None) -> Check:
     finite = {"error": error if isfinite(error) else None, "torch_error": own if isfinite(own) else None}
-    return Check(name, allowed=allowed(own, dtype), not_finite=broken, **finite)
+    most = allowed(max(own, LEAST * ROUNDING[dtype]), dtype)
+    return Check(name, allowed=most, not_finite=broken, **finite)

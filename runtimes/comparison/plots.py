@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqexport.plugins.errors import UserError
@@ -15,6 +18,7 @@ from seqexport.runtimes.comparison.accuracy import ALLOWED, ROUNDING, Accuracy
 from seqexport.runtimes.comparison.compare import TORCH, BackendResult, BundleResult, Comparison
 from seqexport.runtimes.comparison.measure import Point
 from seqexport.runtimes.comparison.verdict import backend_name, crossings, measured
+from seqexport.runtimes.output import write_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,6 +49,8 @@ EARLY = 0.65
 FEW_DECADES = 30
 """Between 10 and 100 one tick a decade leaves an axis bare."""
 
+PALETTE = Path(__file__).parent / "templates" / "palette.css"
+FONTS = "system-ui, sans-serif"
 WIDTH, THIN, DASHES = 2.2, 1.3, (4, 2.5)
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -143,6 +149,55 @@ def steps(bundle: BundleResult, color: str) -> str:
         _place(axes, labels)
 
     return _svg(f"Error of the logits of {bundle.name} by decode step", draw)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A named line of a chart against a size."""
+
+    name: str
+    sizes: Sequence[int]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Up to four curves; ``unit`` tells a value in words, and ``base`` is of the logarithmic axis of values."""
+
+    title: str
+    curves: Sequence[Curve]
+    unit: Callable[[float], str]
+    base: int = 10
+
+
+def write_charts(path: Path, size: str, charts: Sequence[Chart]) -> None:
+    """Write charts against a size side by side, all axes logarithmic, as an SVG file that follows light and dark.
+
+    Args:
+        size: what lies along the horizontal axes.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    width, height = (round(72 * inches) for inches in SIZE)
+    parts = []
+    for index, chart in enumerate(charts):
+        svg = _svg(chart.title, functools.partial(_draw_chart, chart, size))
+        parts.append(svg.replace("<svg", f'<svg x="{index * width}" width="{width}" height="{height}"', 1))
+    root = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width * len(charts)} {height}">'
+    style = f"<style>{PALETTE.read_text()}svg {{ background: var(--card); font-family: {FONTS}; }}</style>"
+    write_output(path, "\n".join([root, style, *parts, "</svg>\n"]).encode())
+
+
+def _draw_chart(chart: Chart, size: str, axes: Axes) -> None:
+    _log_tokens(axes, size)
+    labels = []
+    for color, curve in zip(MODELS, chart.curves, strict=False):
+        axes.plot(curve.sizes, curve.values, color=color, marker="o", ms=4, lw=WIDTH)
+        labels.append((curve.sizes[-1], curve.values[-1], curve.name, color))
+    axes.text(0.03, 0.97, chart.title, transform=axes.transAxes, va="top", fontweight="bold")
+    _log_units(axes, chart.unit, chart.base)
+    _place(axes, labels)
 
 
 def _curve(accuracy: Accuracy) -> tuple[list[int], list[float]]:

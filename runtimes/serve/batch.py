@@ -54,7 +54,7 @@ class Batch(Closing):
         assert self._session is not None
         self._session.empty_row(place)
         if not self._places:
-            self.close()
+            self._close_session()
         elif 4 * len(self._places) <= self._session.batch:
             self._resize(self._session.batch // 2)
 
@@ -96,6 +96,6 @@ class Batch(Closing):
             self._session.close()
             self._session = None
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._close_session()
         self._places.clear()

@@ -168,7 +168,7 @@ class Engine(Closing):
         with self._changed:
             self._stopping = True
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Stop at the next step; requests that are not answered by then fail."""
         with self._changed:
             self._stopping = self._closed = True

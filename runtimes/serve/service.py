@@ -135,6 +135,6 @@ class Service(Closing):
         if self._opened is not None:
             self._opened.drain()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._loading.join()
         self._resources.close()

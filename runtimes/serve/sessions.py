@@ -92,7 +92,7 @@ class Sessions(Closing):
                 raise Unknown
             self._forget(name)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Write all that are in memory to the folder."""
         with self._lock:
             for name in list(self._held):

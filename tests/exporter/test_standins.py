@@ -251,6 +251,45 @@ def test_mamba_is_its_parts() -> None:
         close(mixer(x), true, torch.float32)
 
 
+@pytest.mark.parametrize("groups", [None, 2])
+def test_the_inner_functions_by_name(groups: int | None) -> None:
+    """Both directions of Vim's first build, and each alone, by PyTorch's own convolution and the recurrence above."""
+    D, N, R, L = 6, 4, 2, 5
+    interface = load("mamba_ssm.ops.selective_scan_interface")
+    xz, conv, bias = random(2, 2 * D, L), random(D, 1, 3), random(D)
+    mix, step, out, shift = random(R + 2 * N, D), random(D, R), random(3, D), random(3)
+    there, back = (-torch.rand(D, N, generator=torch.Generator().manual_seed(seed)) - 0.1 for seed in (0, 1))
+    skip, step_bias = random(D, seed=2), random(D, seed=3)
+    shared = {} if groups is None else {"B": random(2, groups, N, L, seed=4), "C": random(2, groups, N, L, seed=5)}
+    given = (xz, conv, bias, mix, step)
+    u, z = xz.double().chunk(2, 1)
+    u = F.silu(F.conv1d(u, conv.double(), bias.double(), padding=2, groups=D)[..., :L])
+    low, B, C = (mix.double() @ u).split([R, N, N], 1)
+    delta = step.double() @ low
+    if groups is None:
+        wide = [M[:, None].expand(2, D, N, L) for M in (B, C)]
+    else:
+        wide = [M.double().repeat_interleave(D // groups, 1) for M in shared.values()]
+
+    def scanned(A: Tensor, flip: bool) -> Tensor:
+        turn = (lambda value: value.flip(-1)) if flip else (lambda value: value)
+        parts = [turn(value) for value in (u, delta, *wide, z)]
+        return turn(recurrence(parts[0], parts[1], A, parts[2], parts[3], skip, parts[4], step_bias, True)[0])
+
+    one = scanned(there, False)
+    project = (out.double(), shift.double())
+    options = {"D": skip, "delta_bias": step_bias, "delta_softplus": True, **shared}
+    close(interface.mamba_inner_fn_no_out_proj(*given, there, **options), one, torch.float32)
+    ours = interface.mamba_inner_fn(*given, out, shift, there, **options)
+    close(ours, F.linear(one.transpose(1, 2), *project), torch.float32)
+    both = F.linear((one + scanned(back, True)).transpose(1, 2), *project)
+    torch.testing.assert_close(
+        interface.bimamba_inner_fn(*given, out, shift, there, back, **options).double(), both, rtol=0, atol=2e-5
+    )
+    with pytest.raises(seqexport.Error, match="mamba_inner_fn: A is complex64; our scans have real A alone"):
+        interface.mamba_inner_fn(*given, out, shift, torch.complex(there, there), **options)
+
+
 def test_they_come_and_go() -> None:
     assert not {name for name in PACKAGES if name in sys.modules}
     with seqexport.mamba_ssm():

@@ -106,5 +106,6 @@ def test_a_failed_pass_leaves_no_bundle(checkpoint: Saved, tmp_path: Path) -> No
 
 
 def test_our_passes_take_options_and_say_what_they_are() -> None:
-    assert [str(each) for each in PASSES["portable"].passes] == ["divide_by_roots()", "add_bodies()"]
+    names = ["divide_by_roots()", "add_in_levels()", "add_bodies()"]
+    assert [str(each) for each in PASSES["portable"].passes] == names
     assert str(GraphPass(fuse_linear, most=1)) == "fuse_linear(most=1)"
