@@ -24,6 +24,7 @@ from pathlib import Path
 from seqexport.plugins.exchange import exchange, recover
 from seqexport.plugins.files import folders_above, is_mount, remove, sync, sync_names
 from seqexport.plugins.locks import Lock
+from seqexport.plugins.reading import read_json
 
 INSIDE = ".seqexport"
 LONGEST_NAME = 100
@@ -105,7 +106,7 @@ class Claim:
 
     def _move(self) -> None:
         """What ``_plan`` wrote down, or the rest of it."""
-        plan = json.loads(self._todo.read_text())
+        plan = self._planned()
         waiting = [name for name in plan["move"] if (self._new / name).exists()]
         for name in plan["remove"] if waiting else ():
             if name in waiting or name not in plan["move"]:
@@ -114,6 +115,23 @@ class Claim:
             (self._new / name).replace(self.output / name)
         sync_names(self.output)
         self._todo.unlink()
+
+    def _planned(self) -> dict[str, list[str]]:
+        """The plan, which may lie in a folder of somebody else's: it names nothing outside.
+
+        Raises:
+            OSError: it is no plan, or does.
+        """
+        refused = OSError(errno.EINVAL, "no plan of what to move; remove it", str(self._todo))
+        try:
+            plan = read_json(self._todo, folder=self.output)
+            plan = {key: [str(name) for name in plan[key]] for key in ("remove", "move")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise refused from error
+        outside = any(Path(name).name != name or name in ("", "..") for name in (*plan["remove"], *plan["move"]))
+        if outside or self._new.is_symlink():
+            raise refused
+        return plan
 
     def take(self, *, wait: bool) -> None:
         """Raises Taken without ``wait``, and OSError: nothing can be written there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -269,6 +270,33 @@ def test_the_current_folder_is_written_inside(tmp_path: Path, monkeypatch: pytes
     write_folder(Path("."), b"new", replaces=("manifest", "weights", "gone"))
     assert contents(tmp_path) == folder_of(b"new", "here") | {"here/mine.txt": b"mine"}
     assert Path().stat().st_ino == inode
+
+
+@pytest.mark.parametrize("plan", [
+    {"remove": ["../mine"], "move": ["x"]}, {"remove": [], "move": ["x", "../mine"]}, {"remove": ["/mine"], "move": []},
+    {"remove": [".."], "move": ["x"]}, {"remove": 1, "move": []}, {"remove": []}, [], "x",
+])  # fmt: skip
+def test_a_plan_of_somebody_else_reaches_nothing_outside(mounted: None, tmp_path: Path, plan: object) -> None:
+    output, mine = tmp_path / "output", tmp_path / "mine"
+    (output / ".seqexport.new").mkdir(parents=True)
+    (output / ".seqexport.new" / "x").touch()
+    mine.write_text("mine")
+    (output / ".seqexport.todo").write_text(json.dumps(plan))
+    with pytest.raises(OSError, match="no plan of what to move; remove it"), publish.claimed(output):
+        pass
+    assert mine.read_text() == "mine" and (output / ".seqexport.new" / "x").exists()
+
+
+def test_a_plan_moves_nothing_by_a_link(mounted: None, tmp_path: Path) -> None:
+    output, mine = tmp_path / "output", tmp_path / "mine"
+    for folder in (output, mine):
+        folder.mkdir()
+    (mine / "x").touch()
+    (output / ".seqexport.new").symlink_to(mine)
+    (output / ".seqexport.todo").write_text('{"remove": [], "move": ["x"]}')
+    with pytest.raises(OSError, match="no plan of what to move"), publish.claimed(output):
+        pass
+    assert (mine / "x").exists()
 
 
 def test_a_mount_point_is_told_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
