@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.markup import escape
 
 from seqexport.runtimes import units
 from seqexport.runtimes.base import Runner
@@ -53,7 +54,7 @@ def bench(runner: Runner, options: SpeedOptions, progress: Callable[[str], None]
 def print_table(result: Bench, console: Console) -> None:
     machine = result.machine
     title = f"{result.bundle}, {result.dtype}: {result.description}; {machine.gpu or machine.processor}, {machine.date}"
-    table = FittedTable(title=title, title_justify="left")
+    table = FittedTable(title=escape(title), title_justify="left")
     for name in ("batch", "prompt", "prefill", "prefill", "a step", "decode", "states", "device", "host"):
         table.add_column(name, justify="right")
     for point in result.points:
