@@ -143,8 +143,10 @@ def check_capacity(capacity: int, model: PreTrainedModel) -> None:
     Raises:
         UserError: naming the limit.
     """
-    if not 1 <= capacity <= MOST_TOKENS:
-        raise UserError(f"`max_len` {capacity}: expected 1 to {MOST_TOKENS}")
+    if capacity < 1:
+        raise UserError(f"`max_len` {capacity}: expected at least 1")
+    if capacity > MOST_TOKENS:
+        raise UserError(f"`max_len` {capacity}: expected at most {MOST_TOKENS}")
     limit = position_limit(model)
     if limit is not None and capacity > limit[0]:
         tokens, reason = limit

@@ -153,7 +153,7 @@ def _sha256_of(path: Path, modified_ns: int, size: int) -> str:
 
 def _entry(where: Path, name: str, entry: dict[str, object]) -> Built:
     built_for = entry["built_for"]
-    if not isinstance(built_for, dict):
+    if not isinstance(built_for, dict) or not all(isinstance(value, str) for value in built_for.values()):
         raise TypeError("built_for")
     file = str(entry["file"])
     if Path(file).name != file:

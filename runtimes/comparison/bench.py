@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.markup import escape
 
 from seqexport.runtimes import units
 from seqexport.runtimes.base import Runner
@@ -27,7 +28,7 @@ def bench(runner: Runner, options: SpeedOptions, progress: Callable[[str], None]
 
 
 def print_table(result: Bench, console: Console) -> None:
-    table = FittedTable(title=result.title, title_justify="left")
+    table = FittedTable(title=escape(result.title), title_justify="left")
     for name in ("batch", "prompt", "prefill", "prefill", "a step", "decode", "states", "device", "host"):
         table.add_column(name, justify="right")
     for point in result.points:

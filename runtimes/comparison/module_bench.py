@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
@@ -135,13 +136,13 @@ def _shape(manifest: Manifest, name: str, shape: Sequence[int], sizes: Mapping[s
 
 
 def print_table(result: ModuleBench, console: Console) -> None:
-    table = FittedTable(title=result.title, title_justify="left")
+    table = FittedTable(title=escape(result.title), title_justify="left")
     table.add_column("sizes")
     for name in ("a call", "calls", "device", "host"):
         table.add_column(name, justify="right")
     for point in result.points:
         cells = (units.seconds(point.seconds), str(point.repeats), units.size(point.device_bytes))
-        table.add_row(point.sizes, *cells, units.size(point.host_bytes))
+        table.add_row(escape(point.sizes), *cells, units.size(point.host_bytes))
     console.print(table)
     for point in result.points:
         if point.skipped:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
@@ -155,7 +156,7 @@ def print_modules(comparison: ModuleComparison, console: Console | None = None) 
     for index, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if index in (4, 6, 7, 8) else "left")
     for row in _rows(comparison):
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
     for note in _notes(comparison):
         console.print(note, markup=False, highlight=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
@@ -41,7 +42,8 @@ def print_table(comparison: Comparison, console: Console | None = None) -> None:
     for bundle in comparison.bundles:
         for result in bundle.results:
             mark, style = _mark(False if result.error else result.passed)
-            table.add_row(bundle.name, backend_name(result.backend), f"[{style}]{mark}[/]", *_cells(bundle, result))
+            name, cells = escape(bundle.name), _cells(bundle, result)
+            table.add_row(name, backend_name(result.backend), f"[{style}]{mark}[/]", *cells)
     console.print(table)
 
 

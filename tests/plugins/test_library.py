@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,7 +109,35 @@ def test_another_version(folder: Path) -> None:
         library.find("kernels")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"kernels": {}}', '{"kernels": {"file": "a", "sha256": "b"}}'])
+ENTRY = {"file": "a.so", "sha256": "b", "seqexport": "c", "built_for": {}}
+OTHERS: dict[str, Any] = {
+    "a list": {"built_for": []},
+    "a version of numbers": {"built_for": {"cuda": 12.4}},
+    "a file elsewhere": {"file": "../a.so"},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_an_entry_that_is_none(folder: Path, other: str) -> None:
+    (folder / library.MANIFEST).write_text(json.dumps({"kernels": ENTRY | OTHERS[other]}))
+    with pytest.raises(UserError, match=r"plugins\.json: not a manifest of plugin libraries"):
+        library.built()
+
+
+def test_a_library_that_is_no_file_or_lies_elsewhere_is_not_used(folder: Path) -> None:
+    (folder / library.MANIFEST).write_text(json.dumps({"kernels": ENTRY}))
+    os.mkfifo(folder / "a.so")
+    with pytest.raises(UserError, match="a pipe; expected a regular file"):
+        library.find("kernels")
+    (folder / "a.so").unlink()
+    (folder / "a.so").symlink_to("/bin/sh")
+    with pytest.raises(UserError, match="leads out of its folder"):
+        library.find("kernels")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "[" * 100_000, '{"kernels": {}}', '{"kernels": {"file": "a", "sha256": "b"}}']
+)
 def test_a_manifest_that_cannot_be_read(folder: Path, text: str) -> None:
     (folder / library.MANIFEST).write_text(text)
     if text == "[]":
