@@ -208,7 +208,7 @@ class Cuda(Closing):
         """The free memory, in words."""
         return units.size(self.free_bytes())
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._checked("cudaStreamDestroy", self.stream)
 
 
