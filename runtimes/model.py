@@ -138,9 +138,9 @@ class Model(Closing):
     ) -> list[str]:
         """Continue each prompt; several run as one batch, and each gives what it gives alone.
 
-        To the bit with the op library, and in ONNX Runtime on one thread. On several threads ONNX Runtime rounds its own
-        Softplus otherwise at the ends of each thread's share, so that with function bodies the last digits of a row
-        depend on the others.
+        To the bit with the op library, and in ONNX Runtime on one thread. On several threads ONNX Runtime rounds its
+        own Softplus otherwise at the ends of each thread's share, so that with function bodies the last digits of a
+        row depend on the others.
 
         The arguments are those of ``stream``.
 

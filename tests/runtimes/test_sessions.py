@@ -346,7 +346,8 @@ def test_a_second_thread_in_one_session_is_refused_and_nothing_changes(mamba: Or
         calls: list[Callable[[], object]] = [
             lambda: session.prefill(np.array([[1]])), lambda: session.step(np.array([1])), session.reset, session.fork,
             session.read_states, session.close, lambda: session.keep(1, 1 << 20), lambda: session.rewind(0),
-            lambda: session.save(tmp_path / "x"), lambda: session.generate(1), lambda: session.write_states({}, LENGTHS),
+            lambda: session.save(tmp_path / "x"), lambda: session.generate(1),
+            lambda: session.write_states({}, LENGTHS),
         ]  # fmt: skip
         for call in calls:
             with pytest.raises(UserError, match=r"^this session is in use by another thread; give each thread a ses"):
