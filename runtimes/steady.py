@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Concatenate, TypeVar
 
 from typing_extensions import ParamSpec
@@ -23,22 +23,35 @@ def steady(
     @functools.wraps(read)
     def again(path: Folder, /, *args: Options.args, **options: Options.kwargs) -> Given:
         while True:
-            before = _identity(path)
-            try:
-                given = read(path, *args, **options)
-            except Exception:
-                if _identity(path) == before:
-                    raise
-            else:
-                if _identity(path) == before:
-                    return given
+            with _held(path) as is_there:
+                try:
+                    given = read(path, *args, **options)
+                except Exception:
+                    if is_there():
+                        raise
+                else:
+                    if is_there():
+                        return given
 
     return again
 
 
-def _identity(path: Folder) -> tuple[int, int] | None:
+@contextmanager
+def _held(path: Folder) -> Iterator[Callable[[], bool]]:
+    """Whether a folder still has its name; while it is open, no other one gets its number. Of no folder, always."""
     try:
-        status = Path(path).stat()
-    except (OSError, ValueError):  # what it is, ``read`` says
-        return None
-    return status.st_dev, status.st_ino
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except (OSError, ValueError, AttributeError):  # what it is, ``read`` says; or Windows, which opens no folder
+        yield lambda: True
+        return
+    try:
+        yield lambda: _is(folder, path)
+    finally:
+        os.close(folder)
+
+
+def _is(folder: int, path: Folder) -> bool:
+    try:
+        return os.path.samestat(os.fstat(folder), os.stat(path))
+    except OSError:  # nothing has its name now
+        return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,12 +150,17 @@ def _write_libraries(folder: Path, version: int) -> None:
 
 
 def _read_libraries(folder: Path) -> int | None:
-    os.environ["SEQEXPORT_PLUGINS"] = str(folder / "plugins")
-    if not library.built():
+    before = library.built(folder / "plugins")
+    if not before:
         return None
-    versions = {library.require(name).path.read_text()[:1] for name in ("tensorrt", "onnxruntime")}
-    if len(versions) > 1:
-        raise Broken(f"libraries of versions {versions}")
+    try:
+        versions = {built.path.read_text()[:1] for built in before.values() if not built.fault}
+        if len(versions) != 1:
+            raise Broken(f"libraries of versions {versions}")
+    except (OSError, Broken):
+        if library.built(folder / "plugins") == before:
+            raise
+        return _read_libraries(folder)
     return int(versions.pop())
 
 

@@ -154,7 +154,7 @@ def test_a_states_model_has_no_capacity(exported: Exported) -> None:
         assert session.lengths.tolist() == [500]
 
 
-@pytest.mark.parametrize("given", [[[0, VOCAB]], [[-1, 0]], np.zeros((1, 0)), np.zeros((2, 3)), [0, 1]], ids=str)
+@pytest.mark.parametrize("given", [[[0, VOCAB]], [[-1, 0]], np.zeros((1, 0)), np.zeros((2, 3), int), [0, 1]], ids=str)
 def test_bad_tokens_are_refused(in_place: OrtRunner, given: Any) -> None:
     with in_place.session(1, 8) as session:
         with pytest.raises(UserError, match=r"outside the vocabulary of 37|expected \[1, at least 1\]"):
