@@ -90,7 +90,7 @@ def _exported(
         module = _given(model, options)
         original = _ready(module, options.dtype)
     kind = type(module).__name__
-    if any(each.training for each in module.modules()):
+    if not isinstance(model, str) and any(each.training for each in module.modules()):
         note(f"{kind} is in training mode: it is exported as it is in evaluation mode, and stays in training mode")
     dtype = _dtype(original, options)
     inputs = _examples(original, options, dtype)

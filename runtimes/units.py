@@ -34,6 +34,11 @@ def size(value: float | None) -> str:
     return f"{value:.0f}{THIN}B"
 
 
+def parameters(count: int) -> str:
+    """1,892 parameters, or 130.0 M."""
+    return f"{count / 1e6:,.1f} M parameters" if count >= 10**5 else f"{count:,} parameters"
+
+
 def rate(value: float | None, unit: str = f"{THIN}tok/s") -> str:
     """Tokens per second."""
     return NONE if value is None else f"{digits(value)}{unit}"

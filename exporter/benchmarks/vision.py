@@ -1,6 +1,6 @@
 """Vision models of published shapes on a CPU: ONNX Runtime beside PyTorch, memory by resolution, and an export's time.
 
-    python -m seqexport.exporter.benchmarks.vision [--rounds 3] [-o vision.json]
+    python -m seqexport.exporter.benchmarks.vision [--rounds 3] [--models vmamba_tiny,vim_small] [-o vision.json]
 
 fp32, batch 1, two threads, random weights. Each measurement runs in a process of its own, the forms in turn. PyTorch
 runs the scan as mamba_ssm's own reference does where its kernels do not, token by token. Of the op library's time,
@@ -42,9 +42,11 @@ FORMS = ("torch", "bodies", "library")
 
 @click.command()
 @click.option("--rounds", default=3, show_default=True, help="Measurements of each; medians are reported.")
+@click.option("--models", default=",".join(MODELS), show_default=True, help="Which are timed, separated by commas.")
+@click.option("--export", "exported", default=EXPORTED, show_default=True, help="Whose export is timed.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("vision.json"), show_default=True)
 @click.option("--child", nargs=3, hidden=True)
-def main(rounds: int, output: Path, child: tuple[str, str, str] | None) -> None:
+def main(rounds: int, models: str, exported: str, output: Path, child: tuple[str, str, str] | None) -> None:
     if child is not None:
         what, name, folder = child
         click.echo(json.dumps(CHILDREN[what](name, Path(folder))))
@@ -55,18 +57,18 @@ def main(rounds: int, output: Path, child: tuple[str, str, str] | None) -> None:
     forms = [form for form in FORMS if form != "library" or library.find("onnxruntime")]
     with tempfile.TemporaryDirectory() as made:
         place = Path(made)
-        export = {"model": EXPORTED, **_child("export", EXPORTED, place), "seconds_wanted": EXPORT_WANTED}
-        for model in MODELS:
-            _child("export", model, place)
-        speeds = [_speed(model, place, forms, rounds) for model in MODELS]
+        timed = models.split(",")
+        exports = {model: _child("export", model, place) for model in dict.fromkeys([*timed, exported])}
+        speeds = [_speed(model, place, forms, rounds) for model in timed]
+        (place / "memory").symlink_to(place / timed[0])
         memory = [{"side": side, **_child("memory", str(side), place)} for side in MEMORY_SIDES]
     record = {
         "machine": msgspec.to_builtins(this_machine()),
         "setting": {"side": SIDE, "threads": THREADS, "dtype": "float32", "batch": 1, "rounds": rounds},
         "wanted": WANTED,
         "speed": speeds,
-        "memory": {"model": MODELS[0], "form": forms[-1], "points": memory},
-        "export": export,
+        "memory": {"model": timed[0], "form": forms[-1], "points": memory},
+        "export": {"model": exported, **exports[exported], "seconds_wanted": EXPORT_WANTED},
     }
     write_json(output, record)
     _print(record)
@@ -186,7 +188,7 @@ def _memory(side: str, place: Path) -> dict[str, Any]:
     from seqexport.runtimes.comparison.measure import peak_resident
 
     image = _image(int(side))
-    with seqexport.load(place / MODELS[0], threads=THREADS) as runner:
+    with seqexport.load((place / "memory").resolve(), threads=THREADS) as runner:
         before = psutil.Process().memory_info().rss
         with peak_resident() as peak:
             runner(image=image)

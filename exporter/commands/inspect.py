@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from seqexport.exporter.commands.options import bundle_argument
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes import units
 from seqexport.runtimes.tables import FittedTable, open_console
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _facts(bundle: Bundle) -> FittedTable:
     for name, value in (
         (
             "model",
-            f"{c.architecture} ({c.family or 'any module'}), {c.source.parameters / 1e6:,.1f} M parameters, {c.dtype}",
+            f"{c.architecture} ({c.family or 'any module'}), {units.parameters(c.source.parameters)}, {c.dtype}",
         ),
         ("from", f"{c.source.model}, exported {c.source.date} by seqexport {c.source.seqexport}"),
         ("graph", f"target {c.target}, opset {c.opset}{_logits(c.language_model)}"),

@@ -17,6 +17,7 @@ from seqexport.exporter.commands.options import remote_code_option
 from seqexport.exporter.flags import flags
 from seqexport.exporter.presets import PRESETS
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes import units
 from seqexport.runtimes.tables import open_console
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def _summary(console: Console, bundle: Bundle) -> None:
     manifest, path = bundle.manifest, escape(str(bundle.path))
     size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
     console.print(
-        f"[bold]{path}[/]: {manifest.architecture}, {manifest.source.parameters / 1e6:,.1f} M parameters, "
+        f"[bold]{path}[/]: {manifest.architecture}, {units.parameters(manifest.source.parameters)}, "
         f"{manifest.dtype}, target {manifest.target}, {size:,.1f} MB",
         highlight=False,
     )

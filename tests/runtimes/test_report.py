@@ -253,6 +253,8 @@ def test_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
+        (units.parameters(1892), "1,892 parameters"),
+        (units.parameters(129_300_000), "129.3 M parameters"),
         (units.seconds(1.234), "1.23 s"),
         (units.seconds(0.0123), "12.3 ms"),
         (units.seconds(4.5e-6), "4.50 µs"),
