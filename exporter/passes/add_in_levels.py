@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from seqexport.exporter.passes.matching import constant, takes_over
-from seqexport.exporter.passes.parameters import initializer
+from seqexport.exporter.passes.parameters import numbers
 
 GROUP, LEVELS = 16, 2
 
@@ -59,9 +58,8 @@ class _Writer:
         self.graph.insert_before(self.before, node)
         return node.outputs[0]
 
-    def numbers(self, *numbers: int) -> ir.Value:
-        name = "_".join(["numbers", *map(str, numbers)])
-        return initializer(self.graph, name, ir.tensor(np.array(numbers, np.int64), name=name))
+    def numbers(self, *values: int) -> ir.Value:
+        return numbers(self.graph, *values)
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node, axes: range) -> None:

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
 from seqexport.exporter.passes.matching import permutation, rank, untransposed
-from seqexport.exporter.passes.parameters import initializer
+from seqexport.exporter.passes.parameters import numbers
 from seqexport.exporter.passes.sink_transposes import sink
 from seqexport.plugins.ops import DOMAIN
 
@@ -95,7 +94,7 @@ def _reshape_last(graph: ir.Graph, node: ir.Node) -> bool:  # 4
     assert x is not None and x.shape is not None and whole.shape is not None
     tokens = ir.node("Transpose", [x], {"perm": TOKENS_FIRST})
     _typed(tokens.outputs[0], x, TOKENS_FIRST)
-    joined = ir.node("Reshape", [tokens.outputs[0], _numbers(graph, 0, 0, -1)])
+    joined = ir.node("Reshape", [tokens.outputs[0], numbers(graph, 0, 0, -1)])
     graph.insert_after(node, [tokens, joined])
     _replace(node, joined.outputs)
     return True
@@ -107,7 +106,7 @@ def _reshape_first(graph: ir.Graph, node: ir.Node) -> bool:  # 4
     parted, y = node.outputs[0], untransposed(node.inputs[0])
     assert parted.shape is not None
     sizes = [int(size) for size in parted.shape[1:3]]  # type: ignore[arg-type]
-    parts = ir.node("Reshape", [y, _numbers(graph, 0, 0, *sizes)])
+    parts = ir.node("Reshape", [y, numbers(graph, 0, 0, *sizes)])
     _typed(parts.outputs[0], parted, TOKENS_FIRST)
     back = ir.node("Transpose", [parts.outputs[0]], {"perm": TOKENS_LAST})
     graph.insert_after(node, [parts, back])
@@ -163,11 +162,6 @@ def _typed(value: ir.Value, like: ir.Value | None, perm: Sequence[int]) -> None:
     """What a Transpose of ``like`` gives."""
     if like is not None and like.shape is not None:
         value.shape, value.type = ir.Shape([like.shape[axis] for axis in perm]), like.type
-
-
-def _numbers(graph: ir.Graph, *numbers: int) -> ir.Value:
-    name = "_".join(["sizes", *map(str, numbers)])
-    return initializer(graph, name, ir.tensor(np.array(numbers, np.int64), name=name))
 
 
 def _replace(node: ir.Node, outputs: Sequence[ir.Value]) -> None:

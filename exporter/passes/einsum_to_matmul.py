@@ -13,11 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-import numpy as np
 import onnx_ir as ir
 
 from seqexport.exporter.passes.matching import takes_over
-from seqexport.exporter.passes.parameters import initializer
+from seqexport.exporter.passes.parameters import numbers
 
 EQUATION = re.compile(r"(\w+),(\w+)->(\w+)")
 Operand = tuple[ir.Value, str]
@@ -74,6 +73,5 @@ def _arranged(graph: ir.Graph, put: Callable[..., ir.Value], operand: Operand, r
     begin = next((index for index, letter in enumerate(rows) if letter in letters), len(rows))
     lacking = [index for index, letter in enumerate(rows[begin:]) if letter not in letters]
     if lacking:  # 3
-        name = "_".join(["numbers", *map(str, lacking)])
-        value = put("Unsqueeze", value, initializer(graph, name, ir.tensor(np.array(lacking, np.int64), name=name)))
+        value = put("Unsqueeze", value, numbers(graph, *lacking))
     return value

@@ -23,6 +23,12 @@ def initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Val
     return graph.initializers[name] if name in graph.initializers else new_initializer(graph, name, tensor)
 
 
+def numbers(graph: ir.Graph, *values: int) -> ir.Value:
+    """An int64 initializer of these numbers, one for all that need it."""
+    name = "_".join(["numbers", *map(str, values)])
+    return initializer(graph, name, ir.tensor(np.array(values, np.int64), name=name))
+
+
 def new_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     """An initializer of a name that none has yet.
 

@@ -9,11 +9,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from seqexport.exporter.passes.matching import constant, made_by, permutation, rank, untransposed
-from seqexport.exporter.passes.parameters import initializer
+from seqexport.exporter.passes.parameters import numbers
 
 LAST_TWO, MAP, TURNED = [0, 2, 1], [0, 3, 1, 2], [0, 3, 2, 1]
 """To channel-major: of tokens, of a map, and of a map whose rows become columns."""
@@ -32,7 +31,7 @@ def _slice(graph: ir.Graph, node: ir.Node) -> ir.Value | None:  # 1
     axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
     if perm is None or axes is None:
         return None
-    moved = _numbers(graph, *(perm[int(axis)] for axis in axes.reshape(-1)))
+    moved = numbers(graph, *(perm[int(axis)] for axis in axes.reshape(-1)))
     return _behind(graph, node, [untransposed(node.inputs[0]), *node.inputs[1:3], moved, *node.inputs[4:]], perm)
 
 
@@ -80,7 +79,7 @@ def _to_line(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
         rows = ir.node("Transpose", [source], {"perm": [0, 2, 1, 3]})
         graph.insert_before(node, rows)
         source = rows.outputs[0]
-    return _behind(graph, node, [source, _numbers(graph, 0, -1, channels)], LAST_TWO, op_type="Reshape")
+    return _behind(graph, node, [source, numbers(graph, 0, -1, channels)], LAST_TWO, op_type="Reshape")
 
 
 def _to_map(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
@@ -94,7 +93,7 @@ def _to_map(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
     if sizes is None or len(sizes.inputs) != 4 or not isinstance(channels, int):
         return None
     batch, _, height, width = sizes.inputs
-    shape = ir.node("Concat", [batch, height, width, _numbers(graph, channels)], {"axis": 0})
+    shape = ir.node("Concat", [batch, height, width, numbers(graph, channels)], {"axis": 0})
     graph.insert_after(node, shape)
     return _behind(graph, shape, [untransposed(given), shape.outputs[0]], MAP, op_type="Reshape", like=made)
 
@@ -119,8 +118,3 @@ def _behind(
     back = ir.node("Transpose", [value], {"perm": perm})
     graph.insert_after(node, [new, back])
     return back.outputs[0]
-
-
-def _numbers(graph: ir.Graph, *numbers: int) -> ir.Value:
-    name = "_".join(["sizes", *map(str, numbers)])
-    return initializer(graph, name, ir.tensor(np.array(numbers, np.int64), name=name))
