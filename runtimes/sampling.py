@@ -51,7 +51,8 @@ class Sampling:
             return int(logits.argmax())
         order = np.argsort(-logits, kind="stable")
         order = order[: self.top_k] if self.top_k else order
-        weights = np.exp((logits[order].astype(np.float64) - logits[order[0]]) / self.temperature)
+        with np.errstate(over="ignore"):  # -inf, whose weight is 0
+            weights = np.exp((logits[order].astype(np.float64) - logits[order[0]]) / self.temperature)
         reached = np.cumsum(weights)
         last = np.searchsorted(reached, self.top_p * reached[-1])
         drawn = _uniform(generators, row) * reached[last]

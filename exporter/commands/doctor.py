@@ -20,6 +20,7 @@ from seqexport.runtimes.nvidia import gpus
 from seqexport.runtimes.tables import FittedTable, open_console
 
 EXPORT = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir")
+SERVER = ("fastapi", "prometheus_client", "uvicorn")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,12 @@ def command() -> None:
     table = FittedTable(title=title, title_justify="left")
     for name in ("", "part", "found", "to install"):
         table.add_column(name)
-    parts = (_needs("export", EXPORT, "export"), *_backends(), _needs("comparison page", ("matplotlib",), "report"))
+    parts = (
+        _needs("export", EXPORT, "export"),
+        *_backends(),
+        _needs("comparison page", ("matplotlib",), "report"),
+        _needs("server", SERVER, "serve"),
+    )
     machine = (*_onnxruntime(), _torch_cuda(), _gpu(), _tensorrt(), *_tools(), *_libraries())
     for finding in (*parts, *machine):
         mark = "[green]✓[/]" if finding.works else "[yellow]–[/]"

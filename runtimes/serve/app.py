@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from seqexport.runtimes.serve.answering import answer
@@ -37,6 +37,11 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         429: "The queue is full; Retry-After says when to ask again.",
         503: "Loading, or draining.",
     }.items()
+}
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The whole answer, or its stream.", "content": {"text/event-stream": {}}},
+    **REFUSALS,
 }
 
 
@@ -76,7 +81,7 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """Whether requests are taken; 503 while loading or draining."""
         return JSONResponse({"status": service.status}, 200 if service.status == "ready" else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def told() -> Response:
         """Prometheus' text format."""
         return Response(metrics.text(service), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -103,7 +108,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
 
 
 def _add_completions(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/completions", responses=REFUSALS)
+    @app.post("/v1/completions", responses=ANSWERS)
     async def complete(http: Request, body: CompletionBody) -> Response:
         """Continue one or more prompts, as text or as tokens."""
         _check_model(service, body.model)
@@ -123,7 +128,7 @@ def _add_completions(app: FastAPI, service: Service) -> None:
 
 
 def _add_chats(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/chat/completions", responses=REFUSALS)
+    @app.post("/v1/chat/completions", responses=ANSWERS)
     async def chat(http: Request, body: ChatBody) -> Response:
         """The next message of a conversation, by the bundle's chat template."""
         _check_model(service, body.model)

@@ -13,6 +13,7 @@ MOST_CHOICES = 128
 Neutral = Literal[0] | None
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Tokens = Annotated[list[int], Field(min_length=1)]
+Several = Field(min_length=1, max_length=MOST_CHOICES)
 
 
 class Body(BaseModel):
@@ -58,7 +59,7 @@ class Asking(Body):
 class CompletionBody(Asking):
     """Of ``/v1/completions``."""
 
-    prompt: str | Annotated[list[str] | Tokens | list[Tokens], Field(min_length=1, max_length=2**20)]
+    prompt: str | Annotated[list[str], Several] | Tokens | Annotated[list[Tokens], Several]
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     session_id: Annotated[str, Field(max_length=64)] | None = None

@@ -15,48 +15,11 @@ from seqexport.runtimes.base import Closing, Runner, Session
 from seqexport.runtimes.finite import check_logits
 from seqexport.runtimes.serve.answer import Answer
 from seqexport.runtimes.serve.batch import Batch
+from seqexport.runtimes.serve.jobs import Busy, Job
 from seqexport.runtimes.serve.observer import Observer
 from seqexport.runtimes.serve.prefixes import Prefixes
-from seqexport.runtimes.serve.requests import Deliver, End, Event, Failed, Limits, Request, Usage
-from seqexport.runtimes.snapshot import Snapshot
+from seqexport.runtimes.serve.requests import Deliver, Failed, Limits, Request
 from seqexport.runtimes.tokenizer import BundleTokenizer
-
-
-class Busy(Exception):
-    """No place for a request now.
-
-    Attributes:
-        stopping: and none later: the engine takes no more.
-        seconds: after which to ask again.
-    """
-
-    def __init__(self, message: str, *, stopping: bool, seconds: int) -> None:
-        super().__init__(message)
-        self.stopping, self.seconds = stopping, seconds
-
-
-class Job:
-    """A request on its way. Its caller may ``cancel`` it from any thread; the engine forgets it at the next step."""
-
-    def __init__(self, key: int, request: Request, deliver: Deliver, answer: Answer) -> None:
-        self.key, self.request, self.answer = key, request, answer
-        self.tokens = np.array(request.tokens, np.int64)
-        self.arrived = self.last = time.monotonic()
-        self.read = self.reused = 0
-        self.cancelled = self.reads_last = False
-        self._deliver = deliver
-
-    def cancel(self) -> None:
-        """It is wanted no more; its last event may be on its way."""
-        self.cancelled = True
-
-    def tell(self, event: Event) -> None:
-        if not self.cancelled:
-            self._deliver(event)
-
-    def finish(self, kept: Snapshot | None) -> None:
-        usage = Usage(prompt=len(self.tokens), reused=self.reused, answer=self.answer.made)
-        self.tell(End(self.answer.end or "length", usage, kept))
 
 
 class Engine(Closing):
@@ -182,7 +145,7 @@ class Engine(Closing):
                 self._read_prompts()
                 self._step()
             except Exception as error:  # the runner's: whatever it is, others are served
-                self._fail(" ".join(str(error).split()) or type(error).__name__)
+                self._fail(_line(error))
         self._fail("the server has stopped", busy=True)
 
     def _await_work(self) -> bool:
@@ -275,11 +238,11 @@ class Engine(Closing):
             logits = self._batch.logits(job.key)
             try:
                 check_logits(self._runner, logits, f"a sequence of {self._batch.length(job.key)} tokens")
-            except UserError as error:
+                token, piece = job.answer.choose(logits)
+            except Exception as error:  # this request's own: others go on
                 self._leave(job)
-                job.tell(Failed(str(error)))
+                job.tell(Failed(_line(error)))
                 return None
-            token, piece = job.answer.choose(logits)
             if job.answer.tokens[-1:] == [token]:
                 self._timed(job)
             if piece.text or piece.chosen is not None:
@@ -320,3 +283,7 @@ class Engine(Closing):
             self._reader = None
         for job in failed:
             job.tell(Failed(message, busy))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

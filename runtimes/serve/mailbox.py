@@ -9,7 +9,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-from seqexport.runtimes.serve.engine import Engine, Job
+from seqexport.runtimes.serve.engine import Engine
+from seqexport.runtimes.serve.jobs import Job
 from seqexport.runtimes.serve.requests import End, Event, Failed, Request
 from seqexport.runtimes.snapshot import Snapshot
 

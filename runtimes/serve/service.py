@@ -11,7 +11,8 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Closing, Runner
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.chat import Message, chat_prompt
-from seqexport.runtimes.serve.engine import Busy, Engine
+from seqexport.runtimes.serve.engine import Engine
+from seqexport.runtimes.serve.jobs import Busy
 from seqexport.runtimes.serve.observer import Observer
 from seqexport.runtimes.serve.requests import Limits
 from seqexport.runtimes.serve.sessions import Sessions

@@ -83,6 +83,10 @@ def test_temperature_0_takes_the_likeliest() -> None:
     assert draws(Sampling(), [0.0, 3.0, 2.9]) == {1}
 
 
+def test_a_temperature_near_0_does_so_too() -> None:
+    assert draws(Sampling(temperature=5e-324), [0.0, 3.0, 2.0]) == {1}
+
+
 def test_top_k_keeps_the_k_likeliest() -> None:
     assert draws(Sampling(temperature=100, top_k=2), [0.0, 3.0, 2.0, 1.0]) == {1, 2}
     assert draws(Sampling(temperature=100, top_k=9), [0.0, 3.0]) == {0, 1}

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from seqexport.runtimes.ort.runner import OrtRunner
-from seqexport.runtimes.serve.engine import Engine, Job
+from seqexport.runtimes.serve.engine import Engine
+from seqexport.runtimes.serve.jobs import Job
 from seqexport.runtimes.serve.requests import Chosen, End, Event, Failed, Limits, Piece, Request
 from seqexport.runtimes.tokenizer import BundleTokenizer
 from tests.conftest import Exported

@@ -51,20 +51,28 @@ class Served:
 
 
 @contextmanager
-def served(bundle: Bundle, limits: Limits, folder: Path | None = None) -> Iterator[Served]:
-    """Without the op library, behind a key."""
+def served(
+    bundle: Bundle, limits: Limits, folder: Path | None = None, holds: threading.Event | None = None
+) -> Iterator[Served]:
+    """Without the op library, behind a key; loaded, unless ``holds`` keeps it from that."""
+
+    def opened() -> OrtRunner:
+        assert holds is None or holds.wait(60)
+        return OrtRunner(bundle, threads=1, plugins=False)
+
     metrics = Metrics()
-    with listen("127.0.0.1", 0) as bound:
-        opened = lambda: OrtRunner(bundle, threads=1, plugins=False)  # noqa: E731
-        with Service(bundle, opened, limits, Sessions(bundle, 1 << 20, folder), metrics).loaded() as service:
-            server = create_server(service, metrics, Keys([KEY]))
-            thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-            thread.start()
-            try:
-                yield Served(f"http://127.0.0.1:{bound.getsockname()[1]}", service, server)
-            finally:
-                server.should_exit = True
-                thread.join(60)
+    sessions = Sessions(bundle, 1 << 20, folder)
+    with listen("127.0.0.1", 0) as bound, Service(bundle, opened, limits, sessions, metrics) as service:
+        if holds is None:
+            service.loaded()
+        server = create_server(service, metrics, Keys([KEY]))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        try:
+            yield Served(f"http://127.0.0.1:{bound.getsockname()[1]}", service, server)
+        finally:
+            server.should_exit = True
+            thread.join(60)
     assert not thread.is_alive()
 
 

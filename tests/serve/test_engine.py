@@ -19,7 +19,8 @@ from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.ort.session import OrtSession
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.serve.batch import Batch
-from seqexport.runtimes.serve.engine import Busy, Engine
+from seqexport.runtimes.serve.engine import Engine
+from seqexport.runtimes.serve.jobs import Busy
 from seqexport.runtimes.serve.requests import End, Failed, Request, Usage
 from seqexport.runtimes.tokenizer import BundleTokenizer
 from tests.conftest import Exported

@@ -12,6 +12,8 @@ from dataclasses import replace
 import httpx
 import openai
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from seqexport.runtimes.model import Model
 from seqexport.runtimes.ort.runner import OrtRunner
@@ -150,7 +152,7 @@ def test_text_parts_are_one_text(client: openai.OpenAI) -> None:
         ("completions", '{"model": "talker", "prompt": "a", "presence_penalty": 1}', "presence_penalty"),
         ("completions", '{"model": "talker", "prompt": "a", "stop": ""}', "stop"),
         ("completions", '{"model": "talker", "prompt": ""}', "prompt is empty"),
-        ("completions", '{"model": "talker", "prompt": []}', "prompt: Input should be a valid string; or Value should"),
+        ("completions", '{"model": "talker", "prompt": []}', "prompt: Input should be a valid string; or List should"),
         ("completions", '{"model": "talker", "prompt": [[65], []]}', "prompt"),
         ("completions", '{"model": "talker", "prompt": [65, 256]}', "token 256: outside the vocabulary"),
         ("completions", '{"model": "talker", "prompt": ["a", "b"], "n": 65}', "expected at most 128"),
@@ -168,6 +170,25 @@ def test_what_cannot_be_answered_is_refused_with_the_reason(site: Served, path: 
     assert error["type"] == "invalid_request_error"
     with pytest.raises(ValueError, match=message):
         raise ValueError(error["message"])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = ("model", "prompt", "messages", "temperature", "top_p", "top_k", "seed", "stop", "stream", "stream_options")
+OTHERS = ("logprobs", "top_logprobs", "session_id", "user", "echo", "logit_bias", "presence_penalty", "other")
+
+
+@pytest.mark.parametrize("path", ["completions", "chat/completions"])
+@settings(max_examples=30, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(wrong=st.dictionaries(st.sampled_from([*FIELDS, *OTHERS]), JSON, max_size=3))
+def test_whatever_a_body_holds_the_server_answers(site: Served, path: str, wrong: dict[str, object]) -> None:
+    asks = {"prompt": "a"} if path == "completions" else {"messages": [{"role": "user", "content": "a"}]}
+    body = json.dumps({"model": "talker", "max_tokens": 1, **asks, **wrong})
+    found = site.post(f"/v1/{path}", content=body, headers={"content-type": "application/json"})
+    assert found.status_code in (200, 400, 404)
 
 
 def test_half_of_a_surrogate_pair_breaks_nothing(site: Served) -> None:
@@ -252,6 +273,17 @@ def written(content: str) -> bytes:
     """A request for completions, as a client writes it."""
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
     return f"{head}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n{content}".encode()
+
+
+def test_while_it_loads_clients_are_told_to_come_back(exported: Exported) -> None:
+    bundle, holds = exported("preset:mamba", target="ort", dtype="float32", logits="last"), threading.Event()
+    with served(bundle, LIMITS, holds=holds) as site:
+        early = site.post("/v1/completions", json={"model": site.model, "prompt": "a"})
+        ready, health = site.get("/ready"), site.get("/health")
+        holds.set()
+        assert (early.status_code, ready.status_code, health.status_code) == (503, 503, 200)
+        assert int(early.headers["retry-after"]) >= 1 and health.json() == {"status": "loading"}
+        wait_until(lambda: site.get("/ready").status_code == 200)
 
 
 def test_a_signal_drains_the_server(exported: Exported) -> None:

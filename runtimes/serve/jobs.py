@@ -1,0 +1,48 @@
+"""A request on its way through the engine, and why there may be no place for one."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from seqexport.runtimes.serve.answer import Answer
+from seqexport.runtimes.serve.requests import Deliver, End, Event, Request, Usage
+from seqexport.runtimes.snapshot import Snapshot
+
+
+class Busy(Exception):
+    """No place for a request now.
+
+    Attributes:
+        stopping: and none later: the engine takes no more.
+        seconds: after which to ask again.
+    """
+
+    def __init__(self, message: str, *, stopping: bool, seconds: int) -> None:
+        super().__init__(message)
+        self.stopping, self.seconds = stopping, seconds
+
+
+class Job:
+    """A request on its way. Its caller may ``cancel`` it from any thread; the engine forgets it at the next step."""
+
+    def __init__(self, key: int, request: Request, deliver: Deliver, answer: Answer) -> None:
+        self.key, self.request, self.answer = key, request, answer
+        self.tokens = np.array(request.tokens, np.int64)
+        self.arrived = self.last = time.monotonic()
+        self.read = self.reused = 0
+        self.cancelled = self.reads_last = False
+        self._deliver = deliver
+
+    def cancel(self) -> None:
+        """It is wanted no more; its last event may be on its way."""
+        self.cancelled = True
+
+    def tell(self, event: Event) -> None:
+        if not self.cancelled:
+            self._deliver(event)
+
+    def finish(self, kept: Snapshot | None) -> None:
+        usage = Usage(prompt=len(self.tokens), reused=self.reused, answer=self.answer.made)
+        self.tell(End(self.answer.end or "length", usage, kept))
