@@ -99,6 +99,12 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"{host}:{port}: cannot listen there ({why}); choose another `host` or `port`") from error
 
 
+def address(bound: socket.socket) -> str:
+    """The URL at which a socket of ``listen`` is reached."""
+    host, port = bound.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def create_server(service: Service, metrics: Metrics, keys: Keys) -> Server:
     """A server that ``run(sockets=[listen(...)])`` starts."""
     app = create_app(service, metrics, keys)
@@ -122,10 +128,9 @@ def serve(service: Service, metrics: Metrics, keys: Keys, bound: socket.socket) 
     Raises:
         UserError: the bundle cannot be opened.
     """
-    host, port = bound.getsockname()[:2]
     with bound, service:
         server = create_server(service, metrics, keys)
-        tell("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", model=service.name)
+        tell("listening", url=address(bound), model=service.name)
         server.run(sockets=[bound])
         tell("stopped")
         if service.failure is not None:
