@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from seqexport.runtimes.base import Closing, Floats, Runner, Session
+from seqexport.runtimes.base import Floats, Runner, Session
 from seqexport.runtimes.snapshot import Snapshot
 
 
-class Batch(Closing):
+class Batch:
     """Rows by a key of the caller's, in a session of the smallest power of two that holds them.
 
     A step of 64 rows costs many times one of a single row, so that empty places are dear, and a row that comes or goes
@@ -96,6 +96,7 @@ class Batch(Closing):
             self._session.close()
             self._session = None
 
-    def _close(self) -> None:
+    def clear(self) -> None:
+        """Forget all rows, and close their session."""
         self._close_session()
         self._places.clear()

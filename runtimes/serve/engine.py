@@ -277,7 +277,7 @@ class Engine(Closing):
                 self._waiting.clear()
             self._reading = None
             self._running.clear()
-        self._batch.close()
+        self._batch.clear()
         if self._reader is not None:
             self._reader.close()
             self._reader = None

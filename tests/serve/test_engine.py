@@ -275,7 +275,8 @@ def test_prompts_that_cannot_be_read_are_refused(engine: Engine, tokens: list[in
 
 
 def test_a_batch_has_the_places_that_it_needs(runner: OrtRunner) -> None:
-    with runner.session() as session, Batch(runner, None, 6) as batch:
+    with runner.session() as session:
+        batch = Batch(runner, None, 6)
         rows = []
         for key in range(6):
             session.prefill(np.array([[65 + key]]))
@@ -296,3 +297,7 @@ def test_a_batch_has_the_places_that_it_needs(runner: OrtRunner) -> None:
             np.testing.assert_array_equal(state, rows[5].states[name])
         batch.leave(5)
         assert batch.size == 0
+        for _ in range(2):
+            batch.join(7, rows[0])
+            batch.clear()
+            assert (batch.size, len(batch)) == (0, 0)
