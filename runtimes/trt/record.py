@@ -120,7 +120,7 @@ def engines_of(bundle: Bundle) -> list[EngineRecord]:
         UserError: one of them is damaged.
     """
     files = sorted((bundle.path / FOLDER).glob("*.json"))
-    return [read_record(bundle, file, f"build it again with: seqexport build {bundle.path}") for file in files]
+    return [read_record(bundle.path, file, f"build it again with: seqexport build {bundle.path}") for file in files]
 
 
 def find_engine(bundle: Bundle, here: Platform) -> tuple[bytes, EngineRecord]:
@@ -145,7 +145,7 @@ def _record_for(bundle: Bundle, here: Platform, rebuild: str) -> EngineRecord:
     others = sorted(file for file in folder.glob("*.json") if file != exact)
     found: list[str] = []
     for file in [exact] if exact.is_file() else others:
-        record = read_record(bundle, file, rebuild)
+        record = read_record(bundle.path, file, rebuild)
         if record.runs_on(here):
             return record
         found.append(str(record.platform))
@@ -155,14 +155,14 @@ def _record_for(bundle: Bundle, here: Platform, rebuild: str) -> EngineRecord:
     raise UserError(f"{bundle.path} has no engine for {here}{there}; {rebuild}")
 
 
-def read_record(bundle: Bundle, file: Path, rebuild: str) -> EngineRecord:
-    """A record of a bundle that is whole and of this format.
+def read_record(folder: Path, file: Path, rebuild: str) -> EngineRecord:
+    """A record, below a folder that it must not lead out of, that is whole and of this format.
 
     Raises:
         UserError: it cannot be read, or is of another format.
     """
     try:
-        record = msgspec.json.decode(read(file, SETTINGS, bundle.path), type=EngineRecord)
+        record = msgspec.json.decode(read(file, SETTINGS, folder), type=EngineRecord)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is no engine's record: {' '.join(str(error).split())}; {rebuild}") from error
     if record.format_version != FORMAT_VERSION or Path(record.plan).name != record.plan:

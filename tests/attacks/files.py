@@ -21,9 +21,10 @@ Put = Callable[[Path, Case], object]
 
 
 def _socket(file: Path, case: Case) -> None:
-    os.chdir(file.parent)  # a socket's whole path is short
+    folder = os.open(file.parent, os.O_RDONLY)  # a socket's whole path is short
     with socket.socket(socket.AF_UNIX) as made:
-        made.bind(file.name)
+        made.bind(f"/proc/self/fd/{folder}/{file.name}")
+    os.close(folder)
 
 
 def _empty_and_huge(file: Path, case: Case) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from seqexport.plugins import exchange, files, install, library, locks, publish
+from seqexport.plugins.reading import sha256
 from seqexport.runtimes import session_file
 from seqexport.runtimes.bundle import MANIFEST, MODEL, Bundle
 from seqexport.runtimes.manifest import Manifest, parse_manifest
@@ -54,7 +55,7 @@ def _write_bundle(folder: Path, version: int) -> None:
     with publish.claimed(folder / "out") as claim, claim.folder(replaces=list(texts), last=MANIFEST) as new:
         for name, text in texts.items():
             (new / name).write_text(text)
-        hashes = {name: files.sha256(new / name) for name in texts}
+        hashes = {name: sha256(new / name) for name in texts}
         (new / MANIFEST).write_text(json.dumps({"version": version, "files": hashes}))
 
 
@@ -65,7 +66,7 @@ def _read_folder(folder: Any) -> int | None:
         return None
     manifest = json.loads((out / MANIFEST).read_bytes())
     for name, digest in manifest["files"].items():
-        if files.sha256(out / name) != digest:
+        if sha256(out / name) != digest:
             raise Broken(f"{name} is not of version {manifest['version']}")
     return int(manifest["version"])
 

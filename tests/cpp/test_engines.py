@@ -33,7 +33,7 @@ NAMES = tuple(name.encode() for name in OPS)
 
 def record_of(plan: Path) -> EngineRecord:
     """The record beside a plan, which says of it what is true."""
-    record = read_record(plan.with_suffix(".json"), "")
+    record = read_record(plan.parent, plan.with_suffix(".json"), "")
     assert record.plan == plan.name
     assert record.sha256 == hashlib.sha256(plan.read_bytes()).hexdigest()
     assert record.seqexport == library.version()
