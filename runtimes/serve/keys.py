@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.reading import SETTINGS, read
 
 BEARER = "bearer "
 
@@ -35,9 +36,10 @@ def read_keys(file: Path) -> Keys:
         UserError: it cannot be read, or has no key.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read(file, SETTINGS).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); give a text file of one key a line") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{file}: cannot be read ({reason}); give a text file of one key a line") from error
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not keys:
         raise UserError(f"{file}: has no key, so that nobody could ask; give one key a line")

@@ -226,7 +226,7 @@ def _with_hash(plan: Path, sha256: str) -> Path:
 
 def _plan_named_by(entry: Path) -> str | None:
     try:
-        return msgspec.json.decode(entry.read_bytes(), type=EngineRecord).plan
+        return msgspec.json.decode(read(entry, SETTINGS), type=EngineRecord).plan
     except (OSError, ValueError, RecursionError):
         return None
 

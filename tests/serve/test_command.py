@@ -10,6 +10,7 @@ import pytest
 
 from seqexport.exporter.cli import cli
 from seqexport.plugins.errors import UserError
+from seqexport.plugins.reading import SETTINGS
 from seqexport.runtimes.serve.keys import read_keys
 from seqexport.runtimes.serve.server import listen
 from tests.conftest import Exported
@@ -80,3 +81,15 @@ def test_keys_are_a_files_lines(tmp_path: Path) -> None:
     keys = read_keys(tmp_path / "keys")
     given = (b"Bearer one", b"bearer two", b"Bearer # ours", b"Bearer ", b"one", None, b"Bearer one two")
     assert [keys.allow(each) for each in given] == [True, True, False, False, False, False, False]
+
+
+@pytest.mark.parametrize(("file", "why"), [
+    ("/dev/zero", "a device; expected a regular file"), ("nothing", "No such file"), ("latin", "can't decode"),
+    ("comments", "has no key"), ("long", "expected at most"),
+])  # fmt: skip
+def test_a_file_that_has_no_keys_is_refused(file: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b"\xff")
+    (tmp_path / "comments").write_text("# one\n\n")
+    (tmp_path / "long").write_bytes(b"x" * (SETTINGS + 1))
+    with pytest.raises(UserError, match=why):
+        read_keys(tmp_path / file)
