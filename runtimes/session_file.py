@@ -68,10 +68,10 @@ def read_session(file: Path, bundle: Bundle) -> Snapshot:
         UserError: it cannot be read, is damaged or no session, or was saved from another model or in another dtype.
     """
     try:
-        body = memoryview(read(file, ANY, file.parent))
-        with safe_open(regular(file, ANY, file.parent), "numpy") as opened:
+        with safe_open(regular(file, ANY, file.parent), "numpy") as opened:  # which refuses more bytes than it lists
             metadata = opened.metadata() or {}
             _check_format(file, metadata)
+            body = memoryview(read(file, ANY, file.parent))
             if hashlib.sha256(body[:-DIGEST_BYTES]).digest() != body[-DIGEST_BYTES:]:
                 raise _damaged(file, "its checksum is another")
             _check_model(file, metadata, bundle)

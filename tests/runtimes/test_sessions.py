@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save
 
 from seqexport.exporter.presets import resolve_source
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes import session_file
 from seqexport.runtimes.base import Floats, Lengths, Runner, Session, Tokens
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.model import Model
@@ -485,3 +486,12 @@ def test_recent_tokens_are_the_last_of_each_sequence(mamba: OrtRunner) -> None:
                 given[row] += tokens[row, : lengths[row]].tolist()
                 kept = session.recent[row][session.recent[row] >= 0]
                 assert kept.tolist() == given[row][-32:]
+
+
+def test_a_file_of_more_bytes_than_it_lists_is_refused_unread(
+    mamba: OrtRunner, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.truncate(saved, 1 << 40)
+    monkeypatch.setattr(session_file, "read", lambda *about: pytest.fail("read"))
+    with pytest.raises(UserError, match="damaged"):
+        mamba.restore(saved)
