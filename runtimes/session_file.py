@@ -24,6 +24,7 @@ from safetensors.numpy import save
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.reading import ANY, read, regular
+from seqexport.runtimes import units
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.output import write_output
 from seqexport.runtimes.sampling import Sampling
@@ -80,6 +81,11 @@ def read_session(file: Path, bundle: Bundle) -> Snapshot:
         _check_tensors(file, held, bundle)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        size = units.size(file.stat().st_size)
+        raise UserError(
+            f"{file}: {size}, for which there is no memory; take another copy of it, or free some"
+        ) from error
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise _damaged(file, str(error)) from error
     return Snapshot(

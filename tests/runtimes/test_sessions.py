@@ -495,3 +495,14 @@ def test_a_file_of_more_bytes_than_it_lists_is_refused_unread(
     monkeypatch.setattr(session_file, "read", lambda *about: pytest.fail("read"))
     with pytest.raises(UserError, match="damaged"):
         mamba.restore(saved)
+
+
+def test_a_file_that_memory_does_not_hold_is_refused(
+    mamba: OrtRunner, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*about: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(session_file, "read", full)
+    with pytest.raises(UserError, match="saved.safetensors: .* for which there is no memory"):
+        mamba.restore(saved)
