@@ -504,5 +504,5 @@ def test_a_file_that_memory_does_not_hold_is_refused(
         raise MemoryError
 
     monkeypatch.setattr(session_file, "read", full)
-    with pytest.raises(UserError, match="saved.safetensors: .* for which there is no memory"):
+    with pytest.raises(UserError, match=r"saved\.safetensors: .* for which there is no memory"):
         mamba.restore(saved)
