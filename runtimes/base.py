@@ -329,12 +329,7 @@ class Session(Closing):
         with self._in_use():
             lengths = given_counts("lengths", lengths, self.batch, MOST_TOKENS)
             self._check_capacity(lengths - self.lengths)
-            states = given_states(self.manifest.states, states, lengths)
-            for spec in self.manifest.states:
-                held = states[spec.past_name].shape[2] if spec.grows else 0
-                if held > self.capacity:
-                    raise UserError(f"{spec.past_name}: {held} tokens, the session's capacity is {self.capacity}")
-            self._write(states, lengths)
+            self._write(self._given_states(states, lengths), lengths)
             self.lengths = lengths
             if self._checkpoints is not None:
                 self._checkpoints.forget()
@@ -369,8 +364,7 @@ class Session(Closing):
             lengths = self.lengths.copy()
             lengths[row] = given_counts("lengths", sequence.lengths, 1, MOST_TOKENS)[0]
             self._check_capacity(lengths - self.lengths)
-            states = given_states(self.manifest.states, sequence.states, lengths[row : row + 1])
-            self._write_row(row, states, lengths)
+            self._write_row(row, self._given_states(sequence.states, lengths[row : row + 1]), lengths)
             self.lengths = lengths
             self.logits = self.logits.copy()  # it may be the runtime's memory
             self.logits[row], self.recent[row] = sequence.logits[0], sequence.recent[0]
@@ -386,6 +380,15 @@ class Session(Closing):
         with self._in_use():
             self._check_row(row)
             self.lengths[row] = 0
+
+    def _given_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> States:
+        """Raises UserError: a state does not fit, or a cache holds more than the capacity."""
+        given = given_states(self.manifest.states, states, lengths)
+        for spec in self.manifest.states:
+            held = given[spec.past_name].shape[2] if spec.grows else 0
+            if held > self.capacity:
+                raise UserError(f"{spec.past_name}: {held} tokens, the session's capacity is {self.capacity}")
+        return given
 
     def _check_row(self, row: int) -> None:
         if not 0 <= row < self.batch:

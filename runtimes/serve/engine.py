@@ -52,7 +52,7 @@ class Engine(Closing):
         self._reader: Session | None = None
         self._running: dict[int, Job] = {}
         self._changed = threading.Condition()
-        self._stopping = self._closed = False
+        self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="seqexport-engine", daemon=True)
         self._thread.start()
 
@@ -134,7 +134,7 @@ class Engine(Closing):
     def _close(self) -> None:
         """Stop at the next step; requests that are not answered by then fail."""
         with self._changed:
-            self._stopping = self._closed = True
+            self._stopping = True
             self._changed.notify()
         self._thread.join()
 
@@ -150,8 +150,8 @@ class Engine(Closing):
 
     def _await_work(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or not self.idle)
-            return not self._closed
+            self._changed.wait_for(lambda: self.closed or not self.idle)
+            return not self.closed
 
     def _forget_cancelled(self) -> None:
         with self._changed:
@@ -272,7 +272,7 @@ class Engine(Closing):
         """End all that is under way, and when it closes all that waits; what comes next starts afresh."""
         with self._changed:
             failed = [*self._running.values(), *([self._reading] if self._reading else [])]
-            if self._closed:
+            if self.closed:
                 failed += self._waiting
                 self._waiting.clear()
             self._reading = None
