@@ -20,6 +20,14 @@ struct SsdVectors {
   bool states, channels, outputs;
 };
 
+// Meets all threads of a block, also where they come from different places, as roles do: bar.sync and __syncthreads may
+// take all of a barrier to wait at one place.
+template <typename Traits>
+__device__ __forceinline__ void meet_block() {
+  __syncwarp();  // where one lane worked alone
+  asm volatile("barrier.sync 15, %0;" ::"n"(Traits::kThreads) : "memory");
+}
+
 template <typename Traits, bool kLocal>
 struct SsdTile;
 

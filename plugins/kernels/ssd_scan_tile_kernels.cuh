@@ -93,7 +93,7 @@ __device__ __forceinline__ void scan_ssd_share(const SsdScanParams& p, const Ssd
     const int begin = part == first_part ? first_begin : 0, segment = part / row_blocks % count;
     if (begin > 0) {
       if (threadIdx.x == 0) wait_for_flag(segments.handed + blockIdx.x - 1);
-      __syncthreads();
+      meet_block<Traits>();
     }
     const auto start = [&](const Place& place) -> const float* {
       return begin > 0   ? between(place, int(blockIdx.x) - 1)
@@ -111,7 +111,7 @@ __device__ __forceinline__ void scan_ssd_share(const SsdScanParams& p, const Ssd
                                         start, finish);
     if (end < tiles) {
       __threadfence();
-      __syncthreads();
+      meet_block<Traits>();
       if (threadIdx.x == 0) set_flag(segments.handed + blockIdx.x);
     }
   }

@@ -90,8 +90,7 @@ struct SsdWgmmaTile : SsdWgmmaScores<Traits> {
       } else {
         tile(stage, steps, i);
       }
-      __syncwarp();
-      if (lane() == 0) shared.empty[i % 2].arrive();
+      shared.empty[i % 2].arrive();
     }
     if (!kLocal && count > 0) {
       show_to_async();

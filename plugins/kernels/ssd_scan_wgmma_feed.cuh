@@ -85,8 +85,7 @@ struct SsdWgmmaFeed : SsdWgmmaRole<Traits> {
       read_dt(place, i + 1, dt);
       wait_until_empty(i);
       make_steps(shared.steps[i % 2][unit], delta, rate);
-      __syncwarp();
-      if (lane() == 0) shared.full[i % 2].arrive();
+      shared.full[i % 2].arrive();
     }
   }
   __device__ __forceinline__ void read_dt(const SsdPlace<Traits>& place, int tile, T (&dt)[2]) const {

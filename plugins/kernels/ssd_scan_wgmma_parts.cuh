@@ -104,18 +104,20 @@ struct SsdWgmmaRole {
   __device__ __forceinline__ SsdWgmmaRole(const SsdScanParams& p_, const typename Traits::Access& access_,
                                           const SsdPlace<Traits>& place, int own, unsigned char* bytes)
       : p(p_), access(access_), shared(*reinterpret_cast<typename Traits::Shared*>(bytes)), thread(threadIdx.x % 128) {
-    __syncthreads();
+    meet_block<Traits>();
     if (own < kUnits && thread == 0) {
       shared.places[own] = place;
       shared.skips[own] = p.D ? p.D[place.head] : 0.f;
     }
-    if (threadIdx.x < 2) shared.full[threadIdx.x].init(1 + kUnits), shared.empty[threadIdx.x].init(4 * kUnits);
-    __syncthreads();
+    if (threadIdx.x < 2) {
+      shared.full[threadIdx.x].init(1 + 32 * kUnits);  // who asks for copies, and the lanes that make steps
+      shared.empty[threadIdx.x].init(Traits::kUnitThreads * kUnits);
+    }
+    meet_block<Traits>();
   }
   // By all, before the next scan.
   __device__ __forceinline__ void end() {
-    __syncwarp();  // where one lane worked alone
-    __syncthreads();
+    meet_block<Traits>();
     if (threadIdx.x < 2) shared.full[threadIdx.x].end(), shared.empty[threadIdx.x].end();
   }
 

@@ -22,10 +22,16 @@ CAPACITY = 4096
 
 
 def _mamba(hidden: int, layers: int) -> PreTrainedConfig:
-    """As in the checkpoints of state-spaces."""
+    """As in the checkpoints of state-spaces, but for weights of 0.02: with transformers' own 0.1 float16 overflows."""
     from transformers import MambaConfig
 
-    return MambaConfig(hidden_size=hidden, num_hidden_layers=layers, vocab_size=50280, rescale_prenorm_residual=False)
+    return MambaConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        vocab_size=50280,
+        rescale_prenorm_residual=False,
+        initializer_range=0.02,
+    )
 
 
 def _mamba2_2_7b() -> PreTrainedConfig:

@@ -60,7 +60,7 @@ def check(name, results, args, lens=None, softplus=True, limits=(0.0, 0.0), long
     single = ssd_reference(*args, lens, softplus, limits, torch.float32, dtype if in_products else None)
     for y, present in results if isinstance(results, list) else [results]:
         assert_near(f"{name} y", y, single[0].to(dtype), double[0])
-        assert_near(f"{name} present", present, single[1], double[1])
+        assert_near(f"{name} present", present, single[1], double[1], dtype=dtype if in_products else None)
         if lens is not None:
             assert (y[~reference.lens_mask(lens, args[0].shape[1])] == 0).all(), f"{name}: padded tokens are not 0"
 

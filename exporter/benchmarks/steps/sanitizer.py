@@ -33,12 +33,22 @@ def run(setting: Setting) -> Iterator[Row]:
 
 
 def _compile(setting: Setting, nvcc: Path) -> Path:
-    kernels, program = library.require("kernels").path, setting.work / "sanitizer_cases"
+    kernels = _named_as_it_is_loaded(setting, library.require("kernels").path)
+    program = setting.work / "sanitizer_cases"
     headers = Path(library.__file__).resolve().parent / "kernels"
     architecture = f"-gencode=arch=compute_{setting.gpu.capability},code=sm_{setting.gpu.capability}"
     link = [kernels, f"-Xlinker=-rpath,{kernels.parent}"]
     setting.run([nvcc, "-std=c++17", architecture, "-I", headers, CASES, *link, "-o", program], log="sanitizer-compile")
     return program
+
+
+def _named_as_it_is_loaded(setting: Setting, library: Path) -> Path:
+    """A link: a program asks for the library by the name that it was linked under, and its file has its hash in it."""
+    link = setting.work / "sanitizer" / f"{library.stem.partition('-')[0]}.so"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(library.resolve())
+    return link
 
 
 def _check(setting: Setting, sanitizer: str, tool: str, program: Path) -> Row:
