@@ -59,7 +59,7 @@ def _experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weig
         int(module.has_gate),
         _activation(module),
     )[0]
-    return y[0]
+    return y.squeeze(0)
 
 
 def _check_counts(experts: int, chosen: int) -> None:
