@@ -169,7 +169,7 @@ void write_session(const std::filesystem::path& file, const Bundle& bundle, cons
 
 Snapshot read_session(const std::filesystem::path& file, const Bundle& bundle) {
   check_own(std::filesystem::absolute(file).parent_path(), std::filesystem::absolute(file));
-  const std::string content = read_file(file);
+  const std::string content = read_file(file, kAny);
   const auto damaged = [&](const std::string& why) {
     return UserError(file.string() + ": damaged or cut short (" + why + "); take another copy of it");
   };

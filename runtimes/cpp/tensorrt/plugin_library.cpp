@@ -51,7 +51,7 @@ json manifest_entry(const fs::path& folder) {
   const fs::path manifest = folder / "plugins.json";
   if (!fs::exists(manifest)) return nullptr;
   try {
-    const json all = json::parse(read_file(manifest));
+    const json all = json::parse(read_file(manifest, kSettings));
     if (!all.contains("tensorrt")) return nullptr;
     const fs::path named = all["tensorrt"].at("file").get<std::string>();
     return named == named.filename() ? all["tensorrt"] : nullptr;
@@ -71,7 +71,7 @@ void check_major(const fs::path& file, const std::string& built_for) {
 
 // Whether it is all there; the loader would crash on one that was cut short.
 bool is_whole_library(const fs::path& file) {
-  const std::string content = read_file(file);
+  const std::string content = read_file(file, kAny);
   Elf64_Ehdr header;
   if (content.size() < sizeof header || content.compare(0, SELFMAG, ELFMAG) != 0) return false;
   std::memcpy(&header, content.data(), sizeof header);

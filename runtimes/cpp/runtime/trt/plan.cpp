@@ -63,7 +63,7 @@ Record record_from(const json& file) {
 Record read_record(const Bundle& bundle, const fs::path& file, const std::string& rebuild) {
   check_own(bundle.folder, file);
   try {
-    return record_from(json::parse(read_file(file)));
+    return record_from(json::parse(read_file(file, kSettings)));
   } catch (const json::exception& error) {
     throw UserError(file.string() + " is no engine's record: " + error.what() + "; " + rebuild);
   } catch (const std::invalid_argument& error) {
