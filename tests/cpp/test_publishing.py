@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,34 +43,27 @@ def pair_in(folder: Path) -> set[str]:
     return {file.name, record.plan}
 
 
-def killed_at_every_change(build: Build, words: Sequence[object], folder: Path, env: dict[str, str]) -> Iterator[int]:
-    """Gives the number of each change of a name at which the build was killed."""
-    for number in range(1, 100):
-        result = build(*words, env={**env, "KILLED_IN": str(folder), "KILLED_AT": str(number)})
-        if result.code == 0:
-            return
-        assert result.code == -signal.SIGKILL, result.err
-        yield number
-    raise AssertionError("it never comes to its end")
-
-
 @pytest.mark.parametrize("named", [True, False], ids=["as it was told", "beside the model"])
 def test_a_build_that_is_killed_leaves_a_pair(
     named: bool, build: Build, interposed: dict[str, str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "made"
     folder.mkdir()
-    model = plain_model((tmp_path if named else folder) / "plain.onnx", 5)
+    model = (tmp_path if named else folder) / "plain.onnx"
     words: list[Any] = [model, *(("-o", folder / "x.plan") if named else ())]
-    assert build(*words).code == 0
 
-    killed = 0
-    for killed in killed_at_every_change(build, words, folder, interposed):
-        pair_in(folder)
+    for change in itertools.count(1):
+        plain_model(model, 5)
         assert build(*words).code == 0
-        assert {file.name for file in folder.iterdir()} - {model.name} == pair_in(folder), f"killed at change {killed}"
+        assert {file.name for file in folder.iterdir()} - {model.name} == pair_in(folder), f"killed at {change - 1}"
         assert not named or pair_in(folder) == {"x.plan", "x.json"}
-    assert killed >= 5
+        plain_model(model, 6)  # of which the plan is another
+        killed = build(*words, env={**interposed, "KILLED_IN": str(folder), "KILLED_AT": str(change)})
+        pair_in(folder)
+        if killed.code == 0:
+            break
+        assert killed.code == -signal.SIGKILL, killed.err
+    assert change > 5
 
 
 def test_a_bundle_that_is_replaced_while_it_opens_is_read_again(
