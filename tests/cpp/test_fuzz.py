@@ -27,7 +27,7 @@ from safetensors.numpy import save
 
 from seqexport.plugins import toolchain
 from seqexport.plugins.reading import sha256
-from seqexport.runtimes.bundle import MODEL, Bundle, open_bundle, write_manifest
+from seqexport.runtimes.bundle import MODEL, Bundle, write_manifest
 from seqexport.runtimes.manifest import FORMAT_VERSION, LanguageModel, Manifest, Source, StateSpec
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.session_file import read_session, write_session
@@ -77,7 +77,7 @@ def _has_libfuzzer(clang: str) -> bool:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """A bundle of a few states, whose graph is empty: nothing here runs it."""
+    """A bundle of a few states, whose graph is empty and not held against it: nothing here runs it."""
     folder = tmp_path / "bundle"
     folder.mkdir()
     (folder / MODEL).touch()
@@ -99,7 +99,7 @@ def bundle(tmp_path: Path) -> Bundle:
         files={MODEL: sha256(folder / MODEL)},
     )
     write_manifest(folder, manifest)
-    return open_bundle(folder)
+    return Bundle(folder, manifest)
 
 
 def snapshot(*lengths: int) -> Snapshot:
