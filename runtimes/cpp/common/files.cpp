@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -92,6 +93,16 @@ std::string read_file(const fs::path& file, uintmax_t most) {
   while (stream.read(block.data(), std::streamsize(block.size())) || stream.gcount() > 0)
     content.append(block.data(), size_t(stream.gcount()));
   if (stream.bad()) throw UserError(file.string() + ": cannot be read to its end");
+  return content;
+}
+
+std::string read_beginning(const fs::path& file, size_t bytes) {
+  std::ifstream stream = open_to_read(file);
+  std::error_code unknown;
+  const uintmax_t size = fs::file_size(file, unknown);
+  std::string content(unknown ? bytes : size_t(std::min<uintmax_t>(bytes, size)), '\0');
+  stream.read(content.data(), std::streamsize(content.size()));
+  content.resize(size_t(stream.gcount()));
   return content;
 }
 

@@ -21,6 +21,9 @@ constexpr uintmax_t kSettings = uintmax_t(1) << 22, kWords = uintmax_t(1) << 28,
 // Throws UserError if the file cannot be read, is no regular file, or is of more bytes than `most`.
 std::string read_file(const std::filesystem::path& file, uintmax_t most);
 
+// The first `bytes` of a file, or all that it has. Throws UserError likewise.
+std::string read_beginning(const std::filesystem::path& file, size_t bytes);
+
 // The sole right to write a file, as plugins/publish.py has it and under the same names: it waits for others, and ends
 // with the process. Where a file system has no locks, nobody waits.
 class OutputLock {
