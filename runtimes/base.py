@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,14 +104,14 @@ class Session(Closing):
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
-        with self._guard:
+        with self._guard, self.runner.turn:
             self.check_open()
             self.runner.check_open()
             yield
 
     def close(self) -> None:
         """Give back its memory; once more is nothing. It cannot be used afterwards."""
-        with self._guard:
+        with self._guard, self.runner.turn:
             super().close()
 
     def prefill(self, tokens: Tokens, seq_lens: Lengths | None = None) -> Floats:
@@ -429,12 +429,17 @@ def _cut(state: NDArray[np.floating], length: int | None) -> NDArray[np.floating
 
 
 class Runner(Closing):
-    """A bundle opened on one backend. Sessions share its weights."""
+    """A bundle opened on one backend. Sessions share its weights.
+
+    Attributes:
+        turn: held by the thread in whose session something is done; others wait where sessions share more than weights.
+    """
 
     backend: ClassVar[str]
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle, self.manifest = bundle, bundle.manifest
+        self.turn: AbstractContextManager[Any] = nullcontext()
 
     @property
     @abstractmethod

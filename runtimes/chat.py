@@ -1,22 +1,14 @@
-"""A bundle's chat template: from messages to the prompt that the model was trained on.
-
-Templates are Jinja as transformers writes it, with the same names, run in the same kind of sandbox.
-"""
+"""A bundle's chat template: from messages to the prompt that the model was trained on."""
 
 from __future__ import annotations
 
-import datetime
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
-
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import Any
 
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.reading import LISTS, read_json
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.chat_renderer import renderer
 from seqexport.runtimes.quiet import one_line
 
 TEMPLATE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
@@ -30,27 +22,12 @@ def chat_prompt(bundle: Bundle, messages: Sequence[Message]) -> str:
     """The messages as one text, ending where the model's answer begins.
 
     Raises:
-        UserError: the bundle has no chat template, or it refuses the messages.
+        UserError: the bundle has no chat template, or it refuses the messages, fails, or takes too long.
     """
     with one_line(bundle.name, "its chat template refuses the messages"):
         settings = _settings(bundle)
-        template = _environment().from_string(_template(bundle, settings))
-        return template.render(messages=list(messages), add_generation_prompt=True, **_special_tokens(settings))
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: f"{datetime.datetime.now():{form}}"}
-    return environment
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise(message: str) -> NoReturn:
-    raise TemplateError(message)
+        names = {"messages": list(messages), "add_generation_prompt": True, **_special_tokens(settings)}
+        return renderer.render(_template(bundle, settings), names)
 
 
 def _settings(bundle: Bundle) -> dict[str, Any]:

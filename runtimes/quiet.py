@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +52,44 @@ def _no_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
         if hub_bars:
             enable_progress_bars()
+
+
+_silences = 0
+_silencing = threading.Lock()
+_standard_error = -1
+
+
+@contextmanager
+def without_native_errors() -> Iterator[None]:
+    """Nothing that is written to standard error reaches the user, for what is short: as Rust does when it panics.
+
+    Of the process, whichever threads are in it.
+    """
+    global _silences, _standard_error
+    with _silencing:
+        if not _silences:
+            _standard_error = _replace_standard_error()
+        _silences += 1
+    try:
+        yield
+    finally:
+        with _silencing:
+            _silences -= 1
+            if not _silences and _standard_error >= 0:
+                os.dup2(_standard_error, 2)
+                os.close(_standard_error)
+
+
+def _replace_standard_error() -> int:
+    """By nothing; gives what it was, -1 where there is none."""
+    try:
+        before = os.dup(2)
+    except OSError:
+        return -1
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+    return before
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def _tokenize(text: str, path: Path, bundle: Bundle) -> tuple[Tokens, Tokens, To
             )
         data = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
         return np.empty(0, np.int64), data, np.arange(data.size + 1)
-    from seqexport.runtimes.tokenizer import encode, load_tokenizer
+    from seqexport.runtimes.tokenizer import encode
+    from seqexport.runtimes.tokenizer_file import load_tokenizer
 
     tokenizer = load_tokenizer(bundle.tokenizer)
     encoding = encode(tokenizer, text, special_tokens=False)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.reading import WORDS, regular
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.quiet import one_line
+from seqexport.runtimes.tokenizer_file import load_tokenizer
 
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"
@@ -21,23 +20,6 @@ FUSING = ("Fuse", "ByteLevel")
 
 CONTEXT = 32
 """Tokens whose text is out that are decoded along with new ones: decoders treat the first token differently."""
-
-
-def load_tokenizer(file: Path) -> Tokenizer:
-    """A ``tokenizer.json`` that keeps every token of a text and always gives the same ones.
-
-    Truncation, padding and dropout are settings of a training run, which ``save_pretrained`` leaves in the file.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    with one_line(str(file), "cannot be read as a tokenizer"):
-        tokenizer = Tokenizer.from_file(str(regular(file, WORDS, file.parent)))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    if getattr(tokenizer.model, "dropout", None):
-        tokenizer.model.dropout = None
-    return tokenizer
 
 
 class BundleTokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -86,6 +87,8 @@ class OrtRunner(Runner):
             self.no_graph = self._open_with_graphs()
         if self.no_graph is not None:
             self._open(graphs=False)
+        else:
+            self.turn = threading.RLock()  # ONNX Runtime captures and replays graphs in one thread at a time
 
     def _why_no_graph(self, wanted: bool) -> str | None:
         if self.device != "cuda" or not wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import Any, ClassVar
 
@@ -20,9 +21,10 @@ def open_trt(bundle: Bundle) -> TrtRunner:
 
 
 class TrtRunner(OnGpu, Runner):
-    """A bundle's engine on one stream of one GPU. Its sessions take turns: use one runner from one thread.
+    """A bundle's engine on one stream of one GPU. Its sessions take turns, in whatever threads they are.
 
-    All sessions share the context of the prefill profile and what carries its tokens and logits.
+    All sessions share the stream, the activations' memory, the context of the prefill profile and what carries its
+    tokens and logits.
 
     Args:
         engine: built from ``bundle``.
@@ -37,6 +39,7 @@ class TrtRunner(OnGpu, Runner):
     def __init__(self, bundle: Bundle, engine: Engine, cuda: Cuda) -> None:
         Runner.__init__(self, bundle)
         OnGpu.__init__(self, bundle, engine, cuda)
+        self.turn = threading.RLock()
         self.batches = engine.limits("input_ids", 0, PREFILL)
         self.widths = engine.limits("input_ids", 1, PREFILL)
         grown = next((spec for spec in self.manifest.states if spec.grows), None)
@@ -55,8 +58,9 @@ class TrtRunner(OnGpu, Runner):
     def session(self, batch: int = 1, capacity: int | None = None) -> TrtSession:
         if capacity is None:
             capacity = min(self.manifest.capacity or 0, self.rooms[1])
-        session = TrtSession(self, batch, capacity)
-        self._sessions.add(session)
+        with self.turn:
+            session = TrtSession(self, batch, capacity)
+            self._sessions.add(session)
         return session
 
     @property
@@ -76,9 +80,10 @@ class TrtRunner(OnGpu, Runner):
         return self._staging
 
     def _close(self) -> None:
-        for session in list(self._sessions):
-            session.close()
-        if self._staging is not None:
-            self._staging.close()
-        self._prefill = self._staging = None
-        super()._close()
+        with self.turn:
+            for session in list(self._sessions):
+                session.close()
+            if self._staging is not None:
+                self._staging.close()
+            self._prefill = self._staging = None
+            super()._close()

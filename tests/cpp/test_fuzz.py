@@ -9,6 +9,7 @@ What it finds stays as build/cpp/fuzz/crash-*; ``build/cpp/fuzz/fuzz_session FIL
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -26,11 +27,12 @@ from safetensors.numpy import save
 
 from seqexport.plugins import toolchain
 from seqexport.plugins.reading import sha256
-from seqexport.runtimes.bundle import MODEL, Bundle, open_bundle, write_manifest
+from seqexport.runtimes.bundle import MODEL, Bundle, write_manifest
 from seqexport.runtimes.manifest import FORMAT_VERSION, LanguageModel, Manifest, Source, StateSpec
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.session_file import read_session, write_session
 from seqexport.runtimes.snapshot import RECENT, Snapshot
+from tests.attacks.bundles import RECORD
 from tests.conftest import leave_out, leave_out_of_short_runs
 from tests.cpp.embedded import WORK, run
 from tests.runtimes.test_external_data import everywhere
@@ -48,7 +50,7 @@ STATES = (
 
 @pytest.fixture(scope="module")
 def programs() -> Path:
-    """The folder of fuzz_bundle, fuzz_graph, fuzz_safetensors and fuzz_session."""
+    """The folder of fuzz_bundle, fuzz_graph and the others."""
     leave_out_of_short_runs("tests/cpp/fuzz")
     tools, clang = toolchain.find_toolchain(), shutil.which("clang++")
     if tools.cmake.path is None or tools.make.path is None or clang is None or not _has_libfuzzer(clang):
@@ -75,7 +77,7 @@ def _has_libfuzzer(clang: str) -> bool:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """A bundle of a few states, whose graph is empty: nothing here runs it."""
+    """A bundle of a few states, whose graph is empty and not held against it: nothing here runs it."""
     folder = tmp_path / "bundle"
     folder.mkdir()
     (folder / MODEL).touch()
@@ -97,7 +99,7 @@ def bundle(tmp_path: Path) -> Bundle:
         files={MODEL: sha256(folder / MODEL)},
     )
     write_manifest(folder, manifest)
-    return open_bundle(folder)
+    return Bundle(folder, manifest)
 
 
 def snapshot(*lengths: int) -> Snapshot:
@@ -148,11 +150,34 @@ def graphs(bundle: Bundle, corpus: Path) -> None:
     (corpus / "small").write_bytes(onnx.ModelProto(ir_version=9).SerializeToString())
 
 
+def records(bundle: Bundle, corpus: Path) -> None:
+    named = {"--versionCompatible": "", "--setPluginsToSerialize": ""}
+    for name, changes in {
+        "some": {},
+        "rtx": {"tensorrt": "RTX 1.7.1", "plugins": None},
+        "all": {"flags": named},
+    }.items():
+        (corpus / name).write_text(json.dumps(RECORD | changes))
+
+
+def plugins(bundle: Bundle, corpus: Path) -> None:
+    entry = {
+        "file": "x.so",
+        "sha256": "0" * 64,
+        "seqexport": "0.1.0",
+        "built_for": {"cuda": "12.4", "tensorrt": "8.6.1"},
+    }
+    (corpus / "some").write_text(json.dumps(dict.fromkeys(("kernels", "tensorrt", "onnxruntime"), entry)))
+    (corpus / "other").write_text(json.dumps({"tensorrt": {"file": "../x.so"}}))
+
+
 CORPORA: dict[str, Callable[[Bundle, Path], None]] = {
     "session": sessions,
     "safetensors": tensors,
     "bundle": manifests,
     "graph": graphs,
+    "record": records,
+    "plugins": plugins,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -117,7 +118,7 @@ def test_sessions_that_do_not_fit(package: Installed, exported: Exported, mamba:
     half = exported("preset:mamba", target="ort", dtype="float16", logits="last")
     assert f"{saved}: saved in float32, and {half.path} is float16; open a bundle in float32" in refusal(half)
     rewrite(saved, format_version="2\n3")
-    assert "format version 2 3, this seqexport reads 1; upgrade" in refusal()
+    assert "format version 2\ufffd3, this seqexport reads 1; upgrade" in refusal()
     rewrite(saved, format_version="2")
     assert "format version 2, this seqexport reads 1; upgrade" in refusal()
     rewrite(saved, format="another")
@@ -152,6 +153,10 @@ def test_damaged_and_truncated_sessions(package: Installed, mamba: Bundle, saved
         for spoilt in (whole[:place], whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]):
             saved.write_bytes(spoilt)
             assert str(saved) in package.run(mamba.path, "--resume", saved).refusal
+    saved.write_bytes(whole)
+    os.truncate(saved, 1 << 40)
+    told = f"{1 << 40} bytes; expected at most {len(whole)}"
+    assert told in package.run(mamba.path, "--resume", saved).refusal
 
 
 def test_any_header_is_refused_or_read(package: Installed, mamba: Bundle, saved: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -131,29 +130,39 @@ def test_whether_a_file_could_be_written_is_found_out_without_a_trace(tmp_path: 
     assert contents(tmp_path) == {"taken": b""}
 
 
-def interrupted(write: Callable[[], None], at: int) -> bool:
-    """Runs ``write`` with an interrupt at the line ``at`` of all that publishing runs; whether there are so many."""
+def at_every_line(write: Callable[[], None], do: Callable[[], None]) -> None:
+    """Runs ``write``, and ``do`` before each line of all that publishing runs."""
     ours = {module.__file__ for module in (exchange, files, locks, publish)}
-    lines = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal lines
         if frame.f_code.co_filename not in ours:
             return None
         if event == "line":
-            lines += 1
-            if lines == at:
-                sys.settrace(None)
-                raise KeyboardInterrupt
+            do()
         return trace
 
     sys.settrace(trace)
     try:
         write()
-    except KeyboardInterrupt:
-        return True
     finally:
         sys.settrace(None)
+
+
+def interrupted(write: Callable[[], None], at: int) -> bool:
+    """Runs ``write`` with an interrupt at the line ``at`` of all that publishing runs; whether there are so many."""
+    lines = 0
+
+    def count() -> None:
+        nonlocal lines
+        lines += 1
+        if lines == at:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    try:
+        at_every_line(write, count)
+    except KeyboardInterrupt:
+        return True
     return False
 
 
@@ -310,24 +319,12 @@ def test_a_mount_point_is_told_from_a_folder(tmp_path: Path, monkeypatch: pytest
 
 
 def test_readers_see_the_old_or_the_new_and_nothing_else(tmp_path: Path) -> None:
-    out, stop = tmp_path / "out", threading.Event()
-    write_folder(out, b"0" * 100)
-    failed = []
-
-    def read() -> None:
-        while not stop.is_set():
-            try:
-                (out / "manifest").read_bytes()
-            except OSError as error:
-                failed.append(error)
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for data in range(30):
-        write_folder(out, b"%d" % data, replaces=())
-    stop.set()
-    reader.join()
-    assert failed == []
+    out, seen = tmp_path / "out", list[Contents]()
+    write_folder(out, b"old")
+    at_every_line(lambda: write_folder(out, b"new", replaces=()), lambda: seen.append(contents(out)))
+    old, new = ({"manifest": data, "weights": data} for data in (b"old", b"new"))
+    assert [each for each in seen if each not in (old, new)] == []
+    assert (seen[0], seen[-1]) == (old, new)
 
 
 def test_a_forked_child_leaves_its_parents_work_alone(tmp_path: Path) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 import transformers
 
 from seqexport.plugins.errors import UserError
+from seqexport.runtimes import chat_renderer
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.chat import chat_prompt
 from tests.conftest import Exported
@@ -71,3 +76,55 @@ def test_renders_what_transformers_renders(bundle: Any, template: str, home: str
 def test_refusals_are_one_line(bundle: Any, template: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         chat_prompt(bundle(**({} if template is None else {"chat_template_jinja": template})), MESSAGES)
+
+
+COUNT = "{% for i in range(99999) %}"
+ENDLESS = {
+    "computes": (COUNT * 3 + "{% endfor %}" * 3, "takes more than 0.5 s"),
+    "computes in one step": ("{{ 7 ** 99999999 }}", "takes more than 0.5 s"),
+    "writes": (COUNT * 2 + "{{ 'x' * 999 }}" + "{% endfor %}" * 2, "a prompt of more than 16,777,216 characters"),
+    "takes memory": ("{{ 'x'|center(99999999999) }}", "MemoryError"),
+    "takes memory by and by": (
+        "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+        "MemoryError",
+    ),
+    "counts too far": ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_template_without_end_is_ended(name: str, bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    template, message = ENDLESS[name]
+    if "takes more" in message:
+        monkeypatch.setattr(chat_renderer, "SECONDS", 0.5)
+    with pytest.raises(UserError, match=f"refuses the messages: .*{message}"):
+        chat_prompt(bundle(chat_template_jinja=template), MESSAGES)
+    monkeypatch.undo()
+    assert chat_prompt(bundle(chat_template_jinja="{{ messages|length }}"), MESSAGES) == "4"
+
+
+def test_the_process_that_renders_ends_with_its_program() -> None:
+    """Also a program that is killed while a template computes."""
+    program = (
+        "from seqexport.runtimes.chat_renderer import renderer\n"
+        "renderer.render('x', {})\nprint(renderer._process.pid, flush=True)\n"
+        f"renderer.render({ENDLESS['computes'][0]!r}, {{}})"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        renders = psutil.Process(int(started.stdout.readline()))
+        started.kill()
+    assert renders.wait(60) is None
+
+
+def test_a_fork_renders_by_a_process_of_its_own(bundle: Any) -> None:
+    first = bundle(chat_template_jinja="{{ messages|length }}")
+    assert chat_prompt(first, MESSAGES) == "4"
+    if (child := os.fork()) == 0:
+        code = 1
+        try:
+            code = int(chat_prompt(first, MESSAGES[:2]) != "2")
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert chat_prompt(first, MESSAGES) == "4"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.text import read_rows
-from seqexport.runtimes.tokenizer import CONTEXT, TextStream, decode, load_tokenizer
+from seqexport.runtimes.tokenizer import CONTEXT, TextStream, decode
+from seqexport.runtimes.tokenizer_file import load_tokenizer
 from tests.runtimes.tiny import bundle_of, make
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -200,3 +204,77 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read as a tokenizer"):
         load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def fast(**changes: Any) -> dict[str, Any]:
+    """What a tokenizer.json holds, changed."""
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "\u00e9": 2, "ab": 3}, "merges": [["a", "b"]]}
+    return {"version": "1.0", "added_tokens": [], "model": model | changes.pop("model", {}), **changes}
+
+
+def charsmap(size: int, content: bytes) -> dict[str, Any]:
+    """A normalizer of SentencePiece's, of which ``size`` bytes are to be a trie."""
+    return {
+        "type": "Precompiled",
+        "precompiled_charsmap": base64.b64encode(size.to_bytes(4, "little") + content).decode(),
+    }
+
+
+NOWHERE = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "x", "type_id": 0}}],
+    "pair": [],
+    "special_tokens": {},
+}
+UNFIT = {
+    "no charsmap": (fast(normalizer={"type": "Precompiled", "precompiled_charsmap": None}), "Precompiled: Error"),
+    "a trie that leads out": (fast(normalizer=charsmap(4, b"\xff\xff\xff\xff a")), "index out of bounds"),
+    "a special token that is none": (fast(post_processor=NOWHERE), "no entry found for key"),
+    "pieces of no length": (fast(pre_tokenizer={"type": "FixedLength", "length": 0}), "chunk size must be non-zero"),
+    "a decoder that takes too much": (
+        fast(decoder={"type": "Strip", "content": "a", "start": 9, "stop": 9}),
+        "index out of",
+    ),
+    "a trie of 4 GB": (fast(normalizer=charsmap(2**32 - 1, b"\xff" * 8)), "a charsmap that is cut short"),
+    "one in a sequence": (
+        fast(normalizer={"type": "Sequence", "normalizers": [charsmap(9, b"")]}),
+        "a charsmap that is cut short",
+    ),
+    "half a character": (
+        fast(model={"continuing_subword_prefix": "#", "merges": [["a", "\u00e9"]]}),
+        "merges '\u00e9', which does not begin with the prefix '#'",
+    ),
+}
+"""What does not fit together, and what is said of it: five panics, and three that would end the process."""
+
+LOAD = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))
+from pathlib import Path
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.tokenizer_file import load_tokenizer
+try:
+    load_tokenizer(Path(sys.argv[1]))
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_tokenizer_on_which_the_library_panics_or_dies_is_one_line(name: str, tmp_path: Path) -> None:
+    """In a process of its own: Rust tells of a panic on standard error, past Python."""
+    content, told = UNFIT[name]
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(content))
+    done = subprocess.run([sys.executable, "-c", LOAD, file], capture_output=True, text=True)
+    assert done.returncode == 1, done
+    assert done.stderr.startswith(f"{file}: cannot be read as a tokenizer: ") and done.stderr.count("\n") == 1
+    assert told in done.stderr
+
+
+def test_padding_without_end_is_never_made(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    padding = {"strategy": {"Fixed": 10**15}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+               "pad_type_id": 0, "pad_token": "a"}  # fmt: skip
+    file.write_text(json.dumps(fast(padding=padding)))
+    assert load_tokenizer(file).encode("ab").ids == [3]

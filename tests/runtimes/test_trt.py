@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import hashlib
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from seqexport.runtimes.trt.record import write_engine
 from seqexport.runtimes.trt.runner import TrtRunner
 from tests.conftest import Exported
 from tests.exporter.families import VOCAB
-from tests.runtimes.fake_gpu import FakeEngine, FakeRuntime, FakeTrt, open_fake, record_of
+from tests.runtimes.fake_gpu import FakeContext, FakeEngine, FakeRuntime, FakeTrt, open_fake, record_of
 
 CLOSE: dict[str, Any] = {"rtol": 2e-4, "atol": 2e-5}
 MODELS = ("mamba", "llama", "jamba", "gemma2")
@@ -223,6 +225,42 @@ def test_sessions_share_an_engine_and_nothing_else(jamba: Any) -> None:
                 np.testing.assert_array_equal(session.prefill(fed[key][:, i : i + 2]), alone[key][i // 2])
         np.testing.assert_array_equal(b.step(fed[1][:, 0]), alone[1][-1])
         np.testing.assert_array_equal(a.step(fed[0][:, 0]), alone[0][-1])
+
+
+@pytest.mark.parametrize("width", [4, 1], ids=["prompt", "token"])
+def test_sessions_in_two_threads_take_turns(jamba: Any, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread has enqueued its work and not waited for it yet: the other changes nothing that it is to read."""
+    runner, _, _ = jamba
+    given = {key: tokens(2, width, seed=key) for key in (0, 1)}
+    alone = {}
+    for key, fed in given.items():
+        with runner.session(2, 16) as session:
+            session.step(fed[:, 0])
+            alone[key] = session.prefill(fed)
+    enqueued, ended = threading.Event(), threading.Event()
+    execute = FakeContext.execute_async_v3
+
+    def paused(context: FakeContext, stream: int) -> bool:
+        done = execute(context, stream)
+        if not enqueued.is_set():
+            enqueued.set()
+            ended.wait(0.5)
+        return done
+
+    def second(session: Any) -> Any:
+        enqueued.wait()
+        try:
+            return session.prefill(given[1])
+        finally:
+            ended.set()
+
+    with runner.session(2, 16) as a, runner.session(2, 16) as b, ThreadPoolExecutor() as threads:
+        for key, session in ((0, a), (1, b)):
+            session.step(given[key][:, 0])
+        monkeypatch.setattr(FakeContext, "execute_async_v3", paused)
+        other = threads.submit(second, b)
+        np.testing.assert_array_equal(a.prefill(given[0]), alone[0])
+        np.testing.assert_array_equal(other.result(), alone[1])
 
 
 def test_states_travel_to_another_session(jamba: Any) -> None:

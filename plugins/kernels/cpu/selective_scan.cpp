@@ -17,7 +17,7 @@ constexpr int kTokens = 32, kStates = 4, kMaxStates = 256;
 constexpr int kMaxChannels = 64, kMinChannels = 16, kMaxVecs = kMaxChannels / W, kMinTasks = 16;
 constexpr float kSafeExponent = 126;
 
-struct Room : InScratch {
+struct Room {
   Vec A[kMaxVecs * kMaxStates], h[kMaxVecs * kMaxStates];  // A times log2 e
   Vec bias[kMaxVecs], D[kMaxVecs], most[kMaxVecs], steepest[kMaxVecs];  // of |delta| in a block, of |A|
   Vec delta[kMaxVecs][kTokens], dx[kMaxVecs][kTokens], sum[kMaxVecs][kTokens];
@@ -25,7 +25,7 @@ struct Room : InScratch {
 };
 
 template <class T>
-class Scan {
+class Scan : public InScratch {
  public:
   // Channels first..end of row b, all of group g.
   Scan(const SelectiveScanParams& p, int b, int g, int first, int end)
@@ -163,7 +163,7 @@ class Scan {
 
   const SelectiveScanParams& p_;
   const int b_, g_, first_, end_, vecs_;
-  Room& room_ = *new Room;
+  Room room_;
 };
 
 // The widest block with which there are kMinTasks tasks.
@@ -185,7 +185,7 @@ void selective_scan(const SelectiveScanParams& p, const Pool& pool) {
       const int begin = ((int64_t)g * p.channels + p.groups - 1) / p.groups;
       const int end = ((int64_t)(g + 1) * p.channels + p.groups - 1) / p.groups;
       const int first = begin + block * width;
-      if (first < end) Scan<decltype(type)>(p, b, g, first, smaller(first + width, end)).run();
+      if (first < end) (new Scan<decltype(type)>(p, b, g, first, smaller(first + width, end)))->run();
     });
   });
 }

@@ -10,6 +10,7 @@
 #include "files.h"
 #include "options.h"
 #include "plugin_library.h"
+#include "publish.h"
 #include "record.h"
 
 namespace seqexport {
@@ -68,8 +69,6 @@ fs::path plan_path(const Options& options, const Bundle* bundle, const Gpu& gpu)
   return options.bundle.parent_path() / (options.bundle.stem().string() + "-" + file.string());
 }
 
-fs::path record_path(const fs::path& plan) { return fs::path(plan).replace_extension(".json"); }
-
 // Found before a build that takes minutes: what cannot be written, and what must not be replaced.
 void check_outputs(const fs::path& plan, const Model& model, const Options& options) {
   const fs::path record = record_path(plan);
@@ -83,45 +82,6 @@ void check_outputs(const fs::path& plan, const Model& model, const Options& opti
                     ", which is no engine's; give another name");
   require_writable(plan);
   require_writable(record);
-}
-
-// In a bundle, a plan that replaces another has a part of its sha256 in its name, as in runtimes/trt/record.py: until the
-// record, which comes last, names it, it names the other one.
-fs::path free_name(const fs::path& plan, const std::string& sha256) {
-  const fs::path record = record_path(plan);
-  if (!fs::is_regular_file(record) || plan_of_record(record) != plan.filename().string()) return plan;
-  return plan.parent_path() / (plan.stem().string() + "-" + sha256.substr(0, 12) + plan.extension().string());
-}
-
-// Of the plans under this name, those that the record does not name: replaced, or left by a build that was killed.
-void remove_others(const fs::path& plan, const fs::path& kept) {
-  const std::string stem = plan.stem().string(), extension = plan.extension().string();
-  constexpr size_t kHash = sizeof "-0123456789ab" - 1;
-  std::vector<fs::path> others;
-  for (const fs::directory_entry& entry : fs::directory_iterator(fs::absolute(plan).parent_path())) {
-    const std::string name = entry.path().filename().string();
-    const bool ours = name.rfind(stem, 0) == 0 && entry.path().extension() == extension;
-    const std::string hash = ours ? entry.path().stem().string().substr(stem.size()) : "other";
-    const bool hashed = hash.size() == kHash && hash[0] == '-' &&
-                        hash.find_first_not_of("0123456789abcdef", 1) == std::string::npos;
-    if ((hash.empty() || hashed) && name != kept.filename().string()) others.push_back(entry.path());
-  }
-  std::error_code ignored;
-  for (const fs::path& other : others) fs::remove(other, ignored);
-}
-
-// Neither file without the other; where one cannot be written, both stay what they were.
-void write(const fs::path& plan, const nvinfer1::IHostMemory& content, const fs::path& entry,
-           const std::string& record) {
-  PendingFile pending_plan(plan, content.data(), content.size());
-  PendingFile pending_record(entry, record.data(), record.size());
-  pending_plan.commit();
-  try {
-    pending_record.commit();
-  } catch (const UserError&) {
-    pending_plan.undo();
-    throw;
-  }
 }
 
 void build(const Options& options) {
@@ -142,14 +102,13 @@ void build(const Options& options) {
   check_outputs(plan, model, options);
 
   Logger logger(options.verbose);
-  const Engine engine = build_engine(options, ours, library ? &*library : nullptr, logger);
+  PluginLibrary* const used = library ? &*library : nullptr;
+  const Engine engine = build_engine(options, ours, used, logger);
   const nvinfer1::IHostMemory& content = *engine.plan;
   const std::string sha256 = sha256_of(content.data(), content.size());
-  const fs::path entry = record_path(plan);
-  const fs::path written = options.output.empty() ? free_name(plan, sha256) : plan;
-  write(written, content, entry,
-        record_text(written, sha256, gpu, library ? &*library : nullptr, model, engine, options));
-  if (options.output.empty()) remove_others(plan, written);
+  const fs::path written = publish(plan, content, sha256, !options.output.empty(), [&](const fs::path& file) {
+    return record_text(file, sha256, gpu, used, model, engine, options);
+  });
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   char summary[160];
   std::snprintf(summary, sizeof summary, "%.1f MB, for %s, built in %.1f s", double(content.size()) / 1e6,
@@ -178,6 +137,6 @@ int main(int count, char** words) try {
   std::fprintf(stderr, "error: out of memory; close other programs or give smaller --maxShapes\n");
   return 2;
 } catch (const std::exception& error) {
-  std::fprintf(stderr, "error: %s\n", error.what());
+  std::fprintf(stderr, "error: %s\n", seqexport::plain(error.what()).c_str());
   return 2;
 }

@@ -136,7 +136,7 @@ void configure(nvinfer1::IBuilderConfig& config, const Options& options, const P
 TimingCache::TimingCache(nvinfer1::IBuilderConfig& config, std::filesystem::path file, Logger& logger)
     : file_(std::move(file)) {
   if (file_.empty()) return;
-  if (std::filesystem::exists(file_)) before_ = read_file(file_);
+  if (std::filesystem::exists(file_)) before_ = read_file(file_, kAny);
   require_writable(file_);
   cache_.reset(config.createTimingCache(before_.empty() ? nullptr : before_.data(), before_.size()));
   if (!cache_ && loses_timings(logger.cause())) {
@@ -158,7 +158,7 @@ void TimingCache::save() const {
     if (before_ == std::string(static_cast<const char*>(blob->data()), blob->size())) return;
     PendingFile(file_, blob->data(), blob->size()).commit();
   } catch (const UserError& error) {
-    std::fprintf(stderr, "warning: the timings are lost: %s\n", error.what());
+    std::fprintf(stderr, "warning: the timings are lost: %s\n", plain(error.what()).c_str());
   }
 }
 

@@ -51,7 +51,7 @@ std::string record_text(const std::filesystem::path& plan, const std::string& pl
 }
 
 std::optional<std::string> plan_of_record(const std::filesystem::path& file) {
-  const json record = json::parse(read_file(file), nullptr, false);
+  const json record = json::parse(read_file(file, kSettings), nullptr, false);
   if (!record.is_object() || !record.contains("plan") || !record.contains("sha256")) return std::nullopt;
   return record["plan"].is_string() ? record["plan"].get<std::string>() : "";
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <stdexcept>
+#include <string>
 
 namespace seqexport {
 
@@ -19,5 +20,9 @@ struct BadArgument : UserError {
 struct NoMemory : UserError {
   using UserError::UserError;
 };
+
+// A text of others, such as an error that names what a file holds, with U+FFFD for each character that a terminal would
+// obey instead of showing it, but for those of `kept`.
+std::string plain(const std::string& text, const std::string& kept = "");
 
 }  // namespace seqexport

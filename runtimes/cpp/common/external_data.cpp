@@ -97,7 +97,7 @@ fs::path blobs_of(fs::path home) {
 
 std::set<std::string> external_data(const fs::path& model) {
   std::set<std::string> names;
-  const std::string graph = read_file(model);
+  const std::string graph = read_file(model, kProtobuf);
   collect(graph, Message::kModel, 0, names);
   return names;
 }

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -80,13 +81,28 @@ std::string sha256_of(const fs::path& file) {
   return digest.hex();
 }
 
-std::string read_file(const fs::path& file) {
+std::string read_file(const fs::path& file, uintmax_t most) {
   std::ifstream stream = open_to_read(file);
+  std::error_code unknown;
+  const uintmax_t size = fs::file_size(file, unknown);
+  if (!unknown && size > most)
+    throw UserError(file.string() + ": cannot be read (" + std::to_string(size) + " bytes; expected at most " +
+                    std::to_string(most) + ")");
   std::string content;
   std::vector<char> block(size_t(1) << 16);
   while (stream.read(block.data(), std::streamsize(block.size())) || stream.gcount() > 0)
     content.append(block.data(), size_t(stream.gcount()));
   if (stream.bad()) throw UserError(file.string() + ": cannot be read to its end");
+  return content;
+}
+
+std::string read_beginning(const fs::path& file, size_t bytes) {
+  std::ifstream stream = open_to_read(file);
+  std::error_code unknown;
+  const uintmax_t size = fs::file_size(file, unknown);
+  std::string content(unknown ? bytes : size_t(std::min<uintmax_t>(bytes, size)), '\0');
+  stream.read(content.data(), std::streamsize(content.size()));
+  content.resize(size_t(stream.gcount()));
   return content;
 }
 
@@ -112,7 +128,7 @@ bool OutputLock::is_there() const {
          ours.st_dev == there.st_dev;
 }
 
-PendingFile::PendingFile(fs::path file, const void* data, size_t size)
+PendingFile::PendingFile(fs::path file)
     : file_(std::move(file)), temporary_(beside(file_, "new")), before_(beside(file_, "old")),
       lock_(beside(file_, "lock")) {
   for (fs::path folder = file_.parent_path(); !folder.empty() && !fs::exists(folder); folder = folder.parent_path())
@@ -122,7 +138,6 @@ PendingFile::PendingFile(fs::path file, const void* data, size_t size)
     if (file_.has_parent_path()) fs::create_directories(file_.parent_path());
     lock_.take();
     if (fs::exists(before_)) fs::exists(file_) ? void(fs::remove(before_)) : fs::rename(before_, file_);
-    write_all(temporary_, data, size);
   } catch (const std::system_error& error) {
     vanish();
     throw failure(file_, error.code());
@@ -130,6 +145,13 @@ PendingFile::PendingFile(fs::path file, const void* data, size_t size)
 }
 
 PendingFile::~PendingFile() { vanish(); }
+
+void PendingFile::write(const void* data, size_t size) try {
+  fs::remove(temporary_);  // which may have another name too
+  write_all(temporary_, data, size);
+} catch (const std::system_error& error) {
+  throw failure(file_, error.code());
+}
 
 void PendingFile::vanish() noexcept {
   std::error_code ignored;
@@ -139,26 +161,41 @@ void PendingFile::vanish() noexcept {
   for (const fs::path& folder : made_) fs::remove(folder, ignored);  // those that hold something stay
 }
 
-void PendingFile::commit() {
-  std::error_code failed, unlinked;
-  if (fs::exists(file_)) {
-    fs::create_hard_link(file_, before_, unlinked);
-    if (unlinked) fs::rename(file_, before_, failed);  // a file system without links
-    has_before_ = !failed;
-  }
-  if (!failed) fs::rename(temporary_, file_, failed);
-  if (!failed) return sync_folder(file_);
+void PendingFile::name_too(const fs::path& other) try {
+  fs::remove(other);
+  std::error_code unlinked;
+  fs::create_hard_link(temporary_, other, unlinked);
+  if (unlinked) fs::copy_file(temporary_, other);  // a file system without links
+  sync_folder(other);
+} catch (const fs::filesystem_error& error) {
+  throw failure(other, error.code());
+}
+
+void PendingFile::keep_before() {
+  if (committed_ || !fs::exists(file_)) return;
+  std::error_code unlinked;
+  fs::create_hard_link(file_, before_, unlinked);
+  if (unlinked) fs::rename(file_, before_);  // a file system without links
+  has_before_ = true;
+}
+
+void PendingFile::commit() try {
+  keep_before();
+  fs::rename(temporary_, file_);
+  committed_ = true;
+  sync_folder(file_);
+} catch (const fs::filesystem_error& error) {
   undo();
-  throw failure(file_, failed);
+  throw failure(file_, error.code());
 }
 
 void PendingFile::undo() {
   std::error_code ignored;
   if (has_before_)
     fs::rename(before_, file_, ignored);
-  else
+  else if (committed_)
     fs::remove(file_, ignored);
-  has_before_ = false;
+  has_before_ = committed_ = false;
 }
 
 void require_writable(const fs::path& file) { PendingFile(file, "", 0); }

@@ -9,6 +9,7 @@
 #include "external_data.h"
 #include "files.h"
 #include "json_numbers.h"
+#include "steady.h"
 
 namespace seqexport {
 namespace {
@@ -92,6 +93,32 @@ void check_weights(const std::filesystem::path& model, const json& files) {
   }
 }
 
+Bundle bundle_in(const std::filesystem::path& folder) {
+  const std::filesystem::path file = folder / kManifest;
+  if (!std::filesystem::is_regular_file(file))
+    throw UserError(folder.string() +
+                    " is not a bundle: it has no seqexport.json; make one with: seqexport onnx "
+                    "--model CHECKPOINT -o FOLDER, or give a .onnx file");
+  check_own(folder, file);
+  const auto damaged = [&](const std::exception& error) {
+    return UserError(file.string() + " is damaged: " + error.what() + "; export the model again");
+  };
+  try {
+    const json manifest = json::parse(read_file(file, kSettings));
+    check_version(manifest, file.string());
+    Bundle bundle = bundle_from(manifest, folder);
+    check_file(folder, bundle.model.file.filename().string(), bundle.model.sha256);
+    check_weights(bundle.model.file, manifest.at("files"));
+    return bundle;
+  } catch (const json::parse_error& error) {  // whose words may hold any bytes
+    throw damaged(std::invalid_argument("no JSON from byte " + std::to_string(error.byte) + " on"));
+  } catch (const json::exception& error) {
+    throw damaged(error);
+  } catch (const std::invalid_argument& error) {
+    throw damaged(error);
+  }
+}
+
 }  // namespace
 
 bool State::grows() const {
@@ -110,28 +137,7 @@ void check_file(const std::filesystem::path& folder, const std::string& name, co
 }
 
 Bundle open_bundle(const std::filesystem::path& folder) {
-  const std::filesystem::path file = folder / kManifest;
-  if (!std::filesystem::is_regular_file(file))
-    throw UserError(folder.string() +
-                    " is not a bundle: it has no seqexport.json; make one with: seqexport onnx "
-                    "--model CHECKPOINT -o FOLDER, or give a .onnx file");
-  const auto damaged = [&](const std::exception& error) {
-    return UserError(file.string() + " is damaged: " + error.what() + "; export the model again");
-  };
-  try {
-    const json manifest = json::parse(read_file(file));
-    check_version(manifest, file.string());
-    Bundle bundle = bundle_from(manifest, folder);
-    check_file(folder, bundle.model.file.filename().string(), bundle.model.sha256);
-    check_weights(bundle.model.file, manifest.at("files"));
-    return bundle;
-  } catch (const json::parse_error& error) {  // whose words may hold any bytes
-    throw damaged(std::invalid_argument("no JSON from byte " + std::to_string(error.byte) + " on"));
-  } catch (const json::exception& error) {
-    throw damaged(error);
-  } catch (const std::invalid_argument& error) {
-    throw damaged(error);
-  }
+  return steady(folder, [&] { return bundle_in(folder); });
 }
 
 }  // namespace seqexport

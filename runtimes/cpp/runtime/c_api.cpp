@@ -32,9 +32,7 @@ thread_local std::string message;
 
 seqexport_status told(seqexport_status status, const char* what) noexcept {
   try {
-    message = what;
-    for (char& each : message)  // a line, whatever a file's name holds
-      if (uint8_t(each) < ' ' || each == 127) each = ' ';
+    message = plain(what);  // a line, whatever a file's name holds
   } catch (...) {
     message.clear();
   }

@@ -1,5 +1,6 @@
 #include "safetensors.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
@@ -8,6 +9,7 @@
 namespace seqexport {
 namespace {
 
+constexpr char kMetadata[] = "__metadata__";
 constexpr size_t kSizeBytes = 8, kMaxHeader = 100'000'000;  // the format's own limit
 
 size_t item_bytes(const std::string& dtype) {
@@ -48,11 +50,18 @@ TensorView view_of(const nlohmann::json& entry, std::string_view data) {
   return view;
 }
 
+// Of a file that has all of its header.
+nlohmann::json header_of(std::string_view file) {
+  const uint64_t bytes = header_bytes(file);
+  if (bytes > file.size()) throw std::invalid_argument("a header beyond the end");
+  return nlohmann::json::parse(file.substr(kSizeBytes, bytes - kSizeBytes));
+}
+
 }  // namespace
 
 std::string format_safetensors(const std::map<std::string, std::string>& metadata,
                                const std::vector<NamedTensor>& tensors) {
-  nlohmann::json header = {{"__metadata__", metadata}};
+  nlohmann::json header = {{kMetadata, metadata}};
   size_t end = 0;
   for (const auto& [name, tensor] : tensors) {
     const size_t start = end;
@@ -69,15 +78,27 @@ std::string format_safetensors(const std::map<std::string, std::string>& metadat
   return file;
 }
 
+uint64_t header_bytes(std::string_view beginning) {
+  if (beginning.size() < kSizeBytes) throw std::invalid_argument("no header");
+  const uint64_t size = little_endian(beginning);
+  if (size > kMaxHeader) throw std::invalid_argument("a header without end");
+  return kSizeBytes + size;
+}
+
+uint64_t listed_bytes(std::string_view header) {
+  const nlohmann::json entries = header_of(header);
+  uint64_t end = 0;
+  for (const auto& [name, entry] : entries.items())
+    if (name != kMetadata) end = std::max(end, whole<uint64_t>(entry.at("data_offsets").at(1)));
+  return header.size() + end;
+}
+
 Safetensors parse_safetensors(std::string_view file) {
-  if (file.size() < kSizeBytes) throw std::invalid_argument("no header");
-  const uint64_t size = little_endian(file);
-  if (size > kMaxHeader || size > file.size() - kSizeBytes) throw std::invalid_argument("a header beyond the end");
-  const std::string_view text = file.substr(kSizeBytes, size), data = file.substr(kSizeBytes + size);
-  const nlohmann::json header = nlohmann::json::parse(text);
+  const nlohmann::json header = header_of(file);
+  const std::string_view data = file.substr(header_bytes(file));
   Safetensors parsed;
   for (const auto& [name, entry] : header.items()) {
-    if (name == "__metadata__")
+    if (name == kMetadata)
       parsed.metadata = entry.get<std::map<std::string, std::string>>();
     else
       parsed.tensors[name] = view_of(entry, data);

@@ -30,6 +30,11 @@ struct Safetensors {
 std::string format_safetensors(const std::map<std::string, std::string>& metadata,
                                const std::vector<NamedTensor>& tensors);
 
+// The bytes that a file begins with before its tensors, of which the first 8 say it; and with its tensors, of which all
+// before them say it. Both throw as parse_safetensors does.
+uint64_t header_bytes(std::string_view beginning);
+uint64_t listed_bytes(std::string_view header);
+
 // Throws std::invalid_argument or nlohmann's json::exception for what is no whole file.
 Safetensors parse_safetensors(std::string_view file);
 

@@ -141,6 +141,11 @@ Snapshot snapshot_from(const Safetensors& held, const Bundle& bundle) {
   return snapshot;
 }
 
+// What its header says that a file has: of a larger one nothing is read.
+uintmax_t bytes_of_header(const std::filesystem::path& file) {
+  return listed_bytes(read_beginning(file, header_bytes(read_beginning(file, sizeof(uint64_t)))));
+}
+
 }  // namespace
 
 void write_session(const std::filesystem::path& file, const Bundle& bundle, const Snapshot& snapshot) {
@@ -169,11 +174,11 @@ void write_session(const std::filesystem::path& file, const Bundle& bundle, cons
 
 Snapshot read_session(const std::filesystem::path& file, const Bundle& bundle) {
   check_own(std::filesystem::absolute(file).parent_path(), std::filesystem::absolute(file));
-  const std::string content = read_file(file);
   const auto damaged = [&](const std::string& why) {
     return UserError(file.string() + ": damaged or cut short (" + why + "); take another copy of it");
   };
   try {
+    const std::string content = read_file(file, bytes_of_header(file));
     const Safetensors held = parse_safetensors(content);
     check_format(file.string(), held.metadata);
     const size_t end = std::max(content.size(), kDigestBytes) - kDigestBytes;

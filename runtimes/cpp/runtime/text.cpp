@@ -60,7 +60,7 @@ json tokenizer_of(const Bundle& bundle) {
                           "and export again");
   check_file(bundle.folder, "tokenizer.json", bundle.tokenizer);
   const std::filesystem::path file = bundle.folder / "tokenizer.json";
-  json parsed = json::parse(read_file(file));
+  json parsed = json::parse(read_file(file, kWords));
   if (!is_of_bytes(parsed))
     throw NoText(file.string() + ": no tokenizer of bytes, and C++ has no other; give and take tokens, which Python makes "
                                  "of text: seqexport tokens " + folder);

@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <sstream>
 
+#include "error.h"
+
 namespace seqexport {
 namespace {
 
@@ -13,10 +15,10 @@ constexpr size_t kKept = 64;
 
 void Logger::log(Severity severity, const char* message) noexcept try {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (verbose_) std::fprintf(stderr, "%s\n", message);
+  if (verbose_) std::fprintf(stderr, "%s\n", plain(message, "\n\t").c_str());
   if (severity <= Severity::kERROR && errors_.size() < kKept) errors_.push_back(one_line(message));
 } catch (const std::exception&) {
-  std::fprintf(stderr, "%s\n", message);
+  std::fprintf(stderr, "TensorRT tells something, and there is no memory for it\n");
 }
 
 std::string Logger::plugin_complaint() const {

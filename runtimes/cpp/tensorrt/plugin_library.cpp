@@ -13,6 +13,7 @@
 
 #include "error.h"
 #include "files.h"
+#include "plugin_manifest.h"
 #include "tensorrt.h"
 
 namespace seqexport {
@@ -22,7 +23,6 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 
 constexpr char kName[] = "libseqexport_tensorrt.so";
-constexpr char kBuild[] = "seqexport plugins build";
 
 fs::path variable(const char* name) {
   const char* value = std::getenv(name);
@@ -46,32 +46,17 @@ fs::path default_folder() {
   return (data.is_absolute() ? data : home() / ".local/share") / "seqexport/plugins";
 }
 
-// The manifest's entry of the library that is in `folder`; null where there is none.
-json manifest_entry(const fs::path& folder) {
-  const fs::path manifest = folder / "plugins.json";
-  if (!fs::exists(manifest)) return nullptr;
-  try {
-    const json all = json::parse(read_file(manifest));
-    if (!all.contains("tensorrt")) return nullptr;
-    const fs::path named = all["tensorrt"].at("file").get<std::string>();
-    return named == named.filename() ? all["tensorrt"] : nullptr;
-  } catch (const json::exception& error) {
-    throw UserError(manifest.string() + ": not a manifest of plugin libraries (" + error.what() +
-                    "); build again: " + kBuild);
-  }
-}
-
 // TensorRT-RTX 1 has the plugin interface of TensorRT 10 and 11.
 void check_major(const fs::path& file, const std::string& built_for) {
   const int major = std::atoi(built_for.c_str());
   if (kRtx ? major < 10 : major != NV_TENSORRT_MAJOR)
     throw UserError(file.string() + ": built for TensorRT " + built_for + ", this is " + tensorrt_title() +
-                    "; build it again on this machine: " + kBuild);
+                    "; build it again on this machine: " + kBuildPlugins);
 }
 
 // Whether it is all there; the loader would crash on one that was cut short.
 bool is_whole_library(const fs::path& file) {
-  const std::string content = read_file(file);
+  const std::string content = read_file(file, kAny);
   Elf64_Ehdr header;
   if (content.size() < sizeof header || content.compare(0, SELFMAG, ELFMAG) != 0) return false;
   std::memcpy(&header, content.data(), sizeof header);
@@ -81,10 +66,10 @@ bool is_whole_library(const fs::path& file) {
 // What one of the library's functions answers. It is loaded then, for the rest of the process.
 std::string ask(const fs::path& file, const char* function) {
   void* library = dlopen(file.c_str(), RTLD_LAZY | RTLD_LOCAL);
-  if (!library) throw UserError(file.string() + ": cannot be loaded (" + dlerror() + "); build it again: " + kBuild);
+  if (!library) throw UserError(file.string() + ": cannot be loaded (" + dlerror() + "); build it again: " + kBuildPlugins);
   const auto answer = reinterpret_cast<const char* (*)()>(dlsym(library, function));
   if (!answer)
-    throw UserError(file.string() + ": not this seqexport's plugin library (no " + function + "); build it: " + kBuild);
+    throw UserError(file.string() + ": not this seqexport's plugin library (no " + function + "); build it: " + kBuildPlugins);
   return answer();
 }
 
@@ -92,31 +77,31 @@ std::string ask(const fs::path& file, const char* function) {
 
 PluginLibrary find_plugin_library(const fs::path& given) {
   const fs::path folder = given.empty() ? fs::absolute(default_folder()) : fs::absolute(given).parent_path();
-  json entry = manifest_entry(folder);
-  const std::string named = entry.is_null() ? kName : entry["file"].get<std::string>();
+  std::optional<PluginEntry> entry = plugin_entry(folder);
+  const std::string named = entry ? entry->file : kName;
   const fs::path file = given.empty() ? folder / named : fs::absolute(given);
-  if (file.filename() != named) entry = nullptr;
+  if (file.filename() != named) entry.reset();
   if (!fs::is_regular_file(file))
     throw UserError(file.string() + (given.empty()
-                                         ? ": not built on this machine; build it: " + std::string(kBuild) +
+                                         ? ": not built on this machine; build it: " + std::string(kBuildPlugins) +
                                                ", give --plugins=FILE, or build a portable bundle with "
                                                "--no-plugins"
                                          : ": no such file; --plugins takes the path of " + std::string(kName)));
   PluginLibrary library{file, sha256_of(file), ""};
-  if (entry.is_null()) return library;
-  if (entry.value("sha256", "") != library.sha256)
+  if (!entry) return library;
+  if (entry->sha256 != library.sha256)
     throw UserError(file.string() +
-                    ": damaged, its sha256 is not the one that plugins.json has; build it again: " + kBuild);
-  if (entry.value("seqexport", "") != SEQEXPORT_VERSION)
-    throw UserError(file.string() + ": built by seqexport " + entry.value("seqexport", "") + ", this is " +
-                    SEQEXPORT_VERSION + "; build it again: " + kBuild);
-  if (entry.contains("built_for")) check_major(file, entry["built_for"].value("tensorrt", ""));
+                    ": damaged, its sha256 is not the one that plugins.json has; build it again: " + kBuildPlugins);
+  if (entry->version != SEQEXPORT_VERSION)
+    throw UserError(file.string() + ": built by seqexport " + entry->version + ", this is " + SEQEXPORT_VERSION +
+                    "; build it again: " + kBuildPlugins);
+  if (!entry->tensorrt.empty()) check_major(file, entry->tensorrt);
   return library;
 }
 
 void load(PluginLibrary& library, [[maybe_unused]] const Logger& logger) {
   if (!is_whole_library(library.file))
-    throw UserError(library.file.string() + ": damaged, not a whole shared library; build it again: " + kBuild);
+    throw UserError(library.file.string() + ": damaged, not a whole shared library; build it again: " + kBuildPlugins);
   const json info = json::parse(ask(library.file, "seqexport_tensorrt_info"));  // before 8.6 that is all: it registers its plugins itself
   check_major(library.file, info.value("tensorrt", ""));
   library.version = info.value("seqexport", "");
@@ -125,7 +110,7 @@ void load(PluginLibrary& library, [[maybe_unused]] const Logger& logger) {
 #if SEQEXPORT_TENSORRT_SINCE(8, 6)
   if (!getPluginRegistry()->loadLibrary(library.file.c_str()))
     throw UserError(library.file.string() + ": TensorRT refuses it (" + logger.cause() +
-                    "); build it again: " + kBuild);
+                    "); build it again: " + kBuildPlugins);
 #endif
 }
 

@@ -6,6 +6,8 @@
 #include <memory>
 #include <string>
 
+#include "gpu.h"
+
 #define SEQEXPORT_TENSORRT_SINCE(major, minor) \
   (NV_TENSORRT_MAJOR > (major) || (NV_TENSORRT_MAJOR == (major) && NV_TENSORRT_MINOR >= (minor)))
 
@@ -40,12 +42,6 @@ std::string tensorrt_label();
 
 // As records have it: 8.6.1, RTX 1.7.1.
 std::string tensorrt_release();
-
-// The GPU that engines are built for. Where TensorRT-RTX builds without one, for all that it knows: any.
-struct Gpu {
-  std::string name;
-  std::string compute_capability;  // as 8.7; empty for any
-};
 
 // The one that this thread works on. Throws UserError where there is no GPU and TensorRT needs one.
 Gpu current_gpu();

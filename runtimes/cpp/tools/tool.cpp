@@ -1,7 +1,5 @@
 #include "tool.h"
 
-#include <algorithm>
-#include <cctype>
 #include <cstdio>
 #include <new>
 #include <string>
@@ -41,9 +39,7 @@ int run_tool(int count, char** words, int (*tool)(const std::vector<std::string>
   std::fprintf(stderr, "error: out of memory\n");
   return 2;
 } catch (const std::exception& error) {
-  std::string told = error.what();  // what a terminal would obey may come from a bundle
-  std::replace_if(told.begin(), told.end(), [](char c) { return std::iscntrl(static_cast<unsigned char>(c)); }, '?');
-  std::fprintf(stderr, "error: %s\n", told.c_str());
+  std::fprintf(stderr, "error: %s\n", plain(error.what()).c_str());
   return 2;
 }
 

@@ -13,6 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const auto& [name, tensor] : parsed.tensors) tensors.push_back({name, tensor});
     const std::string written = format_safetensors(parsed.metadata, tensors);
     const Safetensors again = parse_safetensors(written);
+    fuzz::require(listed_bytes({written.data(), header_bytes(written)}) == written.size(), "it lists all that it has");
     fuzz::require(again.metadata == parsed.metadata, "metadata stay");
     fuzz::require(again.tensors.size() == parsed.tensors.size(), "tensors stay");
     for (const auto& [name, tensor] : parsed.tensors) {

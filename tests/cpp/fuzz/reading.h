@@ -18,6 +18,9 @@ namespace fuzz {
 // Ends the program, which libFuzzer takes for a finding, unless `holds`.
 void require(bool holds, const char* what);
 
+// Requires a line that a terminal only shows.
+void require_line(const std::string& text);
+
 // A folder of this process in memory, removed when it ends.
 const std::filesystem::path& folder();
 void write(const std::filesystem::path& file, std::string_view content);

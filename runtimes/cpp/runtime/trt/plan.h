@@ -3,27 +3,12 @@
 
 #include <cstddef>
 #include <filesystem>
-#include <optional>
 #include <string>
-#include <vector>
 
 #include "manifest.h"
-#include "tensorrt.h"
+#include "record.h"
 
 namespace seqexport::trt {
-
-// What stands beside a plan, as far as running it needs it.
-struct Record {
-  std::string plan, sha256;  // the file's name, and what it holds
-  Gpu gpu;
-  std::string tensorrt;  // as 8.6.0
-  std::string model_sha256, weights_sha256;  // of the graph that it was built from; the second may be empty
-  std::optional<std::string> plugins;        // the seqexport of the plugins that it was built with
-  std::vector<std::string> profiles;         // by their place in the engine
-  bool version_compatible = false, carries_plugins = false;
-
-  size_t profile(const std::string& name) const;  // throws UserError if it has none of that name
-};
 
 // A file in memory, as far as it is touched.
 class MappedFile {
