@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 import torch
+import torch._dynamo.config
 from onnxscript import values as onnxscript_values
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -139,7 +141,7 @@ def capture(
     sizes = {"max_len": CAPACITY} | {axis: inputs[name].shape[i] for name in axes for i, axis in axes[name].items()}
     past = [_example(spec, sizes) for spec in specs]
     names = [*inputs, *(spec.past_name for spec in specs)]
-    with evaluating(module), patched(module, states), torch.no_grad(), warnings.catch_warnings():
+    with evaluating(module), patched(module, states), torch.no_grad(), warnings.catch_warnings(), uncached_shapes():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _Call(module, inputs, states, told.append),
@@ -169,6 +171,11 @@ def capture(
     _name_outputs(graph.graph, told[-1])
     _name_parameters(graph.graph)
     return graph
+
+
+def uncached_shapes() -> AbstractContextManager[None]:
+    """PyTorch infers each shape anew: where sizes are symbols, looking one up in its cache takes longer."""
+    return torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
 
 
 def finish(graph: ir.Model) -> None:

@@ -16,9 +16,23 @@ HUGE = ("nemotron-3-nano-4b", "llama-4b", "mamba2-2.7b")
 HYBRID, ITS_SIZE = "nemotron-3-nano-4b", "llama-4b"
 """A hybrid, and the Transformer of its size, beside which its prompts are timed."""
 
-MAMBA_1 = ("mamba-130m", "mamba-1.4b")
+VISION = ("vim-small", "vmamba-tiny")
+"""Of vision_models.py, pictures of one size in batches of any."""
+
+SCANS = ("mamba-130m", "mamba-1.4b", *VISION)
+"""For which mamba_ssm has a kernel that must be compiled."""
+
 THREADS = 4
 """Of an export, since several run at a time."""
+
+
+SIDE = 224
+"""Of the pictures."""
+
+
+def factory_of(model: str) -> str:
+    """The function of vision_models.py that makes a vision model."""
+    return model.replace("-", "_")
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,11 @@ def for_speed(setting: Setting) -> list[Wanted]:
     return [Wanted(model, "fp16") for model in (*HUGE, *LARGE, *RANDOM) if setting.wants(model)]
 
 
+def for_vision(setting: Setting) -> list[Wanted]:
+    """The vision models that are timed beside PyTorch."""
+    return [Wanted(model, "fp16") for model in VISION if setting.wants(model)]
+
+
 def ensure_checkpoint(setting: Setting, model: str) -> Path:
     """The folder of a random checkpoint, made if it is not there."""
     folder = setting.work / "checkpoints" / model
@@ -78,7 +97,11 @@ def ensure_bundle(setting: Setting, wanted: Wanted) -> Path:
     folder = wanted.folder(setting)
     if not folder.exists():
         source = ["--arch", wanted.model]
-        if wanted.random:
+        if wanted.model in VISION:
+            factory = f"seqexport.exporter.benchmarks.vision_models:{factory_of(wanted.model)}"
+            axes = ["--input", f"image=1x3x{SIDE}x{SIDE}", "--dynamic", f"image=batch,3,{SIDE},{SIDE}"]
+            source = ["--module", factory, *axes]
+        elif wanted.random:
             source = ["--model", str(ensure_checkpoint(setting, wanted.model)), "--max-len", str(CAPACITY)]
         options = [*source, "--dtype", wanted.dtype, "--target", wanted.target, "--no-verify", "-o", str(folder)]
         setting.torch("exporter.cli", "onnx", *options, log=f"export-{wanted.name}", threads=THREADS)

@@ -46,6 +46,7 @@ STEPS = {
     "engines": "engines",
     "speed": "kernel_speed",
     "models": "models",
+    "vision": "vision",
     "embedded": "embedded",
 }
 """In the order in which they run, and their modules in ``steps``."""

@@ -6,7 +6,7 @@ mamba_ssm-VERSION.tar.gz):
         pip download --no-deps --no-binary :all: --no-build-isolation -d sdists mamba-ssm causal-conv1d
 
 Their setup.py compiles for every architecture that the compiler knows; with this GPU's alone it takes minutes. The
-extension of mamba_ssm, which takes longest and serves Mamba-1 alone, is left out where --models names no Mamba-1.
+extension of mamba_ssm, which takes longest and serves Mamba-1 alone, is left out where --models names nothing with it.
 Wheels beside the source distributions (einops, which mamba_ssm imports) are installed with them.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from seqexport.exporter.benchmarks.bundles import MAMBA_1
+from seqexport.exporter.benchmarks.bundles import SCANS
 from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
 from seqexport.runtimes.benchmarks.peers import NAMES, SCAN_EXTENSION
 
@@ -62,7 +62,7 @@ def _is_there(setting: Setting, name: str) -> bool:
 
 
 def _needs_scan(setting: Setting) -> bool:
-    return any(setting.wants(model) for model in MAMBA_1)
+    return any(setting.wants(model) for model in SCANS)
 
 
 def _sdist(folder: Path | None, name: str) -> Path:

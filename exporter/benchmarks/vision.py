@@ -98,7 +98,6 @@ def _export(model: str, place: Path) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     with seqexport.mamba_ssm():
         from seqexport.exporter.benchmarks import vision_models
-    torch.manual_seed(0)
     module = getattr(vision_models, model)()
     torch.save(module, place / f"{model}.pt")
     start = perf_counter()

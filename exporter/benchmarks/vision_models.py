@@ -7,10 +7,12 @@ Symbols: B images, H and W places of a map, L = H W, D channels, N states, R ran
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from causal_conv1d import causal_conv1d_fn
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from torch import Tensor, nn
 
@@ -43,8 +45,8 @@ class SS2D(nn.Module):
         low, Bs, Cs = torch.einsum("bkdl,kcd->bkcl", seen, self.mix).split([self.rank, N, N], 2)
         delta = torch.einsum("bkrl,kdr->bkdl", low, self.step)
         y = selective_scan_fn(
-            seen.reshape(B, -1, H * W), delta.reshape(B, -1, H * W), -self.A_log.exp(), Bs, Cs, self.skip,
-            delta_bias=self.bias.flatten(), delta_softplus=True,
+            seen.reshape(B, -1, H * W), delta.reshape(B, -1, H * W), -self.A_log.float().exp(), Bs, Cs,
+            self.skip.float(), delta_bias=self.bias.flatten().float(), delta_softplus=True,
         ).view(B, K, D, H * W)  # fmt: skip
         y = y[:, :2] + y[:, 2:].flip(-1)
         y = y[:, 0] + y[:, 1].view(B, D, W, H).transpose(2, 3).flatten(2)
@@ -86,12 +88,13 @@ class Direction(nn.Module):
         self.A_log, self.skip = _rates(D), nn.Parameter(torch.ones(D))
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        x = F.silu(self.conv(x)[..., : x.shape[-1]])
+        x = causal_conv1d_fn(x, self.conv.weight.squeeze(1), self.conv.bias, activation="silu")
         low, B, C = self.mix(x.transpose(1, 2)).split([self.rank, N, N], -1)
         delta = (low @ self.step.weight.T).transpose(1, 2)
         return selective_scan_fn(
-            x, delta, -self.A_log.exp(), B.transpose(1, 2), C.transpose(1, 2), self.skip, z, self.step.bias, True
-        )
+            x, delta, -self.A_log.float().exp(), B.transpose(1, 2), C.transpose(1, 2), self.skip.float(), z,
+            self.step.bias.float(), True,
+        )  # fmt: skip
 
 
 class VimBlock(nn.Module):
@@ -120,13 +123,20 @@ class Vim(nn.Module):
         return self.norm(self.blocks(x)).mean(1)
 
 
+def _random(make: Callable[[], nn.Module]) -> nn.Module:
+    """The same weights at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
+
+
 def vmamba_tiny() -> nn.Module:
-    return VMamba(96, (2, 2, 9, 2))
+    return _random(lambda: VMamba(96, (2, 2, 9, 2)))
 
 
 def vmamba_base() -> nn.Module:
-    return VMamba(128, (2, 2, 27, 2))
+    return _random(lambda: VMamba(128, (2, 2, 27, 2)))
 
 
 def vim_small() -> nn.Module:
-    return Vim(384, 24)
+    return _random(lambda: Vim(384, 24))

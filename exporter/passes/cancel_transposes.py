@@ -1,6 +1,6 @@
 """Removes the transposes between transformers' channel-major layout and the token-major one of our ops.
 
-1. Two transposes that undo each other vanish.
+1. Two transposes that undo each other vanish, and so they do around a Slice, as around a flip of the tokens.
 2. Split of a transposed tensor becomes transposed parts of a split.
 3. W @ transpose(x), transposed, becomes x @ transpose(W).
 
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
-from seqexport.exporter.passes.matching import permutation, rank, untransposed
+from seqexport.exporter.passes.matching import made_by, permutation, rank, untransposed
 from seqexport.exporter.passes.parameters import numbers
 from seqexport.exporter.passes.sink_transposes import sink
 from seqexport.plugins.ops import DOMAIN
@@ -33,7 +33,8 @@ TOKENS_FIRST, ROWS_FIRST, MATRICES, TOKENS_LAST = [0, 3, 1, 2], [0, 2, 1, 3], [0
 
 def cancel_transposes(model: ir.Model) -> None:
     rules: tuple[Callable[[ir.Graph, ir.Node], bool], ...] = (
-        _cancel_pair, _split_first, _swap_product, _reshape_last, _reshape_first, _swap_matrices, _sink,
+        _cancel_pair, _cancel_around_slice, _split_first, _swap_product, _reshape_last, _reshape_first, _swap_matrices,
+        _sink,
     )  # fmt: skip
     changed = True
     while changed:
@@ -44,12 +45,28 @@ def cancel_transposes(model: ir.Model) -> None:
 
 def _cancel_pair(graph: ir.Graph, node: ir.Node) -> bool:  # 1
     outer, inner = permutation(node.outputs[0]), permutation(node.inputs[0]) if node.inputs else None
-    if outer is None or inner is None or [inner[axis] for axis in outer] != list(range(len(outer))):
+    if not _undone(outer, inner):
         return False
     if node.outputs[0].is_graph_output() or not node.outputs[0].uses():
         return False
     ir.convenience.replace_all_uses_with(node.outputs[0], untransposed(node.inputs[0]))
     return True
+
+
+def _cancel_around_slice(graph: ir.Graph, node: ir.Node) -> bool:  # 1
+    part = made_by(node.inputs[0], "Slice") if permutation(node.outputs[0]) is not None else None
+    if part is None or not _undone(permutation(node.outputs[0]), permutation(part.inputs[0])):
+        return False
+    moved = sink(graph, part)
+    if moved is None:
+        return False
+    _replace(node, [untransposed(moved)])
+    return True
+
+
+def _undone(outer: list[int] | None, inner: list[int] | None) -> bool:
+    """Whether the outer of two transposes brings back what the inner is given."""
+    return outer is not None and inner is not None and [inner[axis] for axis in outer] == list(range(len(outer)))
 
 
 def _split_first(graph: ir.Graph, node: ir.Node) -> bool:  # 2

@@ -69,6 +69,7 @@ def _is_read_in_place(part: ir.Value) -> bool:  # 2
     """Whether it is only read as a window, or cut and arranged for such."""
     for use in part.uses():
         is_cut = use.node.op_type in (*ARRANGES, "Split", "Slice") and use.node.domain == "" and use.idx == 0
+        is_cut = is_cut and (use.node.op_type != "Slice" or _begin(use.node, use.node.outputs[0]) is not None)
         if not _is_window(*use) and not (is_cut and all(map(_is_read_in_place, use.node.outputs))):
             return False
     return not part.is_graph_output()

@@ -23,6 +23,7 @@ def simplify(model: ir.Model) -> None:
         rewriter.rewrite(model)
     for each in (
         common.RemoveUnusedNodesPass(),
+        common.CommonSubexpressionEliminationPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),

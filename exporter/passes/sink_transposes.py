@@ -88,14 +88,25 @@ def _to_map(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
         return None
     if [str(size) for size in made.shape[:2]] != [str(size) for size in given.shape[:2]]:
         return None
-    sizes = made_by(node.inputs[1], "Concat")
-    channels = made.shape[1]
+    shape = _map_sizes(graph, node, made.shape)
+    if shape is None:
+        return None
+    behind = shape.producer() or node
+    return _behind(graph, behind, [untransposed(given), shape], MAP, op_type="Reshape", like=made)
+
+
+def _map_sizes(graph: ir.Graph, node: ir.Node, made: ir.Shape) -> ir.Value | None:
+    """What a Reshape to [B,D,H,W] is told, with the channels last."""
+    channels, sizes, known = made[1], made_by(node.inputs[1], "Concat"), constant(node.inputs[1])
+    if known is not None and all(known[1:] > 0):
+        batch, _, height, width = known.tolist()
+        return numbers(graph, batch, height, width, known[1])
     if sizes is None or len(sizes.inputs) != 4 or not isinstance(channels, int):
         return None
-    batch, _, height, width = sizes.inputs
-    shape = ir.node("Concat", [batch, height, width, numbers(graph, channels)], {"axis": 0})
+    first, _, second, third = sizes.inputs
+    shape = ir.node("Concat", [first, second, third, numbers(graph, channels)], {"axis": 0})
     graph.insert_after(node, shape)
-    return _behind(graph, shape, [untransposed(given), shape.outputs[0]], MAP, op_type="Reshape", like=made)
+    return shape.outputs[0]
 
 
 def _behind(

@@ -30,6 +30,9 @@ from torch import Tensor
 from seqexport.plugins.ops.op import Call, Op
 from seqexport.plugins.ops.ragged import TOKEN_MASK, accumulation_dtype, token_mask
 
+CHUNK = 32
+"""Tokens whose decays and inputs the reference computes at a time: in PyTorch a call costs more than a token's work."""
+
 
 def reference(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
@@ -43,12 +46,18 @@ def reference(
     steps, values, B_tokens, C_tokens = (each.to(wide).contiguous() for each in (delta, x, B, C))  # views may be slow
     h, outputs = past.to(wide), []
     valid = None if seq_lens is None else token_mask(seq_lens, L)
-    for t in range(L):
-        step = steps[:, t, :, None]
-        updated = torch.exp(step * A) * h + step * B_tokens[:, t, group] * values[:, t, :, None]
-        h = updated if valid is None else torch.where(valid[:, t, None, None], updated, h)
-        outputs.append((h * C_tokens[:, t, group]).sum(-1))
-    y = torch.stack(outputs, dim=1)
+    for start in range(0, L, CHUNK):
+        now = slice(start, start + CHUNK)
+        step = steps[:, now, :, None]
+        decay = torch.exp(step * A.to(wide))
+        states = step * B_tokens[:, now][:, :, group] * values[:, now, :, None]
+        if valid is not None:
+            padded = ~valid[:, now, None, None]
+            decay, states = decay.masked_fill(padded, 1), states.masked_fill(padded, 0)
+        for t in range(states.shape[1]):
+            h = states[:, t].addcmul_(decay[:, t], h)
+        outputs.append((states * C_tokens[:, now][:, :, group]).sum(-1))
+    y = torch.cat(outputs, dim=1)
     y = y if D is None else y + D * x.to(wide)
     y = y if z is None else y * F.silu(z.to(wide))
     y = y if valid is None else torch.where(valid[..., None], y, 0)

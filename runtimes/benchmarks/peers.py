@@ -120,6 +120,11 @@ def _usable(*modules: str) -> bool:
     return True
 
 
+def have_scan() -> bool:
+    """Whether mamba_ssm's scan of Mamba-1 is compiled and can be imported, and causal-conv1d with it."""
+    return _usable("mamba_ssm", SCAN_EXTENSION) and _usable("causal_conv1d", CONVOLUTION)
+
+
 def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], object] | None:
     """causal-conv1d's kernel with SiLU, of x [B,L,D] and weight [D,K]; None where it is not installed."""
     if not _usable("causal_conv1d", CONVOLUTION):

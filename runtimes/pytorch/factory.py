@@ -69,7 +69,7 @@ def _factory(name: str, home: str, path: str) -> Any:
                 f"`module` {name}: there is no {error.name} in {Path.cwd()} or on the Python path"
             ) from error
         raise UserError(f"`module` {name}: importing {home} needs {error.name}, which is not installed") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"`module` {name}: importing {home} raised {_line(error)}") from error
     for part in path.split("."):
         if not hasattr(value, part):
@@ -87,11 +87,11 @@ def _called(name: str, factory: Any) -> Any:
         return factory()
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that reads its arguments ends where it has none
         raise UserError(f"`module` {name}: the factory raised {_line(error)}") from error
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

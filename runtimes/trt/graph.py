@@ -9,7 +9,7 @@ from typing import Any
 
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.reading import read
-from seqexport.runtimes.bundle import MOST_PROTOBUF, Bundle
+from seqexport.runtimes.bundle import FACTORY, MEMORY, MOST_PROTOBUF, Bundle
 
 DOMAIN = "seqexport"
 OURS = re.compile(rf"{DOMAIN}(\.\d+)?")
@@ -30,19 +30,22 @@ def drops_bodies(bundle: Bundle, *, plugins: bool, major: int) -> bool:
         UserError: it cannot be built; with the command that exports what can.
     """
     target, manifest = bundle.manifest.target, bundle.manifest
-    again = f"seqexport onnx --model {manifest.source.model} --target"
     if target == "ort":
-        raise UserError(f"{bundle.path}: target ort is for ONNX Runtime alone; export it with: {again} tensorrt")
+        raise UserError(
+            f"{bundle.path}: target ort is for ONNX Runtime alone; export it with: {_again(bundle, 'tensorrt')}"
+        )
     if manifest.dtype == "bfloat16" and major < FUNCTIONS_SINCE:
         raise UserError(f"{bundle.path} is bfloat16, which TensorRT {major} has not; export in fp16 or fp32")
     if target == "tensorrt":
         if plugins:
             return False
-        raise UserError(f"{bundle.path}: target tensorrt has no function bodies; export it with: {again} portable")
+        raise UserError(
+            f"{bundle.path}: target tensorrt has no function bodies; export it with: {_again(bundle, 'portable')}"
+        )
     if major < FUNCTIONS_SINCE:
         raise UserError(
             f"{bundle.path}: TensorRT {major} misreads the opset and the functions of target {target}; export it with: "
-            f"{again} tensorrt, and build it with the plugins"
+            f"{_again(bundle, 'tensorrt')}, and build it with the plugins"
         )
     unread = [op for op in UNREAD_BODIES if op in manifest.ops]
     if unread and not plugins:
@@ -51,6 +54,15 @@ def drops_bodies(bundle: Bundle, *, plugins: bool, major: int) -> bool:
             "of `plugins=False`"
         )
     return plugins
+
+
+def _again(bundle: Bundle, target: str) -> str:
+    """What exports the bundle's model for another target."""
+    source = bundle.manifest.source.model
+    if source.startswith(MEMORY):
+        return f"`target={target!r}`"
+    flag = "--module" if source.startswith(FACTORY) else "--model"
+    return f"seqexport onnx {flag} {source.removeprefix(FACTORY)} --target {target}"
 
 
 def graph_bytes(model: Path, *, drop: bool) -> bytes:

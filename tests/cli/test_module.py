@@ -55,6 +55,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         ("--module", f"{HOME}:raises", *ASKED),
         f"--module {HOME}:raises: the factory raised ValueError: no configuration of this name: tiny",
     ),
+    "ends": (("--module", f"{HOME}:ends", *ASKED), f"--module {HOME}:ends: the factory raised SystemExit: 5"),
     "no module": (
         ("--module", f"{HOME}:number", *ASKED),
         f"--module {HOME}:number: it gives a int; expected a torch.nn.Module",

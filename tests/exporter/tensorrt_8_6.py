@@ -4,7 +4,7 @@ github.com/onnx/onnx-tensorrt, and its importers where those read more. Limits o
 1. The first tensor has a type that TensorRT has for the op. It makes int32 of int64.
 2. Axes, and how many are wanted of TopK, are constants.
 3. TopK gives its values in order (10.1), 3840 at most; ScatterElements reduces nothing; ConstantOfShape fills with a
-   float32.
+   float, of which the importer takes any.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TYPES: dict[str, set[ir.DataType]] = {
     **dict.fromkeys(("Equal", "Less", "Greater", "Clip"), NUMBERS),  # of Clip, the importer reads integers too
     **dict.fromkeys(("Cos", "Sin", "Exp", "Erf", "Sqrt", "Pow", "Floor", "Reciprocal", "Sigmoid", "Tanh"), FLOATS),
     **dict.fromkeys(("Relu", "Softplus", "Softmax", "ReduceMean", "ReduceMax", "ReduceSum", "Gemm", "MatMul"), FLOATS),
-    **dict.fromkeys(("LayerNormalization",), FLOATS),
+    **dict.fromkeys(("Conv", "LayerNormalization"), FLOATS),
     **dict.fromkeys(("Cast", "Concat", "Expand", "Gather", "GatherElements", "Identity", "Reshape"), NUMBERS | BOOL),
     **dict.fromkeys(("Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where"), NUMBERS | BOOL),
     **dict.fromkeys(("Not", "And", "Or"), BOOL),
@@ -54,5 +54,5 @@ def _beyond(node: ir.Node, constant: ir.Value | None) -> str | None:  # 3
     if node.op_type == "ScatterElements" and node.attributes.get_string("reduction", "none") != "none":
         return "ScatterElements with a reduction"
     if node.op_type == "ConstantOfShape" and (fill := node.attributes.get_tensor("value", None)) is not None:
-        return None if fill.dtype == ir.DataType.FLOAT else f"ConstantOfShape of {fill.dtype}"
+        return None if fill.dtype in FLOATS else f"ConstantOfShape of {fill.dtype}"
     return None

@@ -84,12 +84,35 @@ def test_into_a_scan() -> None:
     assert sorted(moved(model)) == [[0, 1, 3, 2], [0, 3, 1, 2]]  # of the narrow input of a product, and of an input
 
 
-@pytest.mark.parametrize("size", [(5, 3), (1, 4)])
-def test_back_onto_a_map(size: tuple[int, int]) -> None:
+def test_a_flip_of_tokens_needs_no_transposes() -> None:
+    model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["" : 20]>
+    g (float[B,L,6] given) => (float[B,L,6] y)
+    <int64[1] last = {-1}, int64[1] least = {-9223372036854775807},
+     float[B,6,L] major, float[B,6,L] turned> {
+      major = Transpose <perm = [0, 2, 1]> (given)
+      turned = Slice (major, last, least, last, last)
+      y = Transpose <perm = [0, 2, 1]> (turned)
+    }""")
+    given = np.random.default_rng(0).standard_normal((2, 5, 6)).astype(np.float32)
+    cancel_transposes(model)
+    assert [node.op_type for node in model.graph] == ["Slice"]
+    np.testing.assert_array_equal(run(model, {"given": given})[0], given[:, ::-1])
+
+
+KNOWN = (
+    BACK.replace("int64[1] four", f"int64[4] on_columns = {{0, {D}, 3, 5}}, int64[1] four")
+    .replace("  on_columns = Concat <axis = 0> (batch, channels, width, height)\n", "")
+    .replace(f"float[B,{D},W,H] columns, float[B,{D},H,W]", f"float[B,{D},3,5] columns, float[B,{D},5,3]")
+)
+"""A map of 5 x 3, as an export has it whose picture has one size."""
+
+
+@pytest.mark.parametrize(("text", "size"), [(BACK, (5, 3)), (BACK, (1, 4)), (KNOWN, (5, 3))])
+def test_back_onto_a_map(text: str, size: tuple[int, int]) -> None:
     height, width = size
     feeds = {"given": np.random.default_rng(0).standard_normal((2, height * width, K * D)).astype(np.float32)}
     feeds |= {name: np.array([n]) for name, n in (("batch", 2), ("height", height), ("width", width))}
-    model = ir.from_onnx_text(BACK)
+    model = ir.from_onnx_text(text)
     (before,) = run(model, feeds)
     cancel_transposes(model)
     np.testing.assert_array_equal(run(model, feeds)[0], before)

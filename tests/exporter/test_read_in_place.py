@@ -57,6 +57,17 @@ def test_a_split_of_which_something_else_reads_a_part_stays(other: str) -> None:
     assert whole_numbers(node_of(graph, "CausalConv1d")) == {}
 
 
+def test_a_split_of_which_a_part_is_turned_round_stays() -> None:
+    """Nothing would be saved: the way back reads the part that the Split makes."""
+    back = "turned = Slice (x, last, least, at_1, last) y, present = seqexport.CausalConv1d (turned, weight, , past, )"
+    constants = PARTS | {"last": np.array([-1]), "least": np.array([-(2**63 - 1)]), "at_1": np.array([1])}
+    there = "conv, there = seqexport.CausalConv1d (x, weight, , past, )"
+    outputs = "float[batch, seq, 6] y, float[batch, 6, 2] present, float[batch, seq, 6] conv, float[batch, 6, 2] there"
+    graph = model(INPUTS, outputs, f"x, one, b, c = Split <axis = -1> (p, sizes) {there} {back}", **constants)
+    assert fused(graph, read_in_place) == {"Split": 1, "Slice": 1, "CausalConv1d": 2}
+    assert all(whole_numbers(node) == {} for node in graph.graph if node.op_type == "CausalConv1d")
+
+
 def test_an_output_of_the_graph_is_cut_out() -> None:
     _, kinds = read(f"{SPLIT} {CONV} {SCAN}", f"{OUTPUTS}, float[batch, seq, 1] one")
     assert kinds["Split"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -40,6 +41,22 @@ def test_which_graph_is_built(target: Any, plugins: bool, major: int, expected: 
         return
     with pytest.raises(UserError, match=expected):
         drops_bodies(made_for, plugins=plugins, major=major)
+
+
+@pytest.mark.parametrize(
+    ("source", "again"),
+    [
+        ("factory:my_models:make", "seqexport onnx --module my_models:make --target tensorrt"),
+        ("memory:Reader", "export it with: `target='tensorrt'`"),
+    ],
+)
+def test_how_any_module_is_exported_again(source: str, again: str, bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    made = msgspec.structs.replace(
+        manifest, target="ort", source=msgspec.structs.replace(manifest.source, model=source)
+    )
+    with pytest.raises(UserError, match=re.escape(again)):
+        drops_bodies(Bundle(bundle.path, made), plugins=True, major=10)
 
 
 def test_bfloat16_needs_tensorrt_10(bundle: Bundle) -> None:

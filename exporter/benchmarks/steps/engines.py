@@ -45,7 +45,7 @@ def _engine(setting: Setting, wanted: Wanted) -> list[Row]:
         return [Row(f"{wanted.name}: build", passed=False, detail={"error": str(failure)})]
     how = {"seconds": round(first, 1), "jobs": setting.jobs, "flags": setting.build_flags}
     rows = [Row(f"{wanted.name}: build", passed=True, detail=how)]
-    checks: list[tuple[str, Callable[..., Row]]] = [("verify", _verify), ("long run", _long_run), ("bench", _bench)]
+    checks: list[tuple[str, Callable[..., Row]]] = [("verify", verify), ("long run", _long_run), ("bench", _bench)]
     if wanted.random and wanted.dtype == "fp16":
         again = functools.partial(_build_again, first=first, cache=cache)
         checks.append(("second build with a timing cache", again))
@@ -72,7 +72,8 @@ def _build_again(setting: Setting, wanted: Wanted, name: str, *, first: float, c
     return Row(name, measured=first / second, unit="x faster", target=SECOND_BUILD_FASTER, detail=detail)
 
 
-def _verify(setting: Setting, wanted: Wanted, name: str) -> Row:
+def verify(setting: Setting, wanted: Wanted, name: str) -> Row:
+    """Whether the engine gives what the bundle has recorded of the original."""
     command = ["verify", wanted.folder(setting), "--backend", "trt", "--json"]
     output = setting.tensorrt("exporter.cli", *command, log=f"verify-{wanted.name}", allowed=(0, OUT_OF_BOUNDS))
     checks = json.loads(output)

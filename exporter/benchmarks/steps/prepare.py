@@ -29,7 +29,7 @@ def run(setting: Setting) -> Iterator[Row]:
 
 
 def _by_model(setting: Setting) -> list[tuple[str, list[bundles.Wanted]]]:
-    every = dict.fromkeys([*bundles.for_speed(setting), *bundles.for_engines(setting)])
+    every = dict.fromkeys([*bundles.for_speed(setting), *bundles.for_vision(setting), *bundles.for_engines(setting)])
     models = dict.fromkeys(wanted.model for wanted in every)
     return [(model, [wanted for wanted in every if wanted.model == model]) for model in models]
 
