@@ -9,11 +9,12 @@
 
 namespace {
 
-enum Flag { kHelp = 1, kSession, kPlugins, kThreads, kCapacity, kMaxNewTokens, kTemperature, kTopK, kTopP, kSeed };
+enum Flag { kHelp = 1, kSession, kPlugins, kNoPlugins, kThreads, kCapacity, kMaxNewTokens, kTemperature, kTopK, kTopP, kSeed };
 
 const option kFlags[] = {{"help", no_argument, nullptr, kHelp},
                          {"session", required_argument, nullptr, kSession},
                          {"plugins", required_argument, nullptr, kPlugins},
+                         {"no-plugins", no_argument, nullptr, kNoPlugins},
                          {"threads", required_argument, nullptr, kThreads},
                          {"capacity", required_argument, nullptr, kCapacity},
                          {"max-new-tokens", required_argument, nullptr, kMaxNewTokens},
@@ -47,6 +48,7 @@ bool set(Options& o, int flag, const std::string& value) {
   switch (flag) {
     case kSession: o.session = value; return false;
     case kPlugins: o.engine.plugins = value; return false;
+    case kNoPlugins: o.engine.use_plugins = false; return false;
     case kThreads: o.engine.threads = int(whole(value, 1, 1024)); return false;
     case kCapacity: o.capacity = whole(value, 1, 1 << 30); return false;
     case kMaxNewTokens: o.max_new_tokens = whole(value, 1, 1 << 30); return false;

@@ -84,9 +84,10 @@ def _both(bundle: Path, bench: Path, sizes: dict[str, Any]) -> dict[str, dict[st
     """What each of the two says, one after the other."""
     flags = [f"--iterations={sizes['iterations']}", f"--threads={sizes['threads']}"]
     library = [f"--plugins={sizes['plugins']}"] if sizes["plugins"] else []
+    ours = library or ["--no-plugins"]
     own = [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--python", f"--prompt={sizes['prompt']}"]
     return {
-        "cpp": _told([bench, bundle, f"--inputLen={sizes['prompt']}", *flags, *library, "--json"]),
+        "cpp": _told([bench, bundle, f"--inputLen={sizes['prompt']}", *flags, *ours, "--json"]),
         "python": _told([*own, *flags, *library, bundle]),
     }
 

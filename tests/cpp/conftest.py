@@ -106,7 +106,6 @@ def race_checked() -> Installed:
 
 @pytest.fixture(scope="session")
 def on_aarch64() -> Installed:
-    leave_out_of_short_runs("libseqexport on aarch64")
     return _installed(AARCH64)
 
 

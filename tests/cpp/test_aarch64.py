@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seqexport.runtimes.bundle import Bundle
+from tests import groups
 from tests.conftest import Exported
 from tests.cpp.embedded import Installed
 from tests.cpp.test_assistant import test_both_say_the_same_and_go_on_with_the_same_session
@@ -31,6 +32,6 @@ def package(on_aarch64: Installed) -> Installed:
     return on_aarch64
 
 
-@pytest.fixture(scope="module", params=["mamba", "hybrid"])
+@pytest.fixture(scope="module", params=["mamba", "hybrid"] if groups.ALL else ["hybrid"])
 def bundle(request: pytest.FixtureRequest, exported: Exported) -> Bundle:
     return exported(f"preset:{request.param}", target="ort", dtype="float32", logits="last")

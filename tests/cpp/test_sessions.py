@@ -81,11 +81,10 @@ def test_our_op_library_computes_the_ops(
         session.prefill(np.array([PROMPT]))
         expected = flat(session.generate(20, SAMPLED))
         rest = flat(session.generate(6))
-    given = [bundle.path, "--plugins", library]
-    made = package.run(*given, *flags(PROMPT, DRAWN), "--max-new-tokens=20", "--verbose", "--save", tmp_path / "a")
-    assert made.code == 0 and made.err.endswith(f"target portable, ops by {library.name}\n")
+    made = package.run(bundle.path, *flags(PROMPT, DRAWN), "--max-new-tokens=20", "--verbose", "--save", tmp_path / "a")
+    assert made.code == 0 and made.err.endswith(f"target portable, {runner.ops}\n")
     assert [int(word) for word in made.out.split()] == expected
-    resumed = package.run(*given, "--threads=1", "--resume", tmp_path / "a", "--max-new-tokens=6")
+    resumed = package.run(bundle.path, "--threads=1", "--resume", tmp_path / "a", "--max-new-tokens=6")
     assert [int(word) for word in resumed.out.split()] == rest
 
 

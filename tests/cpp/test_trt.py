@@ -12,6 +12,8 @@ import pytest
 
 from seqexport.exporter.benchmarks.steps.embedded import speed_rows
 from seqexport.plugins import library
+from seqexport.plugins.library import Built
+from seqexport.plugins.reading import sha256
 from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.sampling import Sampling
@@ -295,6 +297,11 @@ def test_plugin_libraries(on_tensorrt: Installed, copied: Copied, our_plugins: P
     assert "its engine was built with the plugins of seqexport" in refusal("--plugins", older)
     another = gpu.plugin_library(tmp_path / "another", tensorrt="10.3.0")
     assert f"{another}: built for TensorRT 10.3.0, this is TensorRT 8.6.0" in refusal("--plugins", another)
-    shutil.copy(our_plugins, tmp_path / "libseqexport_tensorrt.so")
+    assert "its engine was built with plugins, and none are wanted" in refusal("--no-plugins")
+
+    file = Path(shutil.copy(our_plugins, tmp_path / "libseqexport_tensorrt.so"))
+    assert "not built on this machine" in refusal()  # no manifest says whose it is
+    built = Built("tensorrt", file, sha256(file), library.version(), {"tensorrt": gpu.VERSION})
+    (tmp_path / library.MANIFEST).write_bytes(library.manifest_of([built]))
     env = {"SEQEXPORT_PLUGINS": str(tmp_path)}
     assert on_tensorrt.run(bundle.path, "--tokens=84", "--max-new-tokens=1", env=env).code == 0

@@ -1,9 +1,6 @@
 """What is supported, by the tests that passed: the cases of families, dtypes and backends, and their records.
 
-python -m tests.support run            run every case and record it, for the transformers that is installed
-python -m tests.support table          write the table of docs/supported.md out of the records
-python -m tests.support bundles DIR    export what TensorRT is to run
-python -m tests.support tensorrt DIR   on a GPU: build each bundle's engine, verify it, and record it
+``python -m tests.support --help`` lists the commands that make them.
 """
 
 from __future__ import annotations

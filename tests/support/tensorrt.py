@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,8 +20,8 @@ CAPACITY = 48
 DTYPES = ("float32", "float16")
 
 
-def make_bundles(folder: Path, families: list[str]) -> None:
-    """A bundle of target ``tensorrt`` for each family and dtype."""
+def make_bundles(folder: Path, families: Sequence[str]) -> None:
+    """A bundle of target ``tensorrt`` for each family and dtype; all families where none is named."""
     for family in families or list(EXPORTED):
         checkpoint = save(EXPORTED[family], folder / "checkpoints" / family)
         for dtype in DTYPES:
@@ -37,7 +38,10 @@ def make_bundles(folder: Path, families: list[str]) -> None:
 @click.option("--build-flags", default="", help="For every `seqexport build`.")
 @click.option("--jobs", default=1, show_default=True, help="Engines at a time.")
 def run(folder: Path, tensorrt_python: str, tensorrt_path: str | None, build_flags: str, jobs: int) -> None:
-    """Build and verify every bundle of today's models, and record those that pass."""
+    """On a GPU: build, verify and record the bundles.
+
+    FOLDER is where `bundles` exported them; those of today's models count.
+    """
     flags = tuple(shlex.split(build_flags))
     setting = Setting(find_gpu(), folder / "work", tensorrt_python, tensorrt_path, build_flags=flags, jobs=jobs)
     found = [(family, dtype) for family in EXPORTED for dtype in DTYPES if (folder / _name(family, dtype)).is_dir()]

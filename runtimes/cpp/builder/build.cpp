@@ -9,7 +9,7 @@
 #include "external_data.h"
 #include "files.h"
 #include "options.h"
-#include "plugin_library.h"
+#include "plugins.h"
 #include "publish.h"
 #include "record.h"
 
@@ -94,7 +94,7 @@ void build(const Options& options) {
 
   std::optional<PluginLibrary> library;
   const bool wanted = ours ? !ours->ops.empty() : !options.plugins.empty();
-  if (wanted && options.use_plugins) library = find_plugin_library(options.plugins);
+  if (wanted && options.use_plugins) library = find_plugins(options.plugins);
   const Gpu gpu = current_gpu();
   const fs::path plan = plan_path(options, ours, gpu);
   const Model model = ours ? ours->model : Model{options.bundle, sha256_of(options.bundle), ""};

@@ -3,6 +3,7 @@
 #include "config.h"
 #include "creating.h"
 #include "error.h"
+#include "plugins.h"
 #include "precision.h"
 
 namespace seqexport {

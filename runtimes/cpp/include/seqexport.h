@@ -54,8 +54,8 @@ SEQEXPORT_API seqexport_status seqexport_bundle_check_text(const seqexport_bundl
 
 /* Loads the weights, once for all sessions; in TensorRT onto the first GPU.
  * threads  of the CPU; 0: every core that this process may use
- * plugins  the library of our ops, as libseqexport_ort.so or libseqexport_tensorrt.so; null: in ONNX Runtime the function
- *          bodies in the bundle, in TensorRT the library that `seqexport plugins build` made */
+ * plugins  the library of our ops, as libseqexport_ort.so or libseqexport_tensorrt.so; null: the one that `seqexport plugins
+ *          build` made, without which ONNX Runtime computes the function bodies in the bundle; "": none */
 SEQEXPORT_API seqexport_status seqexport_engine_open(const seqexport_bundle* bundle, int threads, const char* plugins,
                                                      seqexport_engine** engine);
 /* The same on another GPU: `device` as CUDA counts them. In ONNX Runtime there is only device 0, the CPU. */

@@ -68,9 +68,10 @@ class Bundle : public Handle<seqexport_bundle> {
 };
 
 struct EngineOptions {
-  int threads = 0;      // of the CPU; 0: every core that this process may use
-  std::string plugins;  // the library of our ops; empty: as seqexport_engine_open says
-  int device = 0;       // the GPU, as CUDA counts them
+  int threads = 0;          // of the CPU; 0: every core that this process may use
+  std::string plugins;      // the library of our ops; empty: the one that `seqexport plugins build` made, if it did
+  int device = 0;           // the GPU, as CUDA counts them
+  bool use_plugins = true;  // false: no library of our ops
 };
 
 // The weights, which sessions share.
@@ -78,7 +79,8 @@ class Engine : public Handle<seqexport_engine> {
  public:
   explicit Engine(const Bundle& bundle, const EngineOptions& options = {}) {
     seqexport_engine* made = nullptr;
-    const char* const plugins = options.plugins.empty() ? nullptr : options.plugins.c_str();
+    const bool built = options.use_plugins && options.plugins.empty();
+    const char* const plugins = built ? nullptr : options.use_plugins ? options.plugins.c_str() : "";
     check(seqexport_engine_open_on(bundle.get(), options.device, options.threads, plugins, &made));
     handle_.reset(made);
   }

@@ -15,8 +15,9 @@ namespace seqexport {
 
 struct EngineOptions {
   int threads = 0;                // of the CPU; 0: every core that this process may use
-  std::filesystem::path plugins;  // the library of our ops; empty: what the backend takes without being told
+  std::filesystem::path plugins;  // the library of our ops; empty: the one that `seqexport plugins build` made
   int device = 0;                 // the GPU, as CUDA counts them
+  bool use_plugins = true;        // false: no library of our ops
 };
 
 // One call's inputs; row b has seq_lens[b] valid tokens of `columns`, after past_lens[b] that it has already.

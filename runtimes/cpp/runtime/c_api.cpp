@@ -131,7 +131,7 @@ seqexport_status seqexport_engine_open_on(const seqexport_bundle* bundle, int de
   return guarded(SEQEXPORT_BAD_BUNDLE, [&] {
     require("bundle, engine", bundle, engine);
     if (threads < 0) throw BadArgument("threads " + std::to_string(threads) + ": expected at least 0");
-    auto opened = open_engine(bundle->bundle, {threads, plugins ? plugins : "", device});
+    auto opened = open_engine(bundle->bundle, {threads, plugins ? plugins : "", device, !plugins || *plugins});
     std::string description = opened->description();
     *engine = new seqexport_engine{std::move(opened), std::move(description)};
     return SEQEXPORT_OK;

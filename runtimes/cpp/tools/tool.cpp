@@ -9,9 +9,14 @@
 namespace seqexport {
 
 std::vector<Flag> engine_flags(EngineOptions& options) {
+  const auto check_plugins = [&options](const char* other) {
+    if (!options.use_plugins && !options.plugins.empty()) throw UserError(std::string("excludes ") + other);
+  };
   return {
-      {"--plugins", "FILE", "The library of our ops [default: in TensorRT the one that was built, in ONNX Runtime none].",
-       [&options](const std::string& value) { options.plugins = value; }},
+      {"--plugins", "FILE", "The library of our ops [default: the one that 'seqexport plugins build' made].",
+       [&options, check_plugins](const std::string& v) { options.plugins = v, check_plugins("--no-plugins"); }},
+      {"--no-plugins", nullptr, "Compute the ops' function bodies instead.",
+       [&options, check_plugins](const std::string&) { options.use_plugins = false, check_plugins("--plugins"); }},
       {"--device", "N", "The GPU, as CUDA counts them [default: 0].",
        [&options](const std::string& value) { options.device = int(whole_number(value, 0)); }},
       {"--threads", "N", "Of the CPU [default: every core that it may use].",

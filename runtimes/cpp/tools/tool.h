@@ -9,7 +9,7 @@
 
 namespace seqexport {
 
-// --plugins, --device and --threads.
+// --plugins, --no-plugins, --device and --threads.
 std::vector<Flag> engine_flags(EngineOptions& options);
 
 // A whole number of at least `low`. Throws UserError.

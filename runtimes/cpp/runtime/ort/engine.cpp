@@ -27,7 +27,7 @@ bool is_before_1_32() {
 }
 
 // What this ONNX Runtime is known not to run, before it reads a weight.
-void check_runs(const Bundle& bundle, const EngineOptions& options) {
+void check_runs(const Bundle& bundle, const OpsLibrary& ops) {
   const std::string name = bundle.folder.string();
   if (bundle.dtype == "bfloat16")
     throw UserError(name + ": bfloat16, for which ONNX Runtime's CPU has no kernels; export it with --dtype fp16 or fp32");
@@ -38,19 +38,18 @@ void check_runs(const Bundle& bundle, const EngineOptions& options) {
     throw UserError(name + ": the attention of target ort" + too_old + "export it with --target portable");
   if (bundle.opset >= 27 && is_before_1_32())
     throw UserError(name + ": opset " + std::to_string(bundle.opset) + too_old + "export it with --opset 20");
-  if (bundle.target == "tensorrt" && !bundle.ops.empty() && options.plugins.empty())
-    throw UserError(name + ": target tensorrt has no function bodies, so ONNX Runtime needs the library of our ops; give "
-                           "libseqexport_ort.so as plugins, or export it with --target portable");
+  if (bundle.target == "tensorrt" && !bundle.ops.empty() && !ops.library)
+    throw UserError(name + ": target tensorrt has no function bodies, so ONNX Runtime needs the library of our ops (" +
+                    ops.why_not + "); build it: " + kBuildPlugins + ", or export with --target portable");
 }
 
-Owned<OrtSession> opened(OrtEnv& environment, const Bundle& bundle, const EngineOptions& given) {
+Owned<OrtSession> opened(OrtEnv& environment, const Bundle& bundle, const OpsLibrary& ops, int threads) {
   const std::string model = bundle.model.file.string(), here = "ONNX Runtime " + version();
   OrtSessionOptions* made = nullptr;
   check(api().CreateSessionOptions(&made), here);
   const Owned<OrtSessionOptions> options(made);
-  check(api().SetIntraOpNumThreads(made, given.threads > 0 ? given.threads : usable_cores()), here);
-  if (!given.plugins.empty())
-    check(api().RegisterCustomOpsLibrary_V2(made, given.plugins.c_str()), given.plugins.string() + ": does not load");
+  check(api().SetIntraOpNumThreads(made, threads > 0 ? threads : usable_cores()), here);
+  ops.register_in(*made);
   OrtSession* session = nullptr;
   check(api().CreateSession(&environment, model.c_str(), made, &session), here + " cannot load " + model);
   return Owned<OrtSession>(session);
@@ -84,13 +83,13 @@ std::set<std::string> names(const OrtSession& session, Count count_of, Name name
 }  // namespace
 
 OrtEngine::OrtEngine(const Bundle& bundle, const EngineOptions& options)
-    : Engine(bundle), ops_by_(options.plugins.empty() ? "function bodies" : options.plugins.filename().string()),
-      caches_in_place_(bundle.caches_in_place || (!options.plugins.empty() && bundle.ops.count("CausalAttention"))) {
+    : Engine(bundle), ops_(find_ops(bundle, options)),
+      caches_in_place_(bundle.caches_in_place || (ops_.library && bundle.ops.count("CausalAttention"))) {
   if (options.device != 0)
     throw BadArgument("device " + std::to_string(options.device) + ": ONNX Runtime runs on the CPU here, device 0");
-  check_runs(bundle, options);
+  check_runs(bundle, ops_);
   environment_ = new_environment();
-  session_ = opened(*environment_, bundle, options);
+  session_ = opened(*environment_, bundle, ops_, options.threads);
   check_interface();
 }
 
@@ -114,7 +113,7 @@ std::unique_ptr<seqexport::States> OrtEngine::states(size_t batch, size_t capaci
 }
 
 std::string OrtEngine::description() const {
-  const std::string ops = bundle().ops.empty() ? "" : ", ops by " + ops_by_;
+  const std::string ops = bundle().ops.empty() ? "" : ", " + ops_.description();
   return "ONNX Runtime " + version() + ", CPU, target " + bundle().target + ops;
 }
 

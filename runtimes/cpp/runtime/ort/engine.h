@@ -5,6 +5,7 @@
 
 #include "api.h"
 #include "backend.h"
+#include "ops_library.h"
 
 namespace seqexport::ort {
 
@@ -23,7 +24,7 @@ class OrtEngine final : public Engine {
  private:
   void check_interface() const;
 
-  std::string ops_by_;
+  OpsLibrary ops_;
   bool caches_in_place_;
   Owned<OrtEnv> environment_;
   Owned<OrtSession> session_;

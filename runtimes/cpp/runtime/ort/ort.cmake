@@ -9,7 +9,7 @@ foreach(needed ORT_INCLUDE_DIR ORT_LIBRARY)
                         "-DORT_ROOT=FOLDER")
   endif()
 endforeach()
-target_sources(seqexport_objects PRIVATE ort/api.cpp ort/engine.cpp ort/states.cpp)
+target_sources(seqexport_objects PRIVATE ort/api.cpp ort/engine.cpp ort/ops_library.cpp ort/states.cpp)
 target_include_directories(seqexport_objects SYSTEM PUBLIC ${ORT_INCLUDE_DIR})
 add_library(seqexport_ort_stub SHARED ort/stub.cpp)
 set_target_properties(seqexport_ort_stub PROPERTIES OUTPUT_NAME onnxruntime SOVERSION 1 LIBRARY_OUTPUT_DIRECTORY

@@ -3,7 +3,7 @@
 #include <set>
 
 #include "error.h"
-#include "plugin_library.h"
+#include "plugins.h"
 #include "states.h"
 
 namespace seqexport {
@@ -19,7 +19,10 @@ Logger& logger() {
 }
 
 void load_plugins(const Bundle& bundle, const EngineOptions& options, const std::string& version) {
-  const PluginLibrary library = loaded_plugin_library(options.plugins, logger());
+  if (!options.use_plugins)
+    throw BadArgument(bundle.folder.string() + ": its engine was built with plugins, and none are wanted; leave that out, or " +
+                      build_again(bundle) + ", with --no-plugins");
+  const PluginLibrary library = loaded_plugins(options.plugins, logger());
   if (library.version != version)
     throw UserError(bundle.folder.string() + ": its engine was built with the plugins of seqexport " + version +
                     ", and " + library.file.string() + " is of " + library.version + "; " + build_again(bundle));
