@@ -21,7 +21,7 @@ from tests.cpp.embedded import ADDRESS, ROOT, WHAT, WORK, Installed, cmake_built
 from tests.onnxruntime.cxx import headers_and_library
 
 FAKE = ROOT / "tests" / "cpp" / "fake_gpu"
-VERSION, RUNS = "8.6.1", "8.6.0"
+VERSION, RUNS = "8.6.1", "8.6.2"
 """Of the headers, and what the fake says that it is."""
 
 GPU, PLAN = "Fake GPU", f"fake-gpu-trt{RUNS}.plan"

@@ -45,7 +45,7 @@ def test_the_builder_compiles_without_a_warning(version: str, executable: Path) 
     check(found, folder)
 
 
-@pytest.mark.parametrize("version", ["8.5.2", "8.6.1", "10.3.0", "10.13.0", "11.1.0"])
+@pytest.mark.parametrize("version", ["8.5.2", "8.6.0", "8.6.1", "10.3.0", "10.13.0", "11.1.0"])
 def test_the_runtime_compiles_without_a_warning(version: str, executable: Path) -> None:
     folder = runtime_headers(version)
     if folder is None:

@@ -172,7 +172,7 @@ def test_a_step_that_fails_leaves_the_session_as_it_was(on_tensorrt: Installed, 
         expected = program.tokens("generate", 6, 0)
     with Embedding(on_tensorrt.embedding, bundle.path, env={"FAKE_GPU_FAILS_AT": "1"}) as program:
         program("open", 1, 0)
-        assert program("prefill", *PROMPT) == "error 4: TensorRT 8.6.0 failed"
+        assert program("prefill", *PROMPT) == "error 4: TensorRT 8.6.2 failed"
         assert program("prefill", *PROMPT) == str(len(PROMPT))
         assert program.tokens("generate", 6, 0) == expected
 
@@ -199,7 +199,7 @@ def test_bench(on_tensorrt: Installed, copied: Copied) -> None:
     bundle = copied("mamba", plugins=False)
     done = on_tensorrt.run(bundle.path, "--inputLen=6", "--iterations=3", "--json", tool="seqexport-bench")
     assert (done.code, done.err) == (0, "")
-    assert json.loads(done.out)["runtime"] == "TensorRT 8.6.0, Fake GPU, function bodies, target portable"
+    assert json.loads(done.out)["runtime"] == "TensorRT 8.6.2, Fake GPU, function bodies, target portable"
 
 
 def test_what_the_gpu_run_times(on_tensorrt: Installed, copied: Copied) -> None:
@@ -218,7 +218,7 @@ def test_a_plan_that_serves_later_versions_and_carries_its_plugins(on_tensorrt: 
     changes = {"tensorrt": "8.5.3", "flags": {"--versionCompatible": "", "--setPluginsToSerialize": ""}}
     bundle = copied("mamba", **changes)
     shown = on_tensorrt.run(bundle.path, "--tokens=84", "--max-new-tokens=1", "--verbose")
-    assert shown.err == f"TensorRT 8.6.0, Fake GPU, plugins of seqexport {library.version()}, target portable\n"
+    assert shown.err == f"TensorRT 8.6.2, Fake GPU, plugins of seqexport {library.version()}, target portable\n"
 
 
 @pytest.mark.parametrize(
@@ -226,9 +226,9 @@ def test_a_plan_that_serves_later_versions_and_carries_its_plugins(on_tensorrt: 
     [
         (
             {"tensorrt": "10.3.0"},
-            ".plan: built for Fake GPU, TensorRT 10.3.0, and this is Fake GPU, TensorRT 8.6.0;",
+            ".plan: built for Fake GPU, TensorRT 10.3.0, and this is Fake GPU, TensorRT 8.6.2;",
         ),
-        ({"gpu": "Orin", "compute_capability": "8.7"}, ".plan: built for Orin, TensorRT 8.6.0, and this is Fake GPU, "),
+        ({"gpu": "Orin", "compute_capability": "8.7"}, ".plan: built for Orin, TensorRT 8.6.2, and this is Fake GPU, "),
         ({"sha256": "0" * 64}, ".plan: sha256 "),
         ({"model_sha256": "0" * 64}, ".plan: built from another model than "),
         ({"weights_sha256": "0" * 64}, ".plan: built from another model than "),
@@ -257,7 +257,7 @@ def test_no_engine_and_damaged_ones(on_tensorrt: Installed, copied: Copied) -> N
     for content, cause in ((b"no plan", "the plan makes no sense"), (b"", "out of memory")):
         (engines / gpu.PLAN).write_bytes(content)
         record.write_text(json.dumps(json.loads(record.read_text()) | {"sha256": gpu.sha256(engines / gpu.PLAN)}))
-        assert f"TensorRT 8.6.0 cannot load {engines / gpu.PLAN} ({cause}); " in refusal()
+        assert f"TensorRT 8.6.2 cannot load {engines / gpu.PLAN} ({cause}); " in refusal()
     whole = record.read_text()
     for place in (0, 1, len(whole) // 2, len(whole) - 2):
         record.write_text(whole[:place])
@@ -267,10 +267,10 @@ def test_no_engine_and_damaged_ones(on_tensorrt: Installed, copied: Copied) -> N
     moved = json.loads(whole) | {"gpu": "Orin"}
     (engines / "another.json").write_text(json.dumps(moved))
     assert (
-        f"{engines} has engines for: Orin, TensorRT 8.6.0; build one on this machine with: seqexport build" in refusal()
+        f"{engines} has engines for: Orin, TensorRT 8.6.2; build one on this machine with: seqexport build" in refusal()
     )
     shutil.rmtree(engines)
-    assert f"{bundle.path} has no engine for Fake GPU, TensorRT 8.6.0; build one" in refusal()
+    assert f"{bundle.path} has no engine for Fake GPU, TensorRT 8.6.2; build one" in refusal()
     assert "no CUDA device (no CUDA-capable device is detected): TensorRT runs on" in refusal(FAKE_GPU_COUNT="0")
 
 
@@ -279,7 +279,7 @@ def test_devices(on_tensorrt: Installed, copied: Copied) -> None:
     beyond = on_tensorrt.run(bundle.path, "--tokens=84", "--device=1").refusal
     assert "device 1: expected 0 to 0, the GPUs that CUDA has here" in beyond
     other = on_tensorrt.run(bundle.path, "--tokens=84", "--device=1", env={"FAKE_GPU_COUNT": "2"}).refusal
-    assert "has no engine for Fake GPU 1, TensorRT 8.6.0" in other
+    assert "has no engine for Fake GPU 1, TensorRT 8.6.2" in other
 
 
 def test_plugin_libraries(on_tensorrt: Installed, copied: Copied, our_plugins: Path, tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_plugin_libraries(on_tensorrt: Installed, copied: Copied, our_plugins: P
     older = gpu.plugin_library(tmp_path / "older", version="0.0.9")
     assert "its engine was built with the plugins of seqexport" in refusal("--plugins", older)
     another = gpu.plugin_library(tmp_path / "another", tensorrt="10.3.0")
-    assert f"{another}: built for TensorRT 10.3.0, this is TensorRT 8.6.0" in refusal("--plugins", another)
+    assert f"{another}: built for TensorRT 10.3.0, this is TensorRT 8.6.2" in refusal("--plugins", another)
     assert "its engine was built with plugins, and none are wanted" in refusal("--no-plugins")
 
     file = Path(shutil.copy(our_plugins, tmp_path / "libseqexport_tensorrt.so"))
@@ -305,3 +305,12 @@ def test_plugin_libraries(on_tensorrt: Installed, copied: Copied, our_plugins: P
     (tmp_path / library.MANIFEST).write_bytes(library.manifest_of([built]))
     env = {"SEQEXPORT_PLUGINS": str(tmp_path)}
     assert on_tensorrt.run(bundle.path, "--tokens=84", "--max-new-tokens=1", env=env).code == 0
+
+
+def test_a_program_that_was_compiled_for_another_plugin_registry(
+    on_tensorrt: Installed, copied: Copied, our_plugins: Path
+) -> None:
+    bundle = copied("mamba", tensorrt="8.6.0")
+    words = (bundle.path, "--tokens=84", "--plugins", our_plugins)
+    told = on_tensorrt.run(*words, env={"FAKE_TENSORRT_VERSION": "8600"}).refusal
+    assert f"TensorRT 8.6.0 is here, and this program was compiled with the headers of {gpu.VERSION}: " in told

@@ -87,10 +87,11 @@ def compile_programs(setting: Setting) -> Programs:
 
 
 def _tensorrt(version: Version, package: Path) -> dict[str, object]:
-    """Headers of its version, or of the nearest with the same major and minor, and its library where pip put it."""
+    """Headers of its version, or else with the same major and minor, and its library where pip put it."""
     found: dict[str, object] = {}
     for name, include in cached_headers().items():
-        if Version(name).release[:2] == version.release[:2]:
+        its, asked = Version(name).release, version.release[:3]
+        if its == asked or (its[:2] == asked[:2] and "TENSORRT_INCLUDE_DIR" not in found):
             found["TENSORRT_INCLUDE_DIR"] = include
     for folder in (package, package.with_name("tensorrt_libs")):
         for file in folder.glob(f"libnvinfer.so.{version.major}"):

@@ -26,6 +26,14 @@ void check_major(const fs::path& file, const std::string& built_for) {
                     "; build it again on this machine: " + kBuildPlugins);
 }
 
+// 8.6.0 has a plugin registry of its own: what is compiled for any other's would call other functions of it.
+void check_registry() {
+  if ((getInferLibVersion() == 8600) == (NV_TENSORRT_VERSION == 8600)) return;
+  throw UserError(tensorrt_title() + " is here, and this program was compiled with the headers of " + kCompiledFor +
+                  ": plugins are found in 8.6.0 otherwise than in all others; compile it with the headers of the one "
+                  "that is here");
+}
+
 PluginLibrary required_library() {
   if (std::optional<PluginLibrary> built = built_library(kKind)) return *built;
   throw UserError((plugins_folder() / kKind.file).string() + ": not built on this machine; build it: " + kBuildPlugins +
@@ -54,6 +62,7 @@ PluginLibrary find_plugins(const fs::path& given) {
 }
 
 void load(PluginLibrary& library, [[maybe_unused]] const Logger& logger) {
+  check_registry();
   const json info = json::parse(ask(library.file, "seqexport_tensorrt_info"));  // before 8.6 that is all: it registers its plugins itself
   check_major(library.file, info.value("tensorrt", ""));
   library.version = info.value("seqexport", "");

@@ -19,6 +19,14 @@ constexpr bool kRtx = true;
 constexpr bool kRtx = false;
 #endif
 
+// Of the headers, as 8.6.1.
+#define SEQEXPORT_TEXT_(number) #number
+#define SEQEXPORT_TEXT(number) SEQEXPORT_TEXT_(number)
+constexpr char kCompiledFor[] = SEQEXPORT_TEXT(NV_TENSORRT_MAJOR) "." SEQEXPORT_TEXT(NV_TENSORRT_MINOR) "." SEQEXPORT_TEXT(
+    NV_TENSORRT_PATCH);
+#undef SEQEXPORT_TEXT
+#undef SEQEXPORT_TEXT_
+
 // What TensorRT is told of the headers that it is called with.
 int32_t interface_version();
 

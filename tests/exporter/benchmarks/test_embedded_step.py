@@ -79,3 +79,6 @@ def test_tensorrt_of_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     found = embedded._tensorrt(Version("10.3.0.26"), package)
     assert found == {"TENSORRT_INCLUDE_DIR": Path("/ten"), "TENSORRT_LIBRARY": libraries / "libnvinfer.so.10"}
     assert embedded._tensorrt(Version("9.0"), package) == {}
+    headers.update({"8.6.0": Path("/first")})
+    assert embedded._tensorrt(Version("8.6.0"), package) == {"TENSORRT_INCLUDE_DIR": Path("/first")}
+    assert embedded._tensorrt(Version("8.6.2"), package) == {"TENSORRT_INCLUDE_DIR": Path("/eight")}
