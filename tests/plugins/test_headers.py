@@ -137,6 +137,7 @@ def test_headers_of_another_major_version_are_left_alone(machine: Machine) -> No
         ("", "11.1.0"),
         ("8.4.3", "8.5.2"),
         ("8.5.3", "8.5.2"),
+        ("8.6.0", "8.6.0"),
         ("8.6.2", "8.6.1"),
         ("10.0.1", "10.3.0"),
         ("10.9.0", "10.3.0"),
@@ -144,7 +145,7 @@ def test_headers_of_another_major_version_are_left_alone(machine: Machine) -> No
     ],
 )
 def test_the_cached_version_that_fits_tensorrt(machine: Machine, runtime: str, expected: str) -> None:
-    for version in ("8.5.2", "8.6.1", "10.3.0", "10.13.0", "11.1.0"):
+    for version in ("8.5.2", "8.6.0", "8.6.1", "10.3.0", "10.13.0", "11.1.0"):
         tensorrt(machine.cache / f"tensorrt-{version}/include", version)
     assert machine.find(TENSORRT_VERSION=runtime)["TENSORRT_HEADERS_VERSION"] == expected
 

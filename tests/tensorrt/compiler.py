@@ -13,7 +13,7 @@ SOURCES = ROOT / "plugins" / "tensorrt"
 ADAPTERS = [file for file in sorted(SOURCES.glob("*.cpp")) if '"tensorrt.h"' in file.read_text() or file.stem == "host"]
 """The sources that see TensorRT's headers."""
 
-VERSIONS = ("8.5.2", "8.6.1", "10.3.0", "10.13.0", "11.1.0")
+VERSIONS = ("8.5.2", "8.6.0", "8.6.1", "10.3.0", "10.13.0", "11.1.0")
 
 
 def headers(version: str) -> Path | None:
