@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import chunks
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.closing import Closing
 from seqexport.runtimes.finite import check_logits
-from seqexport.runtimes.given import MOST_TOKENS, given_counts, given_states, given_tokens
-from seqexport.runtimes.guard import Guard
-from seqexport.runtimes.manifest import StateSpec
+from seqexport.runtimes.given import given_counts, given_tokens
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.session_file import read_session, write_session
-from seqexport.runtimes.snapshot import RECENT, Checkpoints, Snapshot, newest
+from seqexport.runtimes.session_states import SessionStates
+from seqexport.runtimes.snapshot import Checkpoints, newest
 
 Tokens = NDArray[np.int64]
 Lengths = NDArray[np.int32]
@@ -31,35 +29,7 @@ Floats = NDArray[np.float32]
 States = dict[str, NDArray[np.floating]]
 
 
-class Closing(ABC):
-    """Something to close when done, or to use in a ``with`` statement."""
-
-    closed = False
-    if_closed: ClassVar[str] = "this model is closed; load it again"
-
-    def check_open(self) -> None:
-        """Raises UserError: it is closed."""
-        if self.closed:
-            raise UserError(self.if_closed)
-
-    def close(self) -> None:
-        """Give back what it holds; once more is nothing. It cannot be used afterwards."""
-        if not self.closed:
-            self.closed = True
-            self._close()
-
-    @abstractmethod
-    def _close(self) -> None:
-        """Give back what it holds, once."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-
-class Session(Closing):
+class Session(SessionStates):
     """The states of a batch of sequences, from empty; they may differ in length.
 
     One thread at a time may use it: a call while another thread is in one is refused, and nothing is changed.
@@ -72,47 +42,6 @@ class Session(Closing):
         recent: int64[batch, 32], the last tokens of each sequence, the newest at the end; -1 where there is none.
         sampling: how ``generate`` chooses; the likeliest tokens until it is told otherwise.
     """
-
-    if_closed: ClassVar[str] = "this session is closed; start a new one"
-
-    def __init__(self, runner: Runner, batch: int, capacity: int) -> None:
-        runner.check_open()
-        manifest = runner.manifest
-        if batch < 1:
-            raise UserError(f"batch size {batch}: expected at least 1")
-        if manifest.capacity is not None and capacity > manifest.capacity:
-            raise UserError(
-                f"capacity of {capacity} tokens: the bundle was exported for at most {manifest.capacity}; "
-                f"shorten the prompt{manifest.or_hold_more}"
-            )
-        self.runner, self.manifest, self.batch, self.capacity = runner, manifest, batch, capacity
-        self._checkpoints: Checkpoints | None = None
-        self._guard = Guard("session")
-        self._begin()
-
-    def _begin(self) -> None:
-        self.lengths: Lengths = np.zeros(self.batch, np.int32)
-        self.logits: Floats = np.zeros((self.batch, self.manifest.vocab_size), np.float32)
-        self.recent: Tokens = np.full((self.batch, RECENT), -1, np.int64)
-        self.sampling = Sampling()
-        self._generators = self.sampling.generators(self.batch)
-
-    @property
-    def position(self) -> int:
-        """Tokens of the longest sequence."""
-        return int(self.lengths.max())
-
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        with self._guard, self.runner.turn:
-            self.check_open()
-            self.runner.check_open()
-            yield
-
-    def close(self) -> None:
-        """Give back its memory; once more is nothing. It cannot be used afterwards."""
-        with self._guard, self.runner.turn:
-            super().close()
 
     def prefill(self, tokens: Tokens, seq_lens: Lengths | None = None) -> Floats:
         """Feed tokens [batch, L], of which the first ``seq_lens[b]`` of sequence b are valid; any L, again and again.
@@ -273,30 +202,6 @@ class Session(Closing):
             snapshot = self._snapshot()
         write_session(Path(path), self.runner.bundle, snapshot)
 
-    def _snapshot(self, *, caches: bool = True) -> Snapshot:
-        specs = [spec for spec in self.manifest.states if caches or not spec.grows]
-        return Snapshot(
-            lengths=self.lengths.copy(),
-            states={spec.past_name: self._read_state(spec) for spec in specs},
-            logits=self.logits.copy(),
-            recent=self.recent.copy(),
-            sampling=self.sampling,
-            generators=self._generators.copy(),
-        )
-
-    def _restore(self, snapshot: Snapshot) -> None:
-        self._write(snapshot.states, snapshot.lengths)
-        self._go_on(snapshot)
-
-    def _go_on(self, snapshot: Snapshot) -> None:
-        """Take over all but the states."""
-        self.lengths, self.logits, self.recent = snapshot.lengths.copy(), snapshot.logits, snapshot.recent
-        self.sampling, self._generators = snapshot.sampling, snapshot.generators.copy()
-
-    def _copy_states(self, other: Session) -> None:
-        """Take over the states of another session of this batch and capacity; by way of the host, unless overridden."""
-        self._write(other.read_states(), other.lengths)
-
     def _check_counts(self, tokens: Tokens, seq_lens: Lengths | None) -> Lengths:
         length = tokens.shape[1]
         counts = np.full(self.batch, length) if seq_lens is None else seq_lens
@@ -304,128 +209,9 @@ class Session(Closing):
         self._check_capacity(seq_lens)
         return seq_lens
 
-    def _check_capacity(self, seq_lens: Lengths) -> None:
-        if self.manifest.capacity is None:
-            return
-        longest = int((self.lengths + seq_lens).max())
-        if longest > self.capacity:
-            full = self.capacity >= self.manifest.capacity
-            more = self.manifest.or_hold_more if full else ", or give the session a larger capacity"
-            raise UserError(
-                f"a sequence of {longest} tokens: this session's capacity is {self.capacity}; shorten the prompt{more}"
-            )
-
-    def read_states(self) -> States:
-        """Every state by its ``past_key_values.<layer>.<kind>`` name; caches cut to the longest sequence's length."""
-        with self._in_use():
-            return {spec.past_name: self._read_state(spec) for spec in self.manifest.states}
-
-    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        """Take over states as ``read_states`` gives them, and the sequences' lengths; then feed before ``generate``.
-
-        Raises:
-            UserError: a state or a length is missing or does not fit, or the capacity holds less; no state has changed.
-        """
-        with self._in_use():
-            lengths = given_counts("lengths", lengths, self.batch, MOST_TOKENS)
-            self._check_capacity(lengths - self.lengths)
-            self._write(self._given_states(states, lengths), lengths)
-            self.lengths = lengths
-            if self._checkpoints is not None:
-                self._checkpoints.forget()
-
-    def read_row(self, row: int) -> Snapshot:
-        """One sequence by itself, as a session of batch 1 would have it; caches cut to its own length.
-
-        Raises:
-            UserError: there is no such row.
-        """
-        with self._in_use():
-            self._check_row(row)
-            length = int(self.lengths[row])
-            read = {spec.past_name: (spec, self._read_row_state(spec, row)) for spec in self.manifest.states}
-            return Snapshot(
-                lengths=self.lengths[row : row + 1].copy(),
-                states={name: _cut(state, length if spec.grows else None) for name, (spec, state) in read.items()},
-                logits=self.logits[row : row + 1].copy(),
-                recent=self.recent[row : row + 1].copy(),
-                sampling=self.sampling,
-                generators=self._generators[row : row + 1].copy(),
-            )
-
-    def write_row(self, row: int, sequence: Snapshot) -> None:
-        """Put what ``read_row`` gave in the place of one sequence; how tokens are chosen stays, and no other changes.
-
-        Raises:
-            UserError: there is no such row, a state does not fit, or it has more tokens than the capacity.
-        """
-        with self._in_use():
-            self._check_row(row)
-            lengths = self.lengths.copy()
-            lengths[row] = given_counts("lengths", sequence.lengths, 1, MOST_TOKENS)[0]
-            self._check_capacity(lengths - self.lengths)
-            self._write_row(row, self._given_states(sequence.states, lengths[row : row + 1]), lengths)
-            self.lengths = lengths
-            self.logits = self.logits.copy()  # it may be the runtime's memory
-            self.logits[row], self.recent[row] = sequence.logits[0], sequence.recent[0]
-            if self._checkpoints is not None:
-                self._checkpoints.forget()
-
-    def empty_row(self, row: int) -> None:
-        """Forget one sequence's tokens, so that it takes no room; feed it none until ``write_row``.
-
-        Raises:
-            UserError: there is no such row.
-        """
-        with self._in_use():
-            self._check_row(row)
-            self.lengths[row] = 0
-
-    def _given_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> States:
-        """Raises UserError: a state does not fit, or a cache holds more than the capacity."""
-        given = given_states(self.manifest.states, states, lengths)
-        for spec in self.manifest.states:
-            held = given[spec.past_name].shape[2] if spec.grows else 0
-            if held > self.capacity:
-                raise UserError(f"{spec.past_name}: {held} tokens, the session's capacity is {self.capacity}")
-        return given
-
-    def _check_row(self, row: int) -> None:
-        if not 0 <= row < self.batch:
-            raise UserError(f"`row` {row}: expected 0 to {self.batch - 1}, the session's batch is {self.batch}")
-
-    def _read_row_state(self, spec: StateSpec, row: int) -> NDArray[np.floating]:
-        """A state [1, ...] of one sequence; a cache has at least its own length. By way of all, unless overridden."""
-        return self._read_state(spec)[row : row + 1]
-
-    def _write_row(self, row: int, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        """Take over checked states [1, ...] of one of ``lengths``; by way of all, unless overridden."""
-        whole = self.read_states()
-        for spec in self.manifest.states:
-            given, held = states[spec.past_name], whole[spec.past_name]
-            if spec.grows and held.shape[2] < given.shape[2]:
-                held = np.zeros(spec.sizes(self.batch, given.shape[2]), held.dtype)
-                held[:, :, : whole[spec.past_name].shape[2]] = whole[spec.past_name]
-            target = held[row : row + 1]
-            (target[:, :, : given.shape[2]] if spec.grows else target)[...] = given
-            whole[spec.past_name] = held
-        self._write(whole, lengths)
-
     @abstractmethod
     def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
         """Run checked inputs and keep the new states."""
-
-    @abstractmethod
-    def _read_state(self, spec: StateSpec) -> NDArray[np.floating]:
-        """A copy of a state; a cache cut to the longest sequence's length."""
-
-    @abstractmethod
-    def _write(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
-        """Take over checked states of sequences of ``lengths`` tokens; a cache that is not given keeps its rows."""
-
-
-def _cut(state: NDArray[np.floating], length: int | None) -> NDArray[np.floating]:
-    return np.array(state if length is None else state[:, :, :length])
 
 
 class Runner(Closing):

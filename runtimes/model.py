@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Closing, Runner, Session
+from seqexport.runtimes.base import Runner, Session
 from seqexport.runtimes.chat import Message, chat_prompt
+from seqexport.runtimes.closing import Closing
 from seqexport.runtimes.generate import new_tokens
 from seqexport.runtimes.module import ModuleRunner
 from seqexport.runtimes.sampling import Sampling

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Closing
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.closing import Closing
 from seqexport.runtimes.manifest import TensorSpec
 
 Array = NDArray[Any]

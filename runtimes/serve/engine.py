@@ -11,7 +11,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Closing, Runner, Session
+from seqexport.runtimes.base import Runner, Session
+from seqexport.runtimes.closing import Closing
 from seqexport.runtimes.finite import check_logits
 from seqexport.runtimes.serve.answer import Answer
 from seqexport.runtimes.serve.batch import Batch

@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from typing import Literal
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Closing, Runner
+from seqexport.runtimes.base import Runner
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.chat import Message, chat_prompt
+from seqexport.runtimes.closing import Closing
 from seqexport.runtimes.serve.engine import Engine
 from seqexport.runtimes.serve.jobs import Busy
 from seqexport.runtimes.serve.observer import Observer

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Closing
 from seqexport.runtimes.bundle import Bundle
+from seqexport.runtimes.closing import Closing
 from seqexport.runtimes.serve.logs import tell
 from seqexport.runtimes.session_file import read_session, write_session
 from seqexport.runtimes.snapshot import Snapshot

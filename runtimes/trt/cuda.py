@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes import units
-from seqexport.runtimes.base import Closing
+from seqexport.runtimes.closing import Closing
 
 Array = NDArray[Any]
 NO_MEMORY = "cudaErrorMemoryAllocation"

@@ -18,7 +18,7 @@ from seqexport.runtimes.session_file import sealed
 from tests.conftest import Exported
 from tests.cpp.embedded import Embedding, Installed
 from tests.cpp.test_sessions import PROMPT, SAMPLED, flags
-from tests.runtimes.test_sessions import rewrite
+from tests.runtimes.test_session_files import rewrite
 
 
 @pytest.fixture

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
-from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.backends import open_runner
 from seqexport.runtimes.base import Lengths, Tokens
-from seqexport.runtimes.bundle import Bundle, open_bundle
-from seqexport.runtimes.chunks import merge, split
 from seqexport.runtimes.comparison.reference import read_reference
 from seqexport.runtimes.comparison.verify import verify
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.storage import from_float32, to_float32
-from seqexport.runtimes.trt import versions
-from seqexport.runtimes.trt.profiles import GivenShapes
-from seqexport.runtimes.trt.record import write_engine
 from seqexport.runtimes.trt.runner import TrtRunner
 from tests.conftest import Exported
 from tests.exporter.families import VOCAB
-from tests.runtimes.fake_gpu import FakeContext, FakeEngine, FakeRuntime, FakeTrt, open_fake, record_of
+from tests.runtimes.fake_gpu import FakeContext, FakeRuntime, open_fake
 
 CLOSE: dict[str, Any] = {"rtol": 2e-4, "atol": 2e-5}
 MODELS = ("mamba", "llama", "jamba", "gemma2")
@@ -57,85 +46,6 @@ def jamba(exported: Exported) -> Iterator[tuple[TrtRunner, Any, FakeRuntime]]:
     runner, engine, runtime = open_fake(bundle_named(exported, "jamba"))
     with runner:
         yield runner, engine, runtime
-
-
-@dataclass
-class Machine:
-    """One with TensorRT and a GPU: the engine of a bundle, and the version of the plugin library."""
-
-    runtime: FakeRuntime
-    engine: FakeEngine | None
-    plugins: str = "0.1.0"
-
-
-@pytest.fixture
-def machine(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> tuple[Machine, Bundle]:
-    bundle = bundle_named(exported, "mamba")
-    runtime, record = FakeRuntime(), record_of(bundle, GivenShapes(), plugins=True)
-    here = Machine(runtime, FakeEngine(bundle, record, runtime))
-
-    class Trt(FakeTrt):
-        class Runtime:
-            def __init__(self, logger: Any) -> None:
-                self.engine_host_code_allowed = False
-
-            def deserialize_cuda_engine(self, plan: bytes) -> FakeEngine | None:
-                assert plan == b"plan"
-                return here.engine
-
-    def built(trt: Any) -> library.Built:
-        return library.Built("tensorrt", Path("lib.so"), "0", here.plugins, {"tensorrt": "8.6.0"})
-
-    monkeypatch.setattr(versions, "load_tensorrt", lambda: Trt)
-    monkeypatch.setattr(versions, "load_plugins", built)
-    monkeypatch.setattr("seqexport.runtimes.trt.on_gpu.load_runtime", lambda: runtime)
-    return here, bundle
-
-
-def with_engine(bundle: Bundle, folder: Path, **changes: Any) -> Bundle:
-    """A copy of a bundle that has an engine."""
-    copy = open_bundle(shutil.copytree(bundle.path, folder / "bundle"))
-    sha256 = hashlib.sha256(b"plan").hexdigest()
-    record = msgspec.structs.replace(record_of(copy, GivenShapes(), plugins=True), sha256=sha256, **changes)
-    write_engine(copy.path / "engines", memoryview(b"plan"), record)
-    return copy
-
-
-def test_a_backend_opens_the_engine_that_the_bundle_has(machine: tuple[Machine, Bundle], tmp_path: Path) -> None:
-    here, bundle = machine
-    copy = with_engine(bundle, tmp_path)
-    with open_runner("trt", copy) as runner:
-        assert all(check.passed for check in verify(runner, read_reference(copy)))
-        assert runner.description.startswith("TensorRT 8.6.0, Fake GPU, plugins of seqexport 0.1.0")
-    assert here.runtime.device == {}
-
-
-def test_what_cannot_be_opened_says_how_to_build_it(machine: tuple[Machine, Bundle], tmp_path: Path) -> None:
-    here, bundle = machine
-
-    def refusal(opened: Bundle) -> str:
-        with pytest.raises(UserError) as refused:
-            open_runner("trt", opened)
-        assert (here.runtime.device, here.runtime.pinned) == ({}, {})
-        assert str(refused.value).endswith(f"seqexport build {opened.path}")
-        return str(refused.value)
-
-    assert "has no engine for Fake GPU, TensorRT 8.6.0" in refusal(bundle)
-    copy = with_engine(bundle, tmp_path)
-    here.plugins = "0.2.0"
-    assert "built with the plugins of seqexport 0.1.0, and these are of 0.2.0" in refusal(copy)
-    here.plugins, here.engine = "0.1.0", None
-    assert "TensorRT 8.6.0 cannot load fake-gpu-trt8.6.0.plan" in refusal(copy)
-
-
-def test_an_engine_of_another_graph_is_refused(
-    machine: tuple[Machine, Bundle], exported: Exported, tmp_path: Path
-) -> None:
-    here, bundle = machine
-    other = bundle_named(exported, "llama")
-    here.engine = FakeEngine(other, record_of(other, GivenShapes(), plugins=True), here.runtime)
-    with pytest.raises(UserError, match=r"its inputs and outputs are not those of the bundle \(past"):
-        open_runner("trt", with_engine(bundle, tmp_path))
 
 
 @pytest.mark.parametrize("plugins", [True, False], ids=["in-place", "two-caches"])
@@ -399,34 +309,6 @@ def test_bfloat16_is_rounded_to_the_nearest_even() -> None:
     expected = [1.0, 1.0, 1.015625, -2.5e-39, np.inf, -np.inf, np.inf, np.nan]
     np.testing.assert_allclose(back, np.array(expected, np.float32), rtol=2**-8, atol=1e-40)
     np.testing.assert_array_equal(from_float32(back, "bfloat16")[:-1], bits[:-1])
-
-
-@pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("longest", [1, 3, 4, 12, 50])
-def test_chunks_hold_every_token_once_and_logits_come_from_the_last(longest: int, whole: bool) -> None:
-    given, valid = tokens(4, 12), lens(12, 7, 0, 3)
-    chunks = split(given, valid, longest, whole=whole)
-    assert all(1 <= chunk.tokens.shape[1] <= longest for chunk in chunks)
-    np.testing.assert_array_equal(sum(chunk.seq_lens for chunk in chunks), valid)
-    for row, n in enumerate(valid):
-        fed = [chunk.tokens[row, : chunk.seq_lens[row]] for chunk in chunks]
-        np.testing.assert_array_equal(np.concatenate(fed), given[row, :n])
-    if whole:
-        logits = [chunk.tokens[..., None].astype(np.float32) for chunk in chunks]
-        np.testing.assert_array_equal(merge(chunks, logits, whole=True)[..., 0], given)
-        return
-    logits = [
-        np.array([[[c.tokens[row, max(n - 1, 0)]]] for row, n in enumerate(c.seq_lens)], np.float32) for c in chunks
-    ]
-    merged = merge(chunks, logits, whole=False)
-    for row, n in enumerate(valid):
-        if n:
-            assert merged[row, 0, 0] == given[row, n - 1]
-
-
-def test_columns_of_padding_alone_are_not_run() -> None:
-    assert len(split(tokens(2, 30), lens(3, 4), 4, whole=False)) == 1
-    assert len(split(tokens(2, 30), lens(0, 0), 4, whole=False)) == 1
 
 
 def test_a_row_of_a_session_moves_to_another(jamba: tuple[TrtRunner, Any, FakeRuntime]) -> None:

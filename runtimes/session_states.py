@@ -1,0 +1,210 @@
+"""What a session holds of its sequences, and how that is read and written: whole, or one sequence by itself."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqexport.plugins.errors import UserError
+from seqexport.runtimes.closing import Closing
+from seqexport.runtimes.given import MOST_TOKENS, given_counts, given_states
+from seqexport.runtimes.guard import Guard
+from seqexport.runtimes.manifest import StateSpec
+from seqexport.runtimes.sampling import Sampling
+from seqexport.runtimes.snapshot import RECENT, Checkpoints, Snapshot
+
+if TYPE_CHECKING:
+    from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
+
+
+class SessionStates(Closing):
+    """The part of a ``Session`` that its backend's memory is behind; ``Session`` says what the attributes are."""
+
+    if_closed: ClassVar[str] = "this session is closed; start a new one"
+
+    def __init__(self, runner: Runner, batch: int, capacity: int) -> None:
+        runner.check_open()
+        manifest = runner.manifest
+        if batch < 1:
+            raise UserError(f"batch size {batch}: expected at least 1")
+        if manifest.capacity is not None and capacity > manifest.capacity:
+            raise UserError(
+                f"capacity of {capacity} tokens: the bundle was exported for at most {manifest.capacity}; "
+                f"shorten the prompt{manifest.or_hold_more}"
+            )
+        self.runner, self.manifest, self.batch, self.capacity = runner, manifest, batch, capacity
+        self._checkpoints: Checkpoints | None = None
+        self._guard = Guard("session")
+        self._begin()
+
+    def _begin(self) -> None:
+        self.lengths: Lengths = np.zeros(self.batch, np.int32)
+        self.logits: Floats = np.zeros((self.batch, self.manifest.vocab_size), np.float32)
+        self.recent: Tokens = np.full((self.batch, RECENT), -1, np.int64)
+        self.sampling = Sampling()
+        self._generators = self.sampling.generators(self.batch)
+
+    @property
+    def position(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self.lengths.max())
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._guard, self.runner.turn:
+            self.check_open()
+            self.runner.check_open()
+            yield
+
+    def close(self) -> None:
+        """Give back its memory; once more is nothing. It cannot be used afterwards."""
+        with self._guard, self.runner.turn:
+            super().close()
+
+    def read_states(self) -> States:
+        """Every state by its ``past_key_values.<layer>.<kind>`` name; caches cut to the longest sequence's length."""
+        with self._in_use():
+            return {spec.past_name: self._read_state(spec) for spec in self.manifest.states}
+
+    def write_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        """Take over states as ``read_states`` gives them, and the sequences' lengths; then feed before ``generate``.
+
+        Raises:
+            UserError: a state or a length is missing or does not fit, or the capacity holds less; no state has changed.
+        """
+        with self._in_use():
+            lengths = given_counts("lengths", lengths, self.batch, MOST_TOKENS)
+            self._check_capacity(lengths - self.lengths)
+            self._write(self._given_states(states, lengths), lengths)
+            self.lengths = lengths
+            if self._checkpoints is not None:
+                self._checkpoints.forget()
+
+    def read_row(self, row: int) -> Snapshot:
+        """One sequence by itself, as a session of batch 1 would have it; caches cut to its own length.
+
+        Raises:
+            UserError: there is no such row.
+        """
+        with self._in_use():
+            self._check_row(row)
+            length = int(self.lengths[row])
+            read = {spec.past_name: (spec, self._read_row_state(spec, row)) for spec in self.manifest.states}
+            return Snapshot(
+                lengths=self.lengths[row : row + 1].copy(),
+                states={name: _cut(state, length if spec.grows else None) for name, (spec, state) in read.items()},
+                logits=self.logits[row : row + 1].copy(),
+                recent=self.recent[row : row + 1].copy(),
+                sampling=self.sampling,
+                generators=self._generators[row : row + 1].copy(),
+            )
+
+    def write_row(self, row: int, sequence: Snapshot) -> None:
+        """Put what ``read_row`` gave in the place of one sequence; how tokens are chosen stays, and no other changes.
+
+        Raises:
+            UserError: there is no such row, a state does not fit, or it has more tokens than the capacity.
+        """
+        with self._in_use():
+            self._check_row(row)
+            lengths = self.lengths.copy()
+            lengths[row] = given_counts("lengths", sequence.lengths, 1, MOST_TOKENS)[0]
+            self._check_capacity(lengths - self.lengths)
+            self._write_row(row, self._given_states(sequence.states, lengths[row : row + 1]), lengths)
+            self.lengths = lengths
+            self.logits = self.logits.copy()  # it may be the runtime's memory
+            self.logits[row], self.recent[row] = sequence.logits[0], sequence.recent[0]
+            if self._checkpoints is not None:
+                self._checkpoints.forget()
+
+    def empty_row(self, row: int) -> None:
+        """Forget one sequence's tokens, so that it takes no room; feed it none until ``write_row``.
+
+        Raises:
+            UserError: there is no such row.
+        """
+        with self._in_use():
+            self._check_row(row)
+            self.lengths[row] = 0
+
+    def _given_states(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> States:
+        """Raises UserError: a state does not fit, or a cache holds more than the capacity."""
+        given = given_states(self.manifest.states, states, lengths)
+        for spec in self.manifest.states:
+            held = given[spec.past_name].shape[2] if spec.grows else 0
+            if held > self.capacity:
+                raise UserError(f"{spec.past_name}: {held} tokens, the session's capacity is {self.capacity}")
+        return given
+
+    def _check_row(self, row: int) -> None:
+        if not 0 <= row < self.batch:
+            raise UserError(f"`row` {row}: expected 0 to {self.batch - 1}, the session's batch is {self.batch}")
+
+    def _read_row_state(self, spec: StateSpec, row: int) -> NDArray[np.floating]:
+        """A state [1, ...] of one sequence; a cache has at least its own length. By way of all, unless overridden."""
+        return self._read_state(spec)[row : row + 1]
+
+    def _write_row(self, row: int, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        """Take over checked states [1, ...] of one of ``lengths``; by way of all, unless overridden."""
+        whole = self.read_states()
+        for spec in self.manifest.states:
+            given, held = states[spec.past_name], whole[spec.past_name]
+            if spec.grows and held.shape[2] < given.shape[2]:
+                held = np.zeros(spec.sizes(self.batch, given.shape[2]), held.dtype)
+                held[:, :, : whole[spec.past_name].shape[2]] = whole[spec.past_name]
+            target = held[row : row + 1]
+            (target[:, :, : given.shape[2]] if spec.grows else target)[...] = given
+            whole[spec.past_name] = held
+        self._write(whole, lengths)
+
+    def _check_capacity(self, seq_lens: Lengths) -> None:
+        if self.manifest.capacity is None:
+            return
+        longest = int((self.lengths + seq_lens).max())
+        if longest > self.capacity:
+            full = self.capacity >= self.manifest.capacity
+            more = self.manifest.or_hold_more if full else ", or give the session a larger capacity"
+            raise UserError(
+                f"a sequence of {longest} tokens: this session's capacity is {self.capacity}; shorten the prompt{more}"
+            )
+
+    def _snapshot(self, *, caches: bool = True) -> Snapshot:
+        specs = [spec for spec in self.manifest.states if caches or not spec.grows]
+        return Snapshot(
+            lengths=self.lengths.copy(),
+            states={spec.past_name: self._read_state(spec) for spec in specs},
+            logits=self.logits.copy(),
+            recent=self.recent.copy(),
+            sampling=self.sampling,
+            generators=self._generators.copy(),
+        )
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self._write(snapshot.states, snapshot.lengths)
+        self._go_on(snapshot)
+
+    def _go_on(self, snapshot: Snapshot) -> None:
+        """Take over all but the states."""
+        self.lengths, self.logits, self.recent = snapshot.lengths.copy(), snapshot.logits, snapshot.recent
+        self.sampling, self._generators = snapshot.sampling, snapshot.generators.copy()
+
+    def _copy_states(self, other: Session) -> None:
+        """Take over the states of another session of this batch and capacity; by way of the host, unless overridden."""
+        self._write(other.read_states(), other.lengths)
+
+    @abstractmethod
+    def _read_state(self, spec: StateSpec) -> NDArray[np.floating]:
+        """A copy of a state; a cache cut to the longest sequence's length."""
+
+    @abstractmethod
+    def _write(self, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
+        """Take over checked states of sequences of ``lengths`` tokens; a cache that is not given keeps its rows."""
+
+
+def _cut(state: NDArray[np.floating], length: int | None) -> NDArray[np.floating]:
+    return np.array(state if length is None else state[:, :, :length])
