@@ -98,9 +98,8 @@ def _to_map(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
 def _map_sizes(graph: ir.Graph, node: ir.Node, made: ir.Shape) -> ir.Value | None:
     """What a Reshape to [B,D,H,W] is told, with the channels last."""
     channels, sizes, known = made[1], made_by(node.inputs[1], "Concat"), constant(node.inputs[1])
-    if known is not None and all(known[1:] > 0):
-        batch, _, height, width = known.tolist()
-        return numbers(graph, batch, height, width, known[1])
+    if known is not None and min(told := [int(size) for size in known.reshape(-1)][1:]) > 0:
+        return numbers(graph, int(known[0]), *told[1:], told[0])
     if sizes is None or len(sizes.inputs) != 4 or not isinstance(channels, int):
         return None
     first, _, second, third = sizes.inputs
