@@ -112,6 +112,8 @@ def build(bundle: Bundle, options: BuildOptions, progress: Progress) -> Path:
         require_writable_engine(bundle.path / FOLDER / name)
         profiles = profiles_of(bundle, options.shapes)
         ours = versions.load_plugins(tools.trt) if options.plugins and bundle.manifest.ops else None
+        if ours and (fault := versions.known_fault(tools.trt, bundle.manifest.ops)):
+            progress.warn(fault)
         tools.log.clear()
         build = _Build(tools, options, bundle.model, graph_bytes(bundle.model, drop=drop))
         if not options.plugins:

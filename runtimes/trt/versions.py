@@ -6,7 +6,7 @@ import ctypes
 import functools
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -196,6 +196,17 @@ def loses_timings(trt: Any, cause: str) -> bool:
     """Whether a timing cache was refused for a reason that is not the user's: before 10, TensorRT cannot read back what
     Myelin put in it."""
     return major(trt) < 10 and "Myelin" in cause
+
+
+def known_fault(trt: Any, ops: Collection[str]) -> str | None:
+    """What engines of these ops were seen to get wrong in this TensorRT, if anything."""
+    if major(trt) >= 10 or "Experts" not in ops:
+        return None
+    return (
+        "engines of models with experts gave wrong logits in TensorRT 8.6.0 (H200) where two sequences were read in "
+        "chunks of 7 tokens, and right ones where they were read whole or by single tokens; try this one: seqexport "
+        "verify --backend trt"
+    )
 
 
 def preview_features(trt: Any, names: Sequence[str]) -> dict[Any, bool]:
