@@ -123,12 +123,12 @@ def _run() -> int:
 
 def _last_resort(error: BaseException) -> str:
     """What nobody has foreseen, in a line."""
+    if isinstance(error, FileNotFoundError) and not _has_folder():
+        return "the working folder is not there any more; change into one that is"
     if os.environ.get(TRACEBACK):
         traceback.print_exception(error)
     if isinstance(error, MemoryError):
         return "out of memory; give less to do at a time, or use a machine with more"
-    if isinstance(error, FileNotFoundError) and not _has_folder():
-        return "the working folder is not there any more; change into one that is"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; for the place in the program set {TRACEBACK}=1"
     return f"unforeseen {type(error).__name__}: {error}; for the place in the program set {TRACEBACK}=1"

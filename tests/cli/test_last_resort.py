@@ -91,7 +91,9 @@ def test_a_path_without_end(run: Run, command: tuple[str, ...]) -> None:
     assert "File name too long" in run(*command, "n" * 300).refusal
 
 
-def test_a_working_folder_that_is_gone(run: Run, tmp_path: Path) -> None:
+def test_a_working_folder_that_is_gone(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is foreseen: there is no place in the program to look for."""
+    monkeypatch.setenv(cli.TRACEBACK, "1")
     before = Path.cwd()
     (tmp_path / "gone").mkdir()
     os.chdir(tmp_path / "gone")
