@@ -15,6 +15,7 @@ from tests.exporter.families import EXPORTED
 from tests.support import BACKENDS, PROPERTY, digest
 
 FOLDER = Path(__file__).parent
+TENSORRT = "tensorrt.json"
 PACKAGES = ("transformers", "torch", "onnxruntime")
 
 
@@ -74,7 +75,7 @@ def of_transformers(version: str) -> Record:
 
 
 def of_tensorrt() -> Record | None:
-    file = FOLDER / "tensorrt.json"
+    file = FOLDER / TENSORRT
     return _read(file) if file.exists() else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tests.support import digest, records
 
 CAPACITY = 48
 DTYPES = ("float32", "float16")
+FILE = records.FOLDER / records.TENSORRT
 
 
 def make_bundles(folder: Path, families: Sequence[str]) -> None:
@@ -33,24 +34,40 @@ def make_bundles(folder: Path, families: Sequence[str]) -> None:
 
 @click.command("tensorrt")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("families", nargs=-1, type=click.Choice(list(EXPORTED)), metavar="[FAMILY]...")
 @click.option("--tensorrt-python", default=sys.executable, help="An interpreter with TensorRT [default: this one].")
 @click.option("--tensorrt-path", help="Its PYTHONPATH [default: the same as here].")
 @click.option("--build-flags", default="", help="For every `seqexport build`.")
 @click.option("--jobs", default=1, show_default=True, help="Engines at a time.")
-def run(folder: Path, tensorrt_python: str, tensorrt_path: str | None, build_flags: str, jobs: int) -> None:
+def run(
+    folder: Path,
+    families: tuple[str, ...],
+    tensorrt_python: str,
+    tensorrt_path: str | None,
+    build_flags: str,
+    jobs: int,
+) -> None:
     """On a GPU: build, verify and record the bundles.
 
-    FOLDER is where `bundles` exported them; those of today's models count.
+    FOLDER is where `bundles` exported them; those of today's models count, of every family or of those that are named.
+    Each is recorded when it is done, beside what earlier runs with the same versions recorded.
     """
     flags = tuple(shlex.split(build_flags))
     setting = Setting(find_gpu(), folder / "work", tensorrt_python, tensorrt_path, build_flags=flags, jobs=jobs)
-    found = [(family, dtype) for family in EXPORTED for dtype in DTYPES if (folder / _name(family, dtype)).is_dir()]
+    versions = {"TensorRT": _version(setting), "GPU": setting.gpu.name}
+    before, outcomes = records.of_tensorrt(), dict[tuple[str, str, str], bool]()
+    cases = [(family, dtype) for family in families or EXPORTED for dtype in DTYPES]
     with ThreadPoolExecutor(jobs) as pool:
-        passed = list(pool.map(lambda case: _passes(setting, folder, _name(*case)), found))
-    outcomes = {(*case, "tensorrt"): fine for case, fine in zip(found, passed, strict=True)}
-    file = records.FOLDER / "tensorrt.json"
-    records.write(file, records.record(outcomes, {"TensorRT": _version(setting), "GPU": setting.gpu.name}))
-    print(f"{file}: {sum(passed)} of {len(passed)} passed")
+        started = {
+            pool.submit(_passes, setting, folder, _name(*case)): (*case, "tensorrt")
+            for case in cases
+            if (folder / _name(*case)).is_dir()
+        }
+        for done in as_completed(started):
+            outcomes[started[done]] = done.result()
+            made = records.record(outcomes, versions)
+            records.write(FILE, records.continued(before, made, outcomes) if before else made)
+    print(f"{FILE}: {sum(outcomes.values())} of {len(outcomes)} passed")
 
 
 def _name(family: str, dtype: str) -> str:
