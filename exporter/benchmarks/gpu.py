@@ -3,7 +3,8 @@
     python -m seqexport.exporter.benchmarks.gpu [--only kernels,sanitizer] [-o gpu.json]
 
 This interpreter needs PyTorch, transformers and pytest; TensorRT may be in another one (--tensorrt-python). What is
-missing is left out and said. Results are kept in --work, so that a run may be made in parts; the file has them all.
+missing is left out and said. Results are kept in --work, so that a run may be made in parts; the file has them all, and
+of a step that is cut off what it found until then.
 Targets are those for one H100; a missed target is shown, and does not fail the run.
 """
 
@@ -62,8 +63,13 @@ def load_step(name: str) -> Step:
     return step
 
 
-def run_step(name: str, step: Step, setting: Setting, found: Callable[[Row], None] = lambda row: None) -> StepResult:
-    """All rows that the step finds before it ends, however it ends."""
+CUT_OFF = "it was ended before it was done"
+
+
+def run_step(
+    name: str, step: Step, setting: Setting, found: Callable[[StepResult], None] = lambda result: None
+) -> StepResult:
+    """All rows that the step finds before it ends, however it ends; ``found`` is given those so far after each."""
     rows: list[Row] = []
     start = perf_counter()
 
@@ -74,7 +80,7 @@ def run_step(name: str, step: Step, setting: Setting, found: Callable[[Row], Non
     try:
         for row in step(setting):
             rows.append(row)
-            found(row)
+            found(result("failed", CUT_OFF))
     except LeftOut as reason:
         return result("left out", str(reason))
     except (StepFailed, UserError) as reason:
@@ -123,11 +129,17 @@ def command(only: tuple[str, ...], output: Path, work: Path, **options: object) 
     setting = Setting(gpu=find_gpu(), work=work.resolve(), **options)  # type: ignore[arg-type]
     console, results = open_console(), Results(setting.work / "results", STEPS)
     steps = [name for name in STEPS if not only or name in only]
+
+    def found(part: StepResult) -> None:
+        results.keep_part(part)
+        _write(output, setting, results)
+        _say(console, part.rows[-1])
+
     for name in steps:
         with console.status(f"{name} ..."):
-            result = run_step(name, load_step(name), setting, lambda row: _say(console, row))
-        results.keep(result)
+            results.keep(run_step(name, load_step(name), setting, found))
         _write(output, setting, results)
+        result = results.read()[name]
         console.print(f"{name}: {result.status} after {result.seconds:.0f} s", highlight=False)
     kept = results.read()
     print_table(console, kept.values())

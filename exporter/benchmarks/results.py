@@ -89,7 +89,12 @@ class Results:
             made = {row.name for row in result.rows}
             old = tuple(row for row in before.rows if row.name not in made)
             result = msgspec.structs.replace(result, rows=(*old, *result.rows))
-        write_json(self.folder / f"{result.step}.json", result)
+        write_json(self._file(result.step), result)
+        self._part(result.step).unlink(missing_ok=True)
+
+    def keep_part(self, result: StepResult) -> None:
+        """What a step has found so far, which counts where it never ends and no earlier result is there."""
+        write_json(self._part(result.step), result)
 
     def read(self) -> dict[str, StepResult]:
         """All results so far, in the steps' order.
@@ -97,8 +102,14 @@ class Results:
         Raises:
             UserError: a result is damaged.
         """
-        files = [self.folder / f"{step}.json" for step in self.order]
-        return {file.stem: _read(file) for file in files if file.exists()}
+        found = {step: self._file(step) if self._file(step).exists() else self._part(step) for step in self.order}
+        return {step: _read(file) for step, file in found.items() if file.exists()}
+
+    def _file(self, step: str) -> Path:
+        return self.folder / f"{step}.json"
+
+    def _part(self, step: str) -> Path:
+        return self.folder / f"{step}.part.json"
 
 
 def _read(file: Path) -> StepResult:

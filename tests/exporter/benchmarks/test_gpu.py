@@ -97,6 +97,30 @@ def test_a_run_in_parts_writes_one_file(
     assert [row.met for row in report.steps[2].rows] == [False, True]
 
 
+def test_what_a_step_found_before_it_was_cut_off_is_kept(
+    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    output, cut = tmp_path / "gpu.json", [True]
+
+    def speed(setting: Setting) -> Iterator[Row]:
+        yield Row("scan", measured=1.2)
+        if cut[0]:
+            raise KeyboardInterrupt
+        yield Row("conv", measured=0.95)
+
+    monkeypatch.setattr(gpu, "load_step", {"speed": speed}.__getitem__)
+    common = ["--only", "speed", "-o", output, "--work", tmp_path / "work"]
+    assert run_gpu(monkeypatch, *common) not in (0, 2)
+    (step,) = msgspec.json.decode(output.read_bytes(), type=Report).steps
+    assert (step.status, step.why, [row.name for row in step.rows]) == ("failed", gpu.CUT_OFF, ["scan"])
+    cut[0] = False
+    assert run_gpu(monkeypatch, *common) == 0
+    cut[0] = True
+    run_gpu(monkeypatch, *common)
+    (step,) = msgspec.json.decode(output.read_bytes(), type=Report).steps
+    assert (step.status, [row.name for row in step.rows]) == ("passed", ["scan", "conv"])
+
+
 def test_a_failed_row_fails_the_step_and_keeps_the_others(setting: Setting) -> None:
     def step(setting: Setting) -> Iterator[Row]:
         yield Row("fp32", passed=True)
