@@ -29,19 +29,23 @@ LONG = 120.0
 
 
 def run(seconds: float, seed: int) -> list[str]:
-    """Every failure, as a line."""
-    start, failures = time.monotonic(), list[str]()
+    """A line for each kill, empty, and for each failure."""
+    start, lines = time.monotonic(), list[str]()
     os.fsync = lambda descriptor: None  # type: ignore[assignment]  # a killed process loses no file, a machine would
     with tempfile.TemporaryDirectory() as folder:
         for output in OUTPUTS:
-            failures += [f"{output.name}: {what}" for what in _at_every_line(output, Path(folder) / output.name)]
+            lines += _named(output, _at_every_line(output, Path(folder) / output.name))
         end, chance = start + seconds * (0.5 if seconds >= LONG else 1), random.Random(seed)
         while time.monotonic() < end:
             output = chance.choice(OUTPUTS)
-            failures += [f"{output.name}: {what}" for what in _at_random(output, Path(folder) / output.name, chance)]
+            lines += _named(output, _at_random(output, Path(folder) / output.name, chance))
         if seconds >= LONG:
-            failures += kill_commands(start + seconds, chance, Path(folder))
-    return failures
+            lines += kill_commands(start + seconds, chance, Path(folder))
+    return lines
+
+
+def _named(output: Output, lines: Iterator[str]) -> list[str]:
+    return [f"{output.name}: {line}" if line else "" for line in lines]
 
 
 def _at_every_line(output: Output, folder: Path) -> Iterator[str]:
@@ -51,6 +55,8 @@ def _at_every_line(output: Output, folder: Path) -> Iterator[str]:
     while not over:
         at += 1
         over = _in_child(lambda point=at: _until_line(point, lambda: output.write(folder, 1)))
+        if not over:
+            yield ""
         yield from _seen(output, folder, f"killed at line {at}")
         output.write(folder, 0)
         if len(left := _names(folder)) != len(expected):
@@ -69,6 +75,7 @@ def _at_random(output: Output, folder: Path, chance: random.Random) -> Iterator[
         time.sleep(chance.uniform(0, 3 * took))
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
+        yield ""
         yield from _seen(output, folder, "killed at random")
     output.write(folder, 0)
     if len(left := _names(folder)) != expected:
@@ -147,8 +154,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    failures = run(given.seconds, given.seed)
-    print(*failures, f"{len(failures)} failures", sep="\n")
+    lines = run(given.seconds, given.seed)
+    failures = [line for line in lines if line]
+    print(*failures, f"{lines.count('')} kills, {len(failures)} failures", sep="\n")
     sys.exit(bool(failures))
 
 

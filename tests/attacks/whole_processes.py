@@ -21,21 +21,21 @@ BUILD = "import sys; from tests.plugins.stand_in import build; build(sys.argv[1]
 
 
 def kill_commands(end: float, chance: random.Random, folder: Path) -> list[str]:
-    """Every failure, as a line."""
+    """A line for each kill, empty, and for each failure."""
     export = [EXPORT, "onnx", "--arch", "mamba", "--no-verify", "--force", "-o", str(folder / "export" / "out")]
     build = [BUILD, str(folder / "build")]
-    failures = list[str]()
+    lines = list[str]()
     took = {name: _seconds(command) for name, command in (("export", export), ("build", build))}
     for name in itertools.cycle(took):
         if time.monotonic() > end:
-            return failures
+            return lines
         command = {"export": export, "build": build}[name]
         _killed(command, chance.uniform(0, 1.1 * took[name]))
-        failures += _seen(name, folder)
+        lines += ["", *_seen(name, folder)]
         if chance.random() < 0.2:
             _seconds(command)
-            failures += _litter(folder)
-    return failures
+            lines += _litter(folder)
+    return lines
 
 
 def _started(command: Sequence[str]) -> subprocess.Popen[bytes]:
