@@ -144,12 +144,12 @@ def _record_for(bundle: Bundle, here: Platform, rebuild: str) -> EngineRecord:
     exact = folder / f"{here.engine_name}.json"
     others = sorted(file for file in folder.glob("*.json") if file != exact)
     found: list[str] = []
-    for file in [exact] if exact.is_file() else others:
+    for file in [exact] if exact.exists() else others:
         record = read_record(bundle.path, file, rebuild)
         if record.runs_on(here):
             return record
         found.append(str(record.platform))
-    if exact.is_file():
+    if exact.exists():
         raise UserError(f"{exact.with_suffix('.plan')}: built for {found[0]}, and this is {here}; {rebuild}")
     there = f"; {folder} has engines for: {' and '.join(found)}" if found else ""
     raise UserError(f"{bundle.path} has no engine for {here}{there}; {rebuild}")

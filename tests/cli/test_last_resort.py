@@ -12,6 +12,7 @@ import pytest
 
 from seqexport.exporter import cli
 from seqexport.runtimes.bundle import MANIFEST
+from tests.attacks.bundles import RECORD
 from tests.cli.conftest import Run
 from tests.cli.test_bundle_commands import edit_manifest
 
@@ -66,12 +67,16 @@ def test_names_of_a_bundle_do_not_reach_the_terminal_as_they_are(run: Run, shipp
     (folder / MANIFEST).unlink()
     (folder / MANIFEST).write_text(text)
     edit_manifest(folder, architecture="[/x]\x1b[2J\x07\x9b31m", target="portable")
-    record = {"plan": "\x1b]0;title\x07", "tensorrt": "\x1b[31m"}
-    shown = run("inspect", folder).out
-    assert "[/x]\N{REPLACEMENT CHARACTER}[2J" in shown
+    record = RECORD | {"gpu": "\x1b]0;title\x07", "date": "\x9b31m[/x]"}
     (folder / "engines").mkdir()
     (folder / "engines" / "x.json").write_text(json.dumps(record))
-    for said in (shown, run("inspect", folder).err, run("inspect", folder, "--json").out):
+    shown = run("inspect", folder).out
+    assert "[/x]\N{REPLACEMENT CHARACTER}[2J" in shown
+    assert "\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}, TensorRT 8.6.0" in shown
+    (folder / "engines" / "x.json").write_text(json.dumps(record | {"tensorrt": "\x1b[31m"}))
+    refused = run("inspect", folder)
+    assert "no engine's record: Invalid version: '\\x1b[31m'" in refused.refusal
+    for said in (shown, refused.err, run("inspect", folder, "--json").out):
         assert not set(said) & set("\x1b\x07\x9b")
 
 

@@ -9,10 +9,13 @@ import resource
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import onnx
 import pytest
 
-from seqexport.runtimes.bundle import MANIFEST, MODEL, Bundle
+from seqexport.plugins.reading import sha256
+from seqexport.runtimes.bundle import MANIFEST, MODEL, Bundle, write_manifest
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.session_file import sealed
 from tests.conftest import Exported
@@ -66,6 +69,26 @@ def test_bundles_that_do_not_open(package: Installed, exported: Exported, mamba:
     assert "format version 3, this seqexport reads 1 to 2; upgrade" in package.run(copy, *flags(PROMPT, None)).refusal
     engine = exported("preset:mamba", target="tensorrt").path
     assert "needs the library of our ops" in package.run(engine, *flags(PROMPT, None)).refusal
+
+
+@pytest.mark.parametrize("name", ["../secret", "within/secret", "linked.data", "*/_ORT_MEM_ADDR_/*"])
+def test_weights_that_are_listed_and_lie_elsewhere(
+    package: Installed, mamba: Bundle, name: str, tmp_path: Path
+) -> None:
+    """With the right sha256; ONNX Runtime would follow the links, and read the last as an address of its memory."""
+    copy = shutil.copytree(mamba.path, tmp_path / "copy")
+    (copy / f"{MODEL}.data").rename(tmp_path / "secret")
+    (copy / "within").symlink_to("..")
+    (copy / "linked.data").symlink_to("../secret")
+    (copy / "*" / "_ORT_MEM_ADDR_").mkdir(parents=True)
+    shutil.copy(tmp_path / "secret", copy / "*" / "_ORT_MEM_ADDR_" / "*")
+    model = onnx.load(copy / MODEL, load_external_data=False)
+    for entry in (entry for tensor in model.graph.initializer for entry in tensor.external_data):
+        entry.value = name if entry.key == "location" else entry.value
+    (copy / MODEL).write_bytes(model.SerializeToString())
+    files = {each: sha256(copy / each) for each in (MODEL, name)}
+    write_manifest(copy, msgspec.structs.replace(mamba.manifest, files=files))
+    assert f"file '{name}' lies outside the bundle" in package.run(copy, *flags(PROMPT, None)).refusal
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,6 +68,17 @@ def test_eos_token_ids() -> None:
     assert eos_token_ids(model) == (7,)
     model.generation_config.eos_token_id = [3, 5, 99]
     assert eos_token_ids(model) == (3, 5)
+
+
+@pytest.mark.parametrize("ids", [[-1, "x"], "x", {"x": 1}, [[1]]])
+def test_ends_of_text_that_are_no_tokens(ids: Any) -> None:
+    """As a generation_config.json may have them; transformers looks at a config.json's itself."""
+    config = SimpleNamespace(eos_token_id=None, vocab_size=9)
+    model = SimpleNamespace(
+        generation_config=SimpleNamespace(eos_token_id=ids), config=SimpleNamespace(get_text_config=lambda: config)
+    )
+    with pytest.raises(UserError, match=r"^SimpleNamespace ends texts with .*; expected tokens \(eos_token_id\)$"):
+        eos_token_ids(model)
 
 
 @pytest.mark.parametrize(

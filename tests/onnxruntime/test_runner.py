@@ -94,6 +94,24 @@ def test_no_plugins_runs_the_bodies_which_agree(exported: Exported, plugins: Pat
         assert all((a == b).all() for a, b in zip(repeated, generated(ours), strict=True))
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_a_row_of_a_batch_gives_what_it_gives_alone(exported: Exported, plugins: Path, model: str) -> None:
+    """To the bit, whatever the other rows are and on several threads too."""
+    bundle = runnable(exported(model, target="ort", dtype="float32", logits="last"))
+    tokens = np.random.default_rng(0).integers(0, bundle.manifest.vocab_size, (5, 24))
+    lengths = np.array([24, 7, 24, 1, 13])
+    with OrtRunner(bundle, threads=2) as runner, runner.session(5, 64) as batch:
+        assert f"ops by {library.FILES['onnxruntime']}" in runner.description
+        together = [batch.prefill(tokens, lengths)[:, 0], *(batch.step(tokens[:, step]) for step in range(4))]
+        for row, length in enumerate(lengths):
+            with runner.session(1, 64) as alone:
+                first = alone.prefill(tokens[row : row + 1], lengths[row : row + 1])[:, 0]
+                for shared, own in zip(
+                    together, [first, *(alone.step(tokens[row : row + 1, step]) for step in range(4))], strict=True
+                ):
+                    np.testing.assert_array_equal(shared[row], own[0], err_msg=f"row {row} of {length} tokens")
+
+
 def test_caches_are_updated_in_place(exported: Exported, plugins: Path) -> None:
     bundle = exported("preset:transformer", target="portable", dtype="float32", logits="all")
     with OrtRunner(bundle, threads=1) as runner, runner.session(1, 16) as session:

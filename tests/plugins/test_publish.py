@@ -248,6 +248,26 @@ def test_a_failed_step_brings_the_old_one_back(tmp_path: Path, without_exchange:
     assert contents(tmp_path) == folder_of(b"old")
 
 
+@pytest.mark.usefixtures("without_exchange")
+def test_an_old_one_that_cannot_be_brought_back_is_kept_for_the_next_writer(tmp_path: Path) -> None:
+    write_folder(tmp_path / "out", b"old")
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if target.name == "out":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(OSError, match="Input/output"):
+            write_folder(tmp_path / "out", b"new", replaces=())
+        assert folder_of(b"old", ".out.old").items() <= contents(tmp_path).items()
+    with claimed(tmp_path / "out"):
+        pass
+    assert contents(tmp_path) == folder_of(b"old")
+
+
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS])
 def test_where_the_file_system_cannot_exchange_two_renames_do(
     tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch

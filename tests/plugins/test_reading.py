@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,27 @@ def test_a_file_that_is_too_large_is_not_read(folder: Path) -> None:
     assert refusal(lambda file: read(file, 100), folder / "huge") == "1,099,511,627,776 bytes; expected at most 100"
     with opened(folder / "huge", ANY) as stream:
         assert stream.read(1) == b"\0"
+
+
+@contextmanager
+def closed(folder: Path) -> Iterator[Path]:
+    """A folder that nobody may look into or write to; root becomes nobody meanwhile."""
+    user, mode = os.geteuid(), folder.stat().st_mode
+    folder.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        os.seteuid(user)
+        folder.chmod(mode)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_folder_without_permission(reader: Callable[[Path], object], folder: Path) -> None:
+    (folder / "file").write_text("{}")
+    with closed(folder):
+        assert refusal(reader, folder / "file") == "Permission denied"
 
 
 def test_brackets_in_brackets_are_no_json(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,6 +137,20 @@ def test_a_record_of_another_format_or_place_is_refused(changes: dict[str, Any],
     file = written(bundle).with_suffix(".json")
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
     assert f"{file}: " in refusal(bundle)
+
+
+@pytest.mark.parametrize("kind", [".json", ".plan"])
+@pytest.mark.parametrize("put", ["a pipe", "/dev/zero", "../../secret"])
+def test_a_record_or_plan_that_is_no_file_of_the_bundle_is_not_waited_for(put: str, kind: str, bundle: Bundle) -> None:
+    file = written(bundle).with_suffix(kind)
+    file.rename(bundle.path.parent / "secret")
+    if put == "a pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(put)
+    told = "a pipe; expected a regular file" if put == "a pipe" else "a link that leads out of its folder"
+    said = refusal(bundle)
+    assert f"{file}" in said and told in said
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -107,6 +107,20 @@ def test_files_of_others_and_of_newer_formats_are_refused(mamba: OrtRunner, save
         mamba.restore(tmp_path)
 
 
+@pytest.mark.parametrize(("put", "told"), [
+    (os.mkfifo, "a pipe; expected a regular file"),
+    (lambda file: file.symlink_to("/dev/zero"), "a link that leads out of its folder"),
+    (lambda file: file.symlink_to(file.parent.parent / "secret"), "a link that leads out of its folder"),
+], ids=["a pipe", "an endless device", "a link out"])  # fmt: skip
+def test_what_is_no_file_of_its_folder_is_not_waited_for(
+    mamba: OrtRunner, saved: Path, put: Callable[[Path], object], told: str
+) -> None:
+    saved.unlink()
+    put(saved)
+    with pytest.raises(UserError, match=rf"^{saved}: cannot be read \({told}"):
+        mamba.restore(saved)
+
+
 def test_the_file_is_safetensors_with_its_checksum_last(saved: Path) -> None:
     tensors = load_file(saved)
     assert tensors["lengths"].tolist() == [9, 6]

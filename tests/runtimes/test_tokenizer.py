@@ -18,7 +18,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.text import read_rows
-from seqexport.runtimes.tokenizer import CONTEXT, TextStream, decode
+from seqexport.runtimes.tokenizer import CONTEXT, TextStream, decode, encode
 from seqexport.runtimes.tokenizer_file import load_tokenizer
 from tests.runtimes.tiny import bundle_of, make
 
@@ -204,6 +204,24 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read as a tokenizer"):
         load_tokenizer(tmp_path / "tokenizer.json")
+
+
+WITHOUT_UNKNOWN = {
+    "words": models.WordLevel({"a": 0}, "<unk>"),
+    "pieces": models.WordPiece({"a": 0}, unk_token="<unk>"),
+    "pairs": models.BPE({"a": 0}, [], unk_token="<unk>"),
+    "unigram": models.Unigram([("a", -1.0)]),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_UNKNOWN)
+def test_a_tokenizer_that_lacks_a_token_for_what_it_does_not_know(name: str, tmp_path: Path) -> None:
+    """It loads, and knows some texts."""
+    loaded = load_tokenizer(save(Tokenizer(WITHOUT_UNKNOWN[name]), tmp_path))
+    assert encode(loaded, "a").ids == [0]
+    with pytest.raises(UserError, match=r"^tokenizer\.json: its tokenizer fails on the text: .*(?i:unk)") as refused:
+        encode(loaded, "xyz")
+    assert "\n" not in str(refused.value)
 
 
 def fast(**changes: Any) -> dict[str, Any]:
