@@ -1,8 +1,8 @@
 """``config.pbtxt`` of the two models: the engine, whose states Triton keeps, and the front, which speaks text.
 
-The engine's sequences are Triton's sequences, and each of our states is an implicit one that begins as zeros. No control
-input is needed: where a sequence begins, its states do. Scheduling is by age, as direct scheduling runs empty slots along
-with whatever their memory holds, tokens outside the vocabulary among it.
+The engine's sequences are Triton's sequences, and each of our states is an implicit one that begins as zeros. No
+control input is needed: where a sequence begins, its states do. Scheduling is by age: direct scheduling runs empty slots
+along with whatever their memory holds, such as tokens outside the vocabulary.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from tests.triton.configs import configs
 from tests.triton.engine import Engine
 
 PROMPT = "The state of a"
-MODELS = ("preset:mamba", "preset:transformer", "preset:hybrid")
+MODELS = ("preset:mamba", "preset:hybrid")
 Inputs = dict[str, NDArray[Any]]
 
 
@@ -113,6 +113,7 @@ def test_the_last_token_needs_no_call_and_a_stop_text_one(exported: Exported, se
     assert triton.engine.calls == 8
     stopped = triton.ask(text_input=PROMPT, max_tokens=8, temperature=0.0, stop_words=[whole[4], "@@"])
     assert stopped == [(whole[: whole.index(whole[4])], "stop")]
+    triton.front.finalize()
     assert triton.engine.calls == 8 + whole.index(whole[4]) + 2
 
 
