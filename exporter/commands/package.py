@@ -34,7 +34,6 @@ from seqexport.runtimes.tables import open_console
 )
 @click.option(
     "--mounted-at",
-    "mounted",
     default="/models",
     show_default=True,
     help="The path at which Triton sees the repository.",

@@ -1,8 +1,8 @@
 """``config.pbtxt`` of the two models: the engine, whose states Triton keeps, and the front, which speaks text.
 
 The engine's sequences are Triton's sequences, and each of our states is an implicit one that begins as zeros. No
-control input is needed: where a sequence begins, its states do. Scheduling is by age: direct scheduling runs empty slots
-along with whatever their memory holds, such as tokens outside the vocabulary.
+control input is needed: where a sequence begins, its states do. Scheduling is by age: the direct one runs empty slots along
+with whatever their memory holds, such as tokens outside the vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.manifest import Manifest, StateSpec, TensorSpec
-from seqexport.runtimes.triton.text_format import Enum, Message
+from seqexport.runtimes.triton.text_format import Enum, Message, Value
 
 Device = Literal["cpu", "cuda"]
 TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "bfloat16": "TYPE_BF16", "int32": "TYPE_INT32",
@@ -62,7 +62,7 @@ def engine_config(manifest: Manifest, name: str, runs: EngineFile, sizes: Sizes,
     Raises:
         UserError: an input, output or state does not begin with the batch.
     """
-    group: dict[str, str | int | list[str]] = {"count": 1, "kind": Enum(KINDS[device])}
+    group: dict[str, Value] = {"count": 1, "kind": Enum(KINDS[device])}
     if runs.profiles:
         group["profile"] = [str(index) for index in range(runs.profiles)]
     return {
@@ -104,7 +104,7 @@ def front_config(name: str, engine: str, sizes: Sizes) -> Message:
 
 def _tensor(spec: TensorSpec) -> Message:
     dims = [-1 if isinstance(axis, str) else axis for axis in _after_batch(spec.name, spec.shape)]
-    told = {"name": spec.name, "data_type": Enum(TYPES[spec.dtype]), "dims": dims or [1]}
+    told: dict[str, Value] = {"name": spec.name, "data_type": Enum(TYPES[spec.dtype]), "dims": dims or [1]}
     return told if dims else {**told, "reshape": {}}  # Triton takes no dims of none, but makes them
 
 

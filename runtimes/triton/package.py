@@ -23,7 +23,7 @@ def package(
     engine: str | None = None,
     max_batch: int | None = None,
     max_tokens: int | None = None,
-    mounted: str = MOUNTED,
+    mounted_at: str = MOUNTED,
     plugins: bool | None = None,
     force: bool = False,
 ) -> Repository:
@@ -37,7 +37,7 @@ def package(
         engine: of ``trt``: which of the bundle's, by its plan's name; None: the only one.
         max_batch: sequences that run together; None: 8, of ``trt`` the engine's.
         max_tokens: of a prompt and its answer together; None: 4096, or what the bundle holds if that is less.
-        mounted: the path at which Triton sees the repository.
+        mounted_at: the path at which Triton sees the repository.
         plugins: False: the ops' function bodies run, even where the compiled library could.
         force: replace a repository that seqexport wrote.
 
@@ -45,8 +45,8 @@ def package(
         UserError: an option does not fit, Triton does not run the bundle, or it cannot be written; nothing was.
     """
     name = bundle.name if name is None else name
-    if not mounted.startswith("/"):
-        raise UserError(f"`mounted_at` {mounted!r}: expected a path from the root, as /models")
+    if not mounted_at.startswith("/"):
+        raise UserError(f"`mounted_at` {mounted_at!r}: expected a path from the root, as /models")
     if backend == "trt":
         if device == "cpu" or plugins is not None:
             raise UserError(f"`{'device' if device == 'cpu' else 'plugins'}`: an engine of TensorRT has its own")
@@ -56,7 +56,7 @@ def package(
             name,
             lambda: trt_engine(bundle, engine, max_batch, max_tokens),
             "cuda",
-            mounted=mounted,
+            mounted=mounted_at,
             force=force,
         )
     if engine is not None:
@@ -64,9 +64,9 @@ def package(
     where, sizes = device or "cpu", _sizes(bundle, max_batch, max_tokens)
 
     def pack() -> Packed:
-        return ort_engine(bundle, seen_engine(name, mounted), where, sizes, plugins=plugins is not False)
+        return ort_engine(bundle, seen_engine(name, mounted_at), where, sizes, plugins=plugins is not False)
 
-    return write_repository(bundle, output, name, pack, where, mounted=mounted, force=force)
+    return write_repository(bundle, output, name, pack, where, mounted=mounted_at, force=force)
 
 
 def _sizes(bundle: Bundle, max_batch: int | None, max_tokens: int | None) -> Sizes:

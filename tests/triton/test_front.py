@@ -33,7 +33,9 @@ class Triton:
     """A repository that is served."""
 
     def __init__(self, bundle: Bundle, folder: Path, **options: Any) -> None:
-        written = package(bundle, folder / "repository", name="talker", mounted=str(folder / "repository"), **options)
+        written = package(
+            bundle, folder / "repository", name="talker", mounted_at=str(folder / "repository"), **options
+        )
         found = configs(written.path)
         self.engine = Engine(written.path / written.engine, found[written.engine])
         backend_utils.engines[written.engine] = self.engine
@@ -133,8 +135,8 @@ def test_a_client_that_leaves_gives_its_slot_back(exported: Exported, serve: Any
     ({"input_ids": [1, 256]}, "token 256: outside the vocabulary of 256"),
     ({"input_ids": [-1]}, "token -1: outside the vocabulary of 256"),
     ({"text_input": "a", "max_tokens": 0}, "max_tokens 0: expected at least 1"),
-    ({"text_input": "a", "temperature": -1.0}, "expected temperature >= 0"),
-    ({"text_input": "a", "top_p": 0.0}, "0 < top_p <= 1"),
+    ({"text_input": "a", "temperature": -1.0}, "expected `temperature` >= 0"),
+    ({"text_input": "a", "top_p": 0.0}, "0 < `top_p` <= 1"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(asked: Inputs, why: str, exported: Exported, serve: Any) -> None:
     triton = serve(exported("preset:mamba", target="portable", dtype="float32", logits="last"), max_tokens=64)

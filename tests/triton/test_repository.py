@@ -67,7 +67,7 @@ def test_a_library_of_ops_goes_along(bundle: Bundle, tmp_path: Path, monkeypatch
     file.write_bytes(b"ours")
     found = library.Built("onnxruntime", file, "", "", {})
     monkeypatch.setattr(library, "find", lambda name: found)
-    package(bundle, tmp_path / "r", name="m", mounted="/elsewhere")
+    package(bundle, tmp_path / "r", name="m", mounted_at="/elsewhere")
     config = configs(tmp_path / "r")["m-engine"]
     assert config["model_operations"] == {"op_library_filename": ["/elsewhere/m-engine/1/libseqexport_ort.so"]}
     assert (tmp_path / "r/m-engine/1/libseqexport_ort.so").read_bytes() == b"ours"
@@ -96,7 +96,7 @@ def test_the_command_prints_the_line_that_serves_it(bundle: Bundle, tmp_path: Pa
 
 @pytest.mark.parametrize(("options", "why"), [
     ({"name": "a/b"}, "`name` 'a/b': expected letters"),
-    ({"mounted": "models"}, "`mounted_at` 'models'"),
+    ({"mounted_at": "models"}, "`mounted_at` 'models'"),
     ({"max_tokens": 1 << 30}, "`max_tokens` 1073741824: the bundle's capacity is"),
     ({"backend": "trt"}, "has no engine; build one with: seqexport build"),
     ({"backend": "trt", "device": "cpu"}, "`device`: an engine of TensorRT"),
