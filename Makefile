@@ -5,6 +5,7 @@ TESTS ?= short
 BIN := .venv/bin
 INSTALLED := .venv/installed
 OLD_RUNTIMES := build/onnxruntime-1.18 build/onnxruntime-1.22
+TRITON := build/triton
 SOURCES := seqexport exporter plugins runtimes tests examples
 
 .PHONY: demo test lint types docs tree wheel clean
@@ -12,9 +13,10 @@ SOURCES := seqexport exporter plugins runtimes tests examples
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
-test: $(INSTALLED) $(OLD_RUNTIMES:=/installed)
+test: $(INSTALLED) $(OLD_RUNTIMES:=/installed) $(TRITON)/installed
 	SEQEXPORT_ORT_1_18=$(CURDIR)/build/onnxruntime-1.18/bin/python \
 	SEQEXPORT_ORT_1_22=$(CURDIR)/build/onnxruntime-1.22/bin/python \
+	SEQEXPORT_TRITON=$(CURDIR)/$(TRITON)/bin/python \
 	SEQEXPORT_TESTS=$(TESTS) $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED)
@@ -48,6 +50,12 @@ $(INSTALLED): pyproject.toml .constraints.txt
 build/onnxruntime-%/installed:
 	$(PYTHON) -m venv build/onnxruntime-$*
 	-build/onnxruntime-$*/bin/python -m pip install --quiet 'onnxruntime==$*.*'
+	touch $@
+
+# Triton's client, whose protobuf tests read configurations with; it wants older packages than we have.
+$(TRITON)/installed:
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python -m pip install --quiet 'tritonclient[grpc]==2.73.0'
 	touch $@
 
 clean:

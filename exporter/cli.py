@@ -26,6 +26,7 @@ COMMANDS = (
     "verify",
     "generate",
     "serve",
+    "package",
     "tokens",
     "compare",
     "bench",

@@ -127,12 +127,12 @@ def find_engine(bundle: Bundle, here: Platform) -> tuple[bytes, EngineRecord]:
     """The plan of a bundle that runs here, checked against its record, and the record.
 
     Raises:
-        UserError: there is none, or it is damaged, or of another model; with the command that builds it.
+        UserError: there is none, or it is damaged, or of another model; with what to do.
     """
     rebuild = f"build one with: seqexport build {bundle.path}"
     record = _record_for(bundle, here, rebuild)
     try:
-        return _read_plan(bundle, bundle.path / FOLDER / record.plan, record, rebuild), record
+        return read_plan(bundle, record), record
     except UserError:
         if _record_for(bundle, here, rebuild) == record:
             raise
@@ -170,7 +170,14 @@ def read_record(folder: Path, file: Path, rebuild: str) -> EngineRecord:
     return record
 
 
-def _read_plan(bundle: Bundle, file: Path, record: EngineRecord, rebuild: str) -> bytes:
+def read_plan(bundle: Bundle, record: EngineRecord) -> bytes:
+    """The plan that a record of the bundle's names.
+
+    Raises:
+        UserError: it cannot be read, or is not what the record says, or of another model; with what to do.
+    """
+    rebuild = f"build one with: seqexport build {bundle.path}"
+    file = bundle.path / FOLDER / record.plan
     try:
         plan = read(file, ANY, bundle.path)
     except OSError as error:
