@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -23,6 +24,7 @@ from tests.onnxruntime.cxx import headers, headers_and_library
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = ROOT / "runtimes" / "cpp"
+EMBEDDING, ASSISTANT = ROOT / "tests" / "cpp" / "embedding", ROOT / "examples" / "jetson"
 WORK = ROOT / "build" / "cpp"
 WHAT = "tests of libseqexport"
 CROSS, EMULATOR, LIBRARIES = "aarch64-linux-gnu-g++", "qemu-aarch64", Path("/usr/aarch64-linux-gnu/lib")
@@ -107,16 +109,35 @@ def installed(kind: Kind) -> Installed:
 
 
 def cmake_built(kind: Kind, **backend: object) -> Installed:
-    """The library of a backend, installed, and the programs that embed it."""
+    """The library of a backend, installed, and the programs that embed it.
+
+    Where the sources are as they were, nothing is touched: to install the library again is to link the programs again,
+    which other tests may be running.
+    """
     tools, work = toolchain.find_toolchain(), WORK / kind.name
+    programs = [(*kind.runs_in, work / name / name) for name in ("embedding", "assistant")]
+    made = Installed(work / "installed", *programs, kind.runs_in)
+    stamp, told = work / "built", _digest(kind, backend)
+    if stamp.exists() and stamp.read_text() == told:
+        return made
+    stamp.unlink(missing_ok=True)
     _built(SOURCES, work / "library", kind, SEQEXPORT_VERSION=library.version(),
            CMAKE_INSTALL_PREFIX=work / "installed", **backend)  # fmt: skip
     done = run(tools.cmake.path, "--install", work / "library")
     assert done.returncode == 0, done.stderr
-    _built(ROOT / "tests" / "cpp" / "embedding", work / "embedding", kind, CMAKE_PREFIX_PATH=work / "installed")
-    _built(ROOT / "examples" / "jetson", work / "assistant", kind, CMAKE_PREFIX_PATH=work / "installed")
-    programs = [(*kind.runs_in, work / name / name) for name in ("embedding", "assistant")]
-    return Installed(work / "installed", *programs, kind.runs_in)
+    for sources, name in ((EMBEDDING, "embedding"), (ASSISTANT, "assistant")):
+        _built(sources, work / name, kind, CMAKE_PREFIX_PATH=work / "installed")
+    stamp.write_text(told)
+    return made
+
+
+def _digest(kind: Kind, backend: dict[str, object]) -> str:
+    """Of all that is compiled, and of how."""
+    digest = hashlib.sha256(repr((kind, library.version(), sorted(backend.items()))).encode())
+    for folder in (SOURCES, EMBEDDING, ASSISTANT):
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _onnxruntime(kind: Kind, work: Path) -> tuple[Path, Path]:
@@ -125,7 +146,6 @@ def _onnxruntime(kind: Kind, work: Path) -> tuple[Path, Path]:
         runtime = _onnxruntime_for_aarch64(work)
         _make_root(work / "root")
         return headers(WHAT), runtime
-    (work / "libonnxruntime.so.1").unlink(missing_ok=True)
     return headers_and_library(work, WHAT)
 
 

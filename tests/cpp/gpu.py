@@ -91,7 +91,6 @@ def installed_on_tensorrt() -> Installed:
     include, kind = tensorrt_headers(), replace(ADDRESS, name="tensorrt")
     work = WORK / kind.name
     work.mkdir(parents=True, exist_ok=True)
-    (work / "libonnxruntime.so.1").unlink(missing_ok=True)
     ort_include, ort = headers_and_library(work, WHAT)
     fake = _built_fake(work, include, ort_include, ort)
     return cmake_built(kind, SEQEXPORT_BACKEND="tensorrt", SEQEXPORT_BUILDER="OFF",

@@ -27,7 +27,9 @@ def headers_and_library(folder: Path, what: str) -> tuple[Path, Path]:
     if runtime is None:
         leave_out(f"{what} left out: no libonnxruntime.so of ONNX Runtime")
     linked = folder / "libonnxruntime.so.1"
-    linked.symlink_to(runtime)
+    if not linked.exists() or not linked.samefile(runtime):
+        linked.unlink(missing_ok=True)
+        linked.symlink_to(runtime)
     return include, linked
 
 

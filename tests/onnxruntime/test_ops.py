@@ -64,7 +64,8 @@ def test_selective_scan_lengths(ops: LibraryOps, length: int, dtype: torch.dtype
 
 @pytest.mark.parametrize(("D", "N", "G"), [(1, 1, 1), (33, 16, 1), (12, 8, 3), (200, 17, 2), (64, 64, 4), (7, 256, 7)])
 def test_selective_scan_sizes(ops: LibraryOps, D: int, N: int, G: int) -> None:
-    ops.check(SCAN, scan(length=64, D=D, N=N, G=G, batch=3, seq_lens=[64, 1, 30]), dt_softplus=1)
+    lens = [64, 1, 30] * (10 if D * N < 16 else 1)  # the error of three numbers is chance
+    ops.check(SCAN, scan(length=64, D=D, N=N, G=G, batch=len(lens), seq_lens=lens), dt_softplus=1)
 
 
 @pytest.mark.parametrize("without", [(), ("D",), ("z",), ("dt_bias",), ("D", "z", "dt_bias", "seq_lens")], ids=str)
