@@ -125,6 +125,12 @@ def test_more_tokens_than_positions_are_refused(run: Run, checkpoint: Saved, wor
     assert contents(work) == {}
 
 
+def test_a_capacity_that_no_machine_has(run: Run, work: Path) -> None:
+    told = run("onnx", "--arch", "transformer", "-o", "out", "--max-len", 10**18).refusal
+    assert told == "--max-len 1000000000000000000: expected at most 2147483647"
+    assert contents(work) == {}
+
+
 def test_a_folder_that_is_no_bundle_is_never_replaced(run: Run, llama: Path, work: Path) -> None:
     (work / "mine").mkdir()
     (work / "mine" / "thesis.txt").write_text("years of work")

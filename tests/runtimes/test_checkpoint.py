@@ -252,6 +252,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a window of text": (lambda p: edit(p, sliding_window="x"), "sliding_window 'x'; expected a number of tokens"),
     "a window of lists": (lambda p: edit(p, sliding_window=[[1]]), "sliding_window [[1]]; expected a number"),
     "half a window": (lambda p: edit(p, sliding_window=1.5), "sliding_window 1.5; expected a number"),
+    "a dtype that is markup": (lambda p: edit(p, dtype="[/x]"), "config.json is not a valid 'llama' configuration: "),
     "architectures are a number": (
         lambda p: edit(p, architectures=5),
         "architectures 5; expected a list of class names",
