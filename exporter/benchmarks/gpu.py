@@ -55,15 +55,15 @@ STEPS = {
 MOST = 800
 """Characters of a reason that are shown; the file has all of it."""
 
+CUT_OFF = "it was ended before it was done"
+"""Why a step's rows so far are not all."""
+
 Step = Callable[[Setting], Iterator[Row]]
 
 
 def load_step(name: str) -> Step:
     step: Step = importlib.import_module(f"seqexport.exporter.benchmarks.steps.{STEPS[name]}").run
     return step
-
-
-CUT_OFF = "it was ended before it was done"
 
 
 def run_step(
@@ -137,9 +137,9 @@ def command(only: tuple[str, ...], output: Path, work: Path, **options: object) 
 
     for name in steps:
         with console.status(f"{name} ..."):
-            results.keep(run_step(name, load_step(name), setting, found))
+            result = run_step(name, load_step(name), setting, found)
+        results.keep(result)
         _write(output, setting, results)
-        result = results.read()[name]
         console.print(f"{name}: {result.status} after {result.seconds:.0f} s", highlight=False)
     kept = results.read()
     print_table(console, kept.values())

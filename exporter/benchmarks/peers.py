@@ -17,11 +17,12 @@ import re
 import shutil
 import sys
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from seqexport.exporter.benchmarks.bundles import SCANS
+from seqexport.exporter.benchmarks.results import Row
 from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
 from seqexport.runtimes.benchmarks.peers import NAMES, SCAN_EXTENSION
 
@@ -54,6 +55,19 @@ def build_peers(setting: Setting) -> list[str]:
     if missing and setting.sdists is not None and (wheels := sorted(setting.sdists.glob("*.whl"))):
         _install(setting, setting.peers, ["--upgrade", *wheels], log="peers-wheels")
     return sorted(path.name for path in setting.peers.glob("*.dist-info"))
+
+
+def try_to_build(setting: Setting) -> Generator[Row, None, bool]:
+    """Whether ``build_peers`` built them; a row where it did not."""
+    try:
+        build_peers(setting)
+    except LeftOut as reason:
+        yield Row("mamba_ssm and causal-conv1d", detail={"left out": str(reason)})
+        return False
+    except StepFailed as failure:
+        yield Row("mamba_ssm and causal-conv1d", passed=False, detail={"error": str(failure)})
+        return False
+    return True
 
 
 def _is_there(setting: Setting, name: str) -> bool:

@@ -6,19 +6,14 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from seqexport.exporter.benchmarks.peers import build_peers
+from seqexport.exporter.benchmarks.peers import try_to_build
 from seqexport.exporter.benchmarks.results import Row
-from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
+from seqexport.exporter.benchmarks.setting import Setting, StepFailed
 from seqexport.plugins import library
 
 
 def run(setting: Setting) -> Iterator[Row]:
-    try:
-        build_peers(setting)
-    except LeftOut as reason:
-        yield Row("mamba_ssm and causal-conv1d", detail={"left out": str(reason)})
-    except StepFailed as failure:
-        yield Row("mamba_ssm and causal-conv1d", passed=False, detail={"error": str(failure)})
+    yield from try_to_build(setting)
     output = setting.work / "kernels.json"
     output.unlink(missing_ok=True)
     options = ["--library", library.require("kernels").path, "--json", output]

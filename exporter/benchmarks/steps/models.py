@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from seqexport.exporter.benchmarks.bundles import HUGE, HYBRID, ITS_SIZE, Wanted, ensure_bundle, for_speed
-from seqexport.exporter.benchmarks.peers import build_peers
+from seqexport.exporter.benchmarks.peers import try_to_build
 from seqexport.exporter.benchmarks.results import Row
 from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
 from seqexport.exporter.benchmarks.steps.engines import build
@@ -43,14 +43,7 @@ def run(setting: Setting) -> Iterator[Row]:
             every.append(wanted)
         except StepFailed as failure:
             yield _failed(f"{wanted.name}: export", failure)
-    peers = False
-    try:
-        build_peers(setting)
-        peers = True
-    except LeftOut as reason:
-        yield Row("mamba_ssm and causal-conv1d", detail={"left out": str(reason)})
-    except StepFailed as failure:
-        yield _failed("mamba_ssm and causal-conv1d", failure)
+    peers = yield from try_to_build(setting)
     yield from _timed(setting, every, peers)
 
 

@@ -42,12 +42,12 @@ def _compile(setting: Setting, nvcc: Path) -> Path:
     return program
 
 
-def _named_as_it_is_loaded(setting: Setting, library: Path) -> Path:
+def _named_as_it_is_loaded(setting: Setting, kernels: Path) -> Path:
     """A link: a program asks for the library by the name that it was linked under, and its file has its hash in it."""
-    link = setting.work / "sanitizer" / f"{library.stem.partition('-')[0]}.so"
+    link = setting.work / "sanitizer" / library.FILES["kernels"]
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
-    link.symlink_to(library.resolve())
+    link.symlink_to(kernels.resolve())
     return link
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from seqexport.exporter.benchmarks.bundles import SIDE, Wanted, ensure_bundle, factory_of, for_vision
-from seqexport.exporter.benchmarks.peers import build_peers
+from seqexport.exporter.benchmarks.peers import try_to_build
 from seqexport.exporter.benchmarks.results import Row
 from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
 from seqexport.exporter.benchmarks.steps.engines import build, verify
@@ -24,14 +24,7 @@ def run(setting: Setting) -> Iterator[Row]:
     if not every:
         raise LeftOut("none of --models is a vision model")
     setting.require_tensorrt()
-    peers = False
-    try:
-        build_peers(setting)
-        peers = True
-    except LeftOut as reason:
-        yield Row("mamba_ssm and causal-conv1d", detail={"left out": str(reason)})
-    except StepFailed as failure:
-        yield Row("mamba_ssm and causal-conv1d", passed=False, detail={"error": str(failure)})
+    peers = yield from try_to_build(setting)
     for wanted in every:
         yield from _model(setting, wanted, peers)
 

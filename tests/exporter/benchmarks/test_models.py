@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from seqexport.exporter.benchmarks import bundles
+from seqexport.exporter.benchmarks import peers as builds
 from seqexport.exporter.benchmarks.bundles import Wanted, for_engines, for_speed
 from seqexport.exporter.benchmarks.results import Row
 from seqexport.exporter.benchmarks.setting import Setting, StepFailed
@@ -260,7 +261,7 @@ def test_a_model_that_fails_does_not_keep_others_from_being_timed(
     monkeypatch.setattr(Setting, "tensorrt", tensorrt)
     monkeypatch.setattr(Setting, "require_tensorrt", lambda self: None)
     monkeypatch.setattr(models, "ensure_bundle", export)
-    monkeypatch.setattr(models, "build_peers", lambda setting: ["mamba_ssm"])
+    monkeypatch.setattr(builds, "build_peers", lambda setting: ["mamba_ssm"])
     found = {row.name: row for row in models.run(several)}
     assert [name for name, row in found.items() if row.passed is False] == [
         "mamba-1.4b-fp16: export", "mamba2-2.7b-fp16: transformers",

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import seqexport
-from seqexport.exporter.benchmarks import bundles, vision_eager
+from seqexport.exporter.benchmarks import bundles, peers, vision_eager
 from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
 from seqexport.exporter.benchmarks.steps import engines, vision
 from tests.exporter.tensorrt_8_6 import unread
@@ -54,7 +54,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, *, scans: int, fails: str = "") -> lis
     monkeypatch.setattr(Setting, "tensorrt", tensorrt)
     monkeypatch.setattr(Setting, "torch", torch_program)
     monkeypatch.setattr(Setting, "require_tensorrt", lambda self: None)
-    monkeypatch.setattr(vision, "build_peers", lambda setting: [])
+    monkeypatch.setattr(peers, "build_peers", lambda setting: [])
     return built
 
 
@@ -75,7 +75,7 @@ def test_without_the_kernel_the_row_says_so(setting: Setting, monkeypatch: pytes
     def no_sources(setting: Setting) -> list[str]:
         raise LeftOut("no source distributions")
 
-    monkeypatch.setattr(vision, "build_peers", no_sources)
+    monkeypatch.setattr(peers, "build_peers", no_sources)
     rows = list(vision.run(dataclasses.replace(setting, models=("vim-small",))))
     assert rows[0].reason == "no source distributions"
     assert [row.target for row in rows if "without mamba_ssm's kernel" in row.name] == [None, None]
