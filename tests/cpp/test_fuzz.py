@@ -41,6 +41,9 @@ SECONDS = int(os.environ.get("SEQEXPORT_FUZZ_SECONDS", "3"))
 OPTIMISE = "-O1" if SECONDS > 30 else "-O0"
 """Short runs would compile for longer than they search."""
 
+MEMORY = 2048
+"""In MB."""
+
 SOURCES = Path(__file__).parent / "fuzz"
 FOLDER = WORK / "fuzz"
 VOCAB, CAPACITY = 5, 6
@@ -186,9 +189,16 @@ CORPORA: dict[str, Callable[[Bundle, Path], None]] = {
 
 
 def fuzzed(programs: Path, name: str, bundle: Bundle, *arguments: Any) -> str:
-    """What libFuzzer says of a run that found nothing."""
-    options = [f"-artifact_prefix={programs}/", "-timeout=60", "-rss_limit_mb=2048", "-print_final_stats=1"]
-    environment = {**os.environ, "SEQEXPORT_BUNDLE": str(bundle.path)}
+    """What libFuzzer says of a run that found nothing.
+
+    AddressSanitizer holds the limit of memory: libFuzzer's own reads the peak, which a new program has from the
+    process that started it.
+    """
+    options = [f"-artifact_prefix={programs}/", "-timeout=60", "-print_final_stats=1"]
+    options += ["-rss_limit_mb=0", f"-malloc_limit_mb={MEMORY}"]
+    environment = {
+        **os.environ, "SEQEXPORT_BUNDLE": str(bundle.path), "ASAN_OPTIONS": f"hard_rss_limit_mb={MEMORY}"
+    }  # fmt: skip
     done = run(programs / f"fuzz_{name}", *options, *arguments, env=environment)
     assert done.returncode == 0, done.stderr[-6000:]
     return done.stderr
