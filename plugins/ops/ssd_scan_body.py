@@ -24,6 +24,10 @@ PARTS = 4
 LEAST_EXPONENT = -200.0
 """Of one token's decay, which is 0 in float32 from -104 on; an infinity times a product's zeros would be NaN."""
 
+LEAST_SUM = -69.0
+"""Of a decay through several tokens, which is less than 2^-99 then: of less, products are subnormal, and some
+processors take up to a hundred times as long for those."""
+
 LEAST_A = -3e38
 """So that a padded token's step of 0 is one also where A is infinite."""
 
@@ -102,6 +106,7 @@ def entering(call: Call) -> list[str]:  # 1
         f"least = Constant <value_float = {LEAST_EXPONENT!r}> ()",
         "exponents_free = Mul (step, A_finite)",
         "exponents = Max (exponents_free, least)",
+        f"least_sum = Constant <value_float = {LEAST_SUM!r}> ()",
     ]
 
 
@@ -194,9 +199,11 @@ DECAYS = [  # 2
     "a_after = MatMul (a, earlier)",
     "a_below = Mul (a, later)",
     "a_between = MatMul (a_below, causal)",
-    "from_start = Exp (a_until)",
-    "to_end = Exp (a_after)",
-    "between = Exp (a_between)",
+    *(
+        line
+        for name, exponents in (("from_start", "a_until"), ("to_end", "a_after"), ("between", "a_between"))
+        for line in (f"{exponents}_least = Max ({exponents}, least_sum)", f"{name} = Exp ({exponents}_least)")
+    ),
 ]
 
 

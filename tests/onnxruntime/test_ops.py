@@ -81,6 +81,11 @@ def test_ssd_scan_lengths(ops: LibraryOps, length: int, dtype: torch.dtype) -> N
     ops.check(SSD, ssd(length=length, H=3, P=24, N=16, dtype=dtype, seq_lens=lens), dt_softplus=1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_ssd_scan_decays_that_vanish(ops: LibraryOps, dtype: torch.dtype) -> None:
+    ops.check(SSD, test_ssd_scan.steep(dtype=dtype), dt_softplus=1)
+
+
 @pytest.mark.parametrize(("H", "P", "N", "G"), test_ssd_scan.SIZES)
 @pytest.mark.parametrize("length", [1, 70])
 def test_ssd_scan_sizes(ops: LibraryOps, H: int, P: int, N: int, G: int, length: int) -> None:

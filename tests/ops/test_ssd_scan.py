@@ -77,6 +77,17 @@ def test_limits_of_the_step(limits):
     check(make(length=40), dt_softplus=1, **limits)
 
 
+def steep(length=130, dtype=torch.float32):
+    """Decays that float32 holds through a chunk, that become subnormal in it, and that vanish from token to token."""
+    values = make(length=length, H=6, P=24, N=16, dtype=dtype, seq_lens=[length, length - 7])
+    return values | {"A": -torch.tensor([0.1, 3.0, 8.0, 16.0, 60.0, 600.0])}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_decays_that_vanish(dtype):
+    check(steep(dtype=dtype), dtype, dt_softplus=1)
+
+
 @pytest.mark.parametrize("run", [run_reference, *BACKENDS])
 def test_padded_tokens_change_nothing(run):
     values = make(batch=4, length=7, seq_lens=[7, 3, 1, 0])

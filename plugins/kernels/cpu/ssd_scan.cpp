@@ -21,6 +21,9 @@ namespace {
 constexpr int kFewTokens = 8, kMostUnits = 4, kMinTasks = 8, kStateFloats = kSsdStates * kSsdColumns;
 constexpr int kSumStates = 64;  // longer sums are taken in parts: one long sum rounds twice as much
 constexpr int kTokens = kSsdTokens, kTokenVecs = kTokens / W;
+// Of a decay through several tokens; what is less is 0, as processors take up to a hundred times as long for products
+// that are subnormal.
+constexpr float kLeastDecay = 0x1p-100f;
 
 int unit_columns(const SsdScanParams& p) { return blocks_of(p.head_size, blocks_of(p.head_size, kSsdColumns)); }
 // Of a unit's state.
@@ -128,10 +131,13 @@ class Chunks : SsdSteps<T> {
     memset(room_.to_end, 0, sizeof room_.to_end);
     float since_start = 1;
     for (int t = 0; t < tokens; ++t) {
-      room_.from_start[t] = since_start *= decay_[t];
+      since_start *= decay_[t];
+      if (since_start < kLeastDecay) since_start = 0;
+      room_.from_start[t] = since_start;
       for (int v = 0; v < kTokenVecs; ++v) {
         const Ints token = lane_numbers() + v * W;
         Vec decay = load(room_.to_end + v * W) * decay_[t];
+        decay = choose(decay < kLeastDecay, zero(), decay);
         decay = choose(token < t, decay, choose(token == t, all(1), zero()));
         store(room_.to_end + v * W, decay);
         const int at = t * kTokens + v * W;
