@@ -58,6 +58,11 @@ def shipped(exported: Exported) -> Path:
     return exported("preset:mamba", target="ort", dtype="float32", logits="all").path
 
 
+@pytest.fixture
+def copy(shipped: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shipped, tmp_path / "bundle"))
+
+
 @pytest.fixture(scope="session")
 def shipped_transformer(exported: Exported) -> Path:
     return exported("preset:transformer", target="ort", dtype="float32", logits="all").path

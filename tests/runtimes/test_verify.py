@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +21,9 @@ from transformers import PreTrainedModel
 
 from seqexport.exporter.models import windows
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.reading import sha256
 from seqexport.runtimes.base import Runner, Session, States
-from seqexport.runtimes.bundle import MODEL, REFERENCE, Bundle, open_bundle, write_manifest
+from seqexport.runtimes.bundle import MODEL, REFERENCE, Bundle, open_bundle
 from seqexport.runtimes.comparison import late
-from seqexport.runtimes.comparison.accuracy import CEILING
 from seqexport.runtimes.comparison.reference import (
     Reference,
     read_reference,
@@ -35,43 +31,23 @@ from seqexport.runtimes.comparison.reference import (
     relative_error,
     write_reference,
 )
-from seqexport.runtimes.comparison.verify import CHUNKS, LATE_CHUNKS, Check, verify
+from seqexport.runtimes.comparison.verify import CHUNKS, LATE_CHUNKS, verify
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.pytorch.runner import TorchRunner
 from tests.conftest import Exported
 from tests.runtimes.ort_attention import runnable
+from tests.runtimes.references import checks_of
 from tests.runtimes.tiny import bundle_of, make
+from tests.sealing import reseal
 
 STEPS, CHECKPOINTS = 2000, (250, 500, 1000, 1500, 2000)
-
-
-def checks_of(bundle: Bundle) -> list[Check]:
-    with OrtRunner(bundle, threads=1) as runner:
-        return list(verify(runner, read_reference(bundle)))
 
 
 @pytest.fixture
 def copy(exported: Exported, tmp_path: Path) -> Bundle:
     bundle = runnable(exported("llama", target="ort", logits="last"))
     return open_bundle(shutil.copytree(bundle.path, tmp_path / "bundle"))
-
-
-def reseal(bundle: Bundle) -> Bundle:
-    files = {name: sha256(bundle.path / name) for name in bundle.manifest.files}
-    write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, files=files))
-    return open_bundle(bundle.path)
-
-
-def rewrite_reference(bundle: Bundle, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Bundle:
-    """Change the tensors or the errors of a recorded reference."""
-    file = bundle.path / REFERENCE
-    with safe_open(file, "numpy") as opened:
-        errors = json.loads(opened.metadata()["torch_errors"])
-    tensors = load_file(file)
-    change(tensors, errors)
-    file.write_bytes(save(tensors, metadata={"torch_errors": json.dumps(errors)}))
-    return reseal(bundle)
 
 
 @pytest.mark.parametrize("target", ["portable", "ort"])
@@ -101,7 +77,7 @@ def test_a_changed_weight_is_out_of_bounds(copy: Bundle) -> None:
     weights = np.fromfile(data, np.float32)
     weights[len(weights) // 2 :] *= 1.0001
     weights.tofile(data)
-    failed = [check for check in checks_of(reseal(copy)) if not check.passed]
+    failed = [check for check in checks_of(reseal(copy.path)) if not check.passed]
     assert {"logits after prefill, prefill whole", "logits along decode, prefill in chunks of 1"} <= {
         check.name for check in failed
     }
@@ -113,40 +89,11 @@ def test_an_answer_that_is_not_finite_is_out_of_bounds(copy: Bundle) -> None:
     weights = np.fromfile(data, np.float32)
     weights[-1] = np.nan
     weights.tofile(data)
-    checks = checks_of(reseal(copy))
+    checks = checks_of(reseal(copy.path))
     assert not any(check.passed for check in checks if check.not_finite)
     broken = next(check for check in checks if check.not_finite)
     assert broken.error is None
     assert re.fullmatch(r"prefill\.logits: [0-9]+ of 74 values \(NaN\)", str(broken.not_finite))
-
-
-@pytest.mark.parametrize("quantity", ["logits", "past_key_values.0.key"])
-def test_what_was_not_finite_in_pytorch_is_out_of_bounds(copy: Bundle, quantity: str) -> None:
-    """As an older seqexport recorded it."""
-    changed = rewrite_reference(copy, lambda tensors, errors: errors.update({quantity: float("inf")}))
-    failed = [check for check in checks_of(changed) if not check.passed]
-    assert failed
-    assert {(check.allowed, check.not_finite) for check in failed} == {(None, f"{quantity} of PyTorch's own run")}
-
-
-@pytest.mark.parametrize("lost", ["answer.prefill.logits", "answer.end.past_key_values.1.key", "tokens", "seq_lens"])
-def test_a_reference_that_lacks_a_tensor_is_named(copy: Bundle, lost: str) -> None:
-    with pytest.raises(UserError, match=f"{REFERENCE}.*{lost.removeprefix('answer.')}.*export the model again"):
-        checks_of(rewrite_reference(copy, lambda tensors, errors: tensors.pop(lost)))
-
-
-@pytest.mark.parametrize("change", [lambda e: e.pop("logits"), lambda e: e.update(logits="small")], ids=["no", "odd"])
-def test_a_reference_that_lacks_an_error_is_named(copy: Bundle, change: Callable[[dict[str, Any]], object]) -> None:
-    with pytest.raises(UserError, match=f"{REFERENCE}.*export the model again"):
-        checks_of(rewrite_reference(copy, lambda tensors, errors: change(errors)))
-
-
-@pytest.mark.parametrize("content", [b"", b"nonsense", save({"tokens": np.zeros(1)})], ids=["empty", "odd", "foreign"])
-def test_a_damaged_reference_is_named(copy: Bundle, content: bytes) -> None:
-    copy.reference.write_bytes(content)
-    with pytest.raises(UserError, match=f"{REFERENCE} is damaged.*export the model again") as error:
-        read_reference(copy)
-    assert "\n" not in str(error.value)
 
 
 def test_a_graph_with_another_interface_is_named(copy: Bundle) -> None:
@@ -154,7 +101,7 @@ def test_a_graph_with_another_interface_is_named(copy: Bundle) -> None:
     model.graph.inputs[0].name = "tokens"
     ir.save(model, copy.model, external_data=f"{MODEL}.data")
     with pytest.raises(UserError, match=r"is not the graph that .*: its inputs are not those listed \(input_ids\)"):
-        OrtRunner(reseal(copy))
+        OrtRunner(reseal(copy.path))
 
 
 WINDOWED, WIDE = 40, 64
@@ -391,43 +338,6 @@ def test_2000_tokens_stay_as_accurate_as_pytorch(
     bundle = runnable(exported(name, target=target, dtype="float32", logits="all"))
     with OrtRunner(bundle, threads=2) as runner:
         true.check(runner, chunk, "cpu")
-
-
-@pytest.mark.parametrize("error", [1e300, float("inf"), float("nan")])
-def test_what_a_reference_says_of_pytorch_s_error_is_not_believed_beyond_a_ceiling(copy: Bundle, error: float) -> None:
-    def change(tensors: dict[str, Any], errors: dict[str, Any]) -> None:
-        tensors.update({name: -x for name, x in tensors.items() if name.startswith("answer.")})
-        errors.update(dict.fromkeys(errors, error))
-
-    checks = checks_of(rewrite_reference(copy, change))
-    assert checks
-    assert not any(check.passed for check in checks)
-    assert {check.allowed for check in checks} == {CEILING[copy.manifest.dtype] if error == 1e300 else None}
-
-
-CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
-    "rank": lambda t: t.update({"answer.prefill.logits": t["answer.prefill.logits"][0]}),
-    "rows": lambda t: t.update({"answer.step0.logits": np.repeat(t["answer.step0.logits"], 3, 0)}),
-    "state": lambda t: t.update({n: x[..., :1] for n, x in t.items() if n.startswith("answer.end.")}),
-    "integers": lambda t: t.update({"answer.prefill.logits": t["answer.prefill.logits"].astype(np.int32)}),
-    "flat tokens": lambda t: t.update(tokens=t["tokens"].reshape(-1)),
-    "no rows": lambda t: t.update(tokens=t["tokens"][:0], seq_lens=t["seq_lens"][:0], next_tokens=t["next_tokens"][:0]),
-    "no tokens": lambda t: t.update(tokens=t["tokens"][:, :0]),
-    "many tokens": lambda t: t.update(tokens=np.zeros((2, 200_000), np.int64)),
-    "other tokens": lambda t: t.update(tokens=t["tokens"] + 10**6),
-    "lengths": lambda t: t.update(seq_lens=t["seq_lens"] * 100),
-    "negative lengths": lambda t: t.update(seq_lens=-t["seq_lens"]),
-    "more sequences": lambda t: t.update(seq_lens=np.ones(99, np.int32)),
-    "nothing": lambda t: t.clear(),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_reference_of_other_shapes_is_damaged(copy: Bundle, change: str) -> None:
-    other = rewrite_reference(copy, lambda tensors, errors: CHANGES[change](tensors))
-    with pytest.raises(UserError, match=f"{REFERENCE} is damaged .*export the model again") as refused:
-        read_reference(other)
-    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("start", [-1, 10**12, 2**62])
