@@ -11,6 +11,7 @@ import pytest
 import seqexport
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.comparison.module_verify import verify_bundle
+from seqexport.runtimes.ort.module import OrtModule
 from seqexport.runtimes.trt.cuda import Cuda
 from seqexport.runtimes.trt.engine import profiles_of
 from seqexport.runtimes.trt.module import TrtModule
@@ -80,7 +81,56 @@ def test_every_recorded_call_is_verified_and_all_memory_given_back(bundle: seqex
         assert not_checked == []
         assert module.description == "TensorRT 8.6.0, Fake GPU, function bodies, target portable"
         assert (module.peak_device_memory() or 0) > 0
-    assert runtime.used == 0
+    assert (runtime.used, runtime.graphs) == (0, [])
+
+
+def images(batch: int, *sizes: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(sum(sizes))
+    return {"x": random.standard_normal((batch, 3, *sizes)), "h": random.standard_normal((batch, 8))}
+
+
+def test_calls_of_one_size_are_a_graph(bundle: seqexport.Bundle) -> None:
+    small, large = images(1, 6, 8), images(2, 8, 11)
+    doubled = {name: 2 * array for name, array in small.items()}
+    module, runtime = opened(bundle)
+    with module, OrtModule(bundle) as expected:
+        for inputs, graphs, launches in (
+            (small, 0, 0), (small, 1, 1), (doubled, 1, 2), (large, 0, 2), (small, 0, 2), (small, 1, 3)
+        ):  # fmt: skip
+            given = module(inputs)
+            for name, array in expected(inputs).items():
+                np.testing.assert_allclose(given[name], array, rtol=1e-5, atol=1e-6)
+            assert (len(runtime.graphs), runtime.launches) == (graphs, launches)
+
+
+def test_a_refused_call_leaves_no_graph_of_memory_that_it_has_moved(
+    bundle: seqexport.Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = images(1, 6, 8)
+    module, runtime = opened(bundle)
+    with module:
+        answers = [module(small) for _ in range(2)]
+        context = module._context
+        context.set_input_shape = lambda name, shape: (
+            name != "h" and ModuleContext.set_input_shape(context, name, shape)
+        )
+        with pytest.raises(UserError, match="refuses h of shape"):
+            module(images(2, 8, 11))
+        del context.set_input_shape
+        assert runtime.graphs == []
+        for name, array in module(small).items():
+            np.testing.assert_array_equal(array, answers[0][name])
+
+
+def test_without_graphs_calls_go_on_and_the_description_says_so(bundle: seqexport.Bundle) -> None:
+    module, runtime = opened(bundle)
+    runtime.refuse_capture = True
+    with module:
+        first, second = (module(images(1, 6, 8)) for _ in range(2))
+        assert all(np.array_equal(first[name], second[name]) for name in first)
+        assert module.description.endswith(
+            "without CUDA graphs (cudaStreamEndCapture: cudaErrorStreamCaptureUnsupported)"
+        )
 
 
 def test_sizes_that_the_engine_lacks_are_named(bundle: seqexport.Bundle) -> None:
