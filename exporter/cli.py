@@ -109,6 +109,10 @@ def _run() -> int:
     """The command's exit code, after all that it said is written."""
     code: int | str | None = 0
     try:
+        os.getcwd()
+    except OSError as error:  # libraries would end the process
+        raise UserError("the working folder is not there any more; change into one that is") from error
+    try:
         try:
             cli(standalone_mode=False)
         except SystemExit as left:
@@ -124,8 +128,6 @@ def _run() -> int:
 
 def _last_resort(error: BaseException) -> str:
     """What nobody has foreseen, in a line."""
-    if isinstance(error, FileNotFoundError) and not _has_folder():
-        return "the working folder is not there any more; change into one that is"
     if os.environ.get(TRACEBACK):
         traceback.print_exception(error)
     if isinstance(error, MemoryError):
@@ -133,13 +135,6 @@ def _last_resort(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; for the place in the program set {TRACEBACK}=1"
     return f"unforeseen {type(error).__name__}: {error}; for the place in the program set {TRACEBACK}=1"
-
-
-def _has_folder() -> bool:
-    try:
-        return bool(os.getcwd())
-    except OSError:
-        return False
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -96,14 +96,13 @@ def test_a_path_without_end(run: Run, command: tuple[str, ...]) -> None:
     assert "File name too long" in run(*command, "n" * 300).refusal
 
 
-def test_a_working_folder_that_is_gone(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is foreseen: there is no place in the program to look for."""
-    monkeypatch.setenv(cli.TRACEBACK, "1")
+@pytest.mark.parametrize("command", [("onnx", "--model", "x"), ("onnx", "--arch", "mamba"), ("inspect", "../bundle")])
+def test_a_working_folder_that_is_gone(run: Run, command: tuple[str, ...], tmp_path: Path) -> None:
     before = Path.cwd()
     (tmp_path / "gone").mkdir()
     os.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     try:
-        assert "the working folder is not there any more" in run("onnx", "--model", "x").refusal
+        assert "the working folder is not there any more" in run(*command).refusal
     finally:
         os.chdir(before)
