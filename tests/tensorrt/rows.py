@@ -1,9 +1,11 @@
 """Which tensors of a bundle's graph say something else of a sequence in a batch than of the sequence alone.
 
-    python -m tests.tensorrt.rows BUNDLE [--length 7]
+    python -m tests.tensorrt.rows BUNDLE [--length 7] [--past 7] [--ends] [--preview -fasterDynamicShapes0805]
 
 For a GPU on which ``seqexport verify`` finds batches wrong: builds an engine whose outputs are all tensors of the
-graph, feeds two sequences and then the second alone, and lists the tensors in the graph's order. Needs no PyTorch.
+graph, feeds two sequences and then the second alone, and lists the tensors in the graph's order. More outputs make
+another engine, which may be right where the bundle's is wrong: ``--ends`` looks at the bundle's own outputs alone.
+Needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -40,14 +42,16 @@ class Silent:
     def warn(self, message: str) -> None: ...
 
 
-def built(bundle: Bundle, tactic_sources: tuple[str, ...] | None) -> tuple[Any, list[str]]:
-    """The engine, and its tensors in the graph's order."""
+def built(bundle: Bundle, options: BuildOptions, *, ends: bool) -> tuple[Any, list[str]]:
+    """The engine, and its outputs in the graph's order."""
     tools = _Tools.here_and_now()
-    options = BuildOptions(tactic_sources=tactic_sources)
     drop = drops_bodies(bundle, plugins=True, major=versions.major(tools.trt))
     ours = versions.load_plugins(tools.trt)
     build = _Build(tools, options, bundle.model, graph_bytes(bundle.model, drop=drop))
-    names = [tensor.name for tensor in _tensors(tools.trt, build.network)]
+    if ends:
+        names = [spec.name for spec in bundle.manifest.outputs]
+    else:
+        names = [tensor.name for tensor in _tensors(tools.trt, build.network)]
     plan = build.plan(profiles_of(bundle, options.shapes), ours, Silent())
     return tools.trt.Runtime(tools.logger).deserialize_cuda_engine(plan), names
 
@@ -66,16 +70,21 @@ def _tensors(trt: Any, network: Any) -> Iterator[Any]:
             yield tensor
 
 
-def feeds(bundle: Bundle, engine: Any, trt: Any, tokens: Array) -> dict[str, Array]:
-    """Sequences from their first token on, with no state."""
-    batch, length = tokens.shape
-    sizes = {"batch": batch, "seq": length, "max_len": bundle.manifest.capacity}
-    given = {"input_ids": tokens, "seq_lens": np.full(batch, length)}
+def feeds(bundle: Bundle, engine: Any, trt: Any, batch: int, length: int, past: int) -> dict[str, Array]:
+    """Two sequences, or the second alone, after ``past`` tokens, of which states of small numbers are made up."""
+    random = np.random.default_rng(0)
+    sizes = {"batch": 2, "seq": length, "max_len": bundle.manifest.capacity}
+    given = {
+        "input_ids": random.integers(0, bundle.manifest.vocab_size, (2, length)),
+        "seq_lens": np.full(2, length),
+        "past_lens": np.full(2, past),
+    }
     found: dict[str, Array] = {}
     for spec in bundle.manifest.inputs:
         shape = [sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape]
+        state = random.standard_normal(shape) / 4 if past else np.zeros(shape)
         dtype = trt.nptype(engine.get_tensor_dtype(spec.name))
-        found[spec.name] = np.ascontiguousarray(given.get(spec.name, np.zeros(shape)), dtype)
+        found[spec.name] = np.ascontiguousarray(given.get(spec.name, state)[2 - batch :], dtype)
     return found
 
 
@@ -94,18 +103,25 @@ def differs(mine: Array, alone: Array) -> float:
 @click.command(help=(__doc__ or "").partition("\n")[0])
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--length", default=7, show_default=True, help="Tokens of a sequence.")
+@click.option("--past", default=0, show_default=True, help="Tokens before them.")
+@click.option("--ends", is_flag=True, help="Only what the bundle itself gives: logits and states.")
 @click.option("--tactic-sources", help="As for `seqexport build`.")
-def main(folder: Path, length: int, tactic_sources: str | None) -> None:
+@click.option("--preview", multiple=True, help="As for `seqexport build`.")
+def main(
+    folder: Path, length: int, past: int, ends: bool, tactic_sources: str | None, preview: tuple[str, ...]
+) -> None:
     from polygraphy.backend.trt import TrtRunner
 
     bundle, trt = open_bundle(folder), versions.load_tensorrt()
     sources = None if tactic_sources is None else tuple(filter(lambda name: name != "none", [tactic_sources]))
-    engine, names = built(bundle, sources)
-    tokens = np.random.default_rng(0).integers(0, bundle.manifest.vocab_size, (2, length))
+    engine, names = built(bundle, BuildOptions(tactic_sources=sources, preview=preview), ends=ends)
     with TrtRunner(engine, optimization_profile=0) as runner:
         both, alone = (
-            {name: np.array(value) for name, value in runner.infer(feeds(bundle, engine, trt, part)).items()}
-            for part in (tokens, tokens[1:])
+            {
+                name: np.array(value)
+                for name, value in runner.infer(feeds(bundle, engine, trt, batch, length, past)).items()
+            }
+            for batch in (2, 1)
         )
     wrong = 0
     for name in names:
