@@ -49,6 +49,7 @@ STEPS = {
     "models": "models",
     "vision": "vision",
     "embedded": "embedded",
+    "serving": "serving",
 }
 """In the order in which they run, and their modules in ``steps``."""
 

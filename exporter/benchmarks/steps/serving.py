@@ -1,0 +1,102 @@
+"""A server under many streams, models of 1.4 B parameters: its tokens/s over HTTP beside those of the engine alone.
+
+In TensorRT, by an engine that is built for so many sequences, and in ONNX Runtime's CUDA provider. The server wants the
+extra ``serve`` in the interpreter that runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from seqexport.exporter.benchmarks.bundles import LARGE, Wanted, ensure_bundle
+from seqexport.exporter.benchmarks.results import Row
+from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
+from seqexport.exporter.benchmarks.steps.engines import build
+from seqexport.exporter.benchmarks.steps.onnxruntime import require_provider
+from seqexport.runtimes.benchmarks.lock import alone
+from seqexport.runtimes.serve.requests import Limits
+
+STREAMS = (1, 16, 64, 256)
+PROMPT, TOKENS, STEPS = 32, 128, 64
+SHARE = 0.7
+"""Of the engine's own tokens/s at the largest batch, that reach the clients."""
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    every = [Wanted(model, "fp16", target=target) for model in LARGE for target in ("tensorrt", "portable")]
+    every = [wanted for wanted in every if setting.wants(wanted.model)]
+    if not every:
+        raise LeftOut(f"none of --models is of {', '.join(LARGE)}")
+    for wanted in every:
+        try:
+            yield from _served(setting, wanted)
+        except (StepFailed, LeftOut) as failure:
+            yield Row(f"{wanted.name}: served", passed=False, detail={"error": str(failure)})
+
+
+def _served(setting: Setting, wanted: Wanted) -> Iterator[Row]:
+    if wanted.target == "tensorrt":
+        setting.require_tensorrt()
+        folder, program, backend = _with_engine(setting, wanted), setting.tensorrt, ["--backend", "trt"]
+    else:
+        require_provider()
+        folder, program, backend = (
+            ensure_bundle(setting, wanted),
+            setting.torch,
+            ["--backend", "ort", "--device", "cuda"],
+        )
+    numbers = ",".join(map(str, STREAMS))
+    files = {what: setting.work / f"{what}-{wanted.name}.json" for what in ("bench", "serve")}
+    with alone(setting.work / "gpu.lock"):
+        sizes = ["--batches", numbers, "--lengths", PROMPT, "--steps", STEPS, "--repeats", 1]
+        program(
+            "exporter.cli", "bench", folder, *backend, *sizes, "-o", files["bench"], log=f"bench-{wanted.name}-batches"
+        )
+        asked = ["--streams", numbers, "--tokens", TOKENS]
+        program(
+            "runtimes.benchmarks.serve_speed",
+            folder,
+            *backend,
+            *asked,
+            "-o",
+            files["serve"],
+            log=f"serve-{wanted.name}",
+        )
+    yield from rows(wanted.name, *(json.loads(file.read_text()) for file in files.values()))
+
+
+def _with_engine(setting: Setting, wanted: Wanted) -> Path:
+    """The bundle again, since it has room for one engine: for as many sequences as there are streams."""
+    given = Wanted(f"{wanted.name}-served", "", setting.work / "bundles" / f"{wanted.name}-served")
+    folder = given.folder(setting)
+    if not list(folder.glob("engines/*.plan")):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(
+            ensure_bundle(setting, wanted), folder, copy_function=os.link, ignore=shutil.ignore_patterns("engines")
+        )
+        chunk, most = Limits().chunk, max(STREAMS)
+        shapes = {"--minShapes": (1, 1), "--optShapes": (most, chunk), "--maxShapes": (most, chunk)}
+        build(setting, given, [word for flag, (n, m) in shapes.items() for word in (flag, f"input_ids:{n}x{m}")])
+    return folder
+
+
+def rows(name: str, bench: dict[str, Any], served: dict[str, Any]) -> Iterator[Row]:
+    """For each number of streams: tokens/s of all of them, and what share of the engine's own that is."""
+    steps = {point["batch"]: point for point in bench["points"]}
+    for engine, server in zip(served["engine"], served["server"], strict=True):
+        n = server["streams"]
+        step = steps[n]["decode_seconds"]
+        if step is None:
+            raise StepFailed(f"bench, batch {n}: {steps[n]['skipped']}")
+        detail = {"step_seconds": step, "without_http": engine, "over_http": server, "runner": served["runner"]}
+        yield Row(f"{name}: {n} streams", measured=server["tokens_per_second"], unit="tokens/s", detail=detail)
+        yield Row(
+            f"{name}: {n} streams: share of the engine's own tokens/s",
+            measured=server["tokens_per_second"] * step / n,
+            target=SHARE if n == max(STREAMS) else None,
+        )
