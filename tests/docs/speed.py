@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md that are made of a GPU run's results: Mamba-2's scan, experts, and the huge models.
+"""The tables of docs/performance.md that are made of a GPU run's results: scans, experts, whole models, a server.
 
 python -m tests.docs.speed    write them
 """
@@ -14,9 +14,11 @@ import msgspec
 
 from seqexport.exporter.benchmarks.bundles import HUGE, HYBRID, Wanted
 from seqexport.exporter.benchmarks.results import Report, Row, StepResult
+from tests.docs import serving
 from tests.docs.pages import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
+PICTURE = PAGE.with_name("serving.svg")
 RESULTS = ROOT / "exporter" / "benchmarks" / "gpu_h200.json"
 BEGIN, END = "<!-- the tables of python -m tests.docs.speed -->", "<!-- their end -->"
 NAMES = {
@@ -34,6 +36,8 @@ def section(report: Report) -> str:
         parts += [*_ssd(report, steps["speed"]), *_experts(steps["speed"])]
     if "models" in steps:
         parts += _models(report, steps["models"])
+    if "serving" in steps:
+        parts += _served(report, steps["serving"])
     return "\n\n".join(["## Mamba-2, hybrids and experts", *parts]) if parts else ""
 
 
@@ -93,6 +97,20 @@ def _models(report: Report, step: StepResult) -> Iterator[str]:
                 The hybrid's prompt takes {row.measured:.2f} times as long as that of the Transformer of its size (at
                 most {row.target:g} wanted).
             """)
+
+
+def _served(report: Report, step: StepResult) -> Iterator[str]:
+    found = serving.served(step)
+    if found:
+        yield "### A server under many streams"
+        yield _text(f"""
+            Tokens a second of all streams together, over HTTP, beside what steps of a batch of that size give without a
+            server; float16, random weights, prompts of 32 tokens, answers of 128, one {report.gpu}
+            ({_made(report, step)}). The longest gap is that of 99 of 100 between two pieces of a text:
+        """)
+        yield f"![Tokens a second against streams, of the server and of the engine alone]({PICTURE.name})"
+        head = "model | streams | served, tokens/s | the engine's own | share | longest gap"
+        yield _table(head, list(serving.lines(found)))
 
 
 def _versions(details: list[dict[str, Any]]) -> str:
@@ -163,5 +181,13 @@ def results() -> Report:
     return msgspec.json.decode(RESULTS.read_bytes(), type=Report)
 
 
+def main() -> None:
+    report = results()
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
+    for step in report.steps:
+        if step.step == "serving" and (found := serving.served(step)):
+            serving.draw(found, PICTURE)
+
+
 if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), results()), encoding="utf-8")
+    main()

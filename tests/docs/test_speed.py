@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from seqexport.exporter.benchmarks.results import FORMAT_VERSION, Report, Row, StepResult
 from seqexport.runtimes.machine import this_machine
-from tests.docs import speed
+from tests.docs import serving, speed
 
 
 def test_the_page_has_the_tables_of_the_results() -> None:
@@ -77,3 +78,20 @@ def test_what_was_not_measured_is_not_on_the_page() -> None:
     empty = report(StepResult("speed", "passed", 1.0, (kernel("linear", "M,K=(1,2)", 1.0, None),)))
     page = f"before\n{speed.BEGIN}\nold\n{speed.END}\nafter"
     assert speed.section(empty) == "" and speed.written(page, empty) == f"before\n{speed.BEGIN}{speed.END}\nafter"
+
+
+def test_a_server(tmp_path: Path) -> None:
+    def row(name: str, n: int, rate: float) -> Row:
+        http = {"streams": n, "tokens_per_second": rate, "gap_p99": 0.0123}
+        return Row(f"{name}: {n} streams", measured=rate, detail={"over_http": http, "step_seconds": 0.01})
+
+    rows = [row(name, n, 90.0 * n) for name in ("mamba-1.4b-fp16", "mamba-1.4b-fp16-portable") for n in (1, 256)]
+    step = StepResult(
+        "serving", "passed", 1.0, (*rows, Row("llama-1.4b-fp16: served", passed=False)), date="2026-12-01"
+    )
+    made = speed.section(report(step))
+    assert "| Mamba, 1.4 B, TensorRT | 256 | 23,040 | 25,600 | 90% | 12.3 ms |" in made
+    assert "| Mamba, 1.4 B, ONNX Runtime | 1 | 90 | 100 | 90% | 12.3 ms |" in made and "Llama" not in made
+    serving.draw(serving.served(step), tmp_path / "serving.svg")
+    picture = (tmp_path / "serving.svg").read_text()
+    assert all(name in picture for name in ("Mamba, 1.4 B", "TensorRT, served", "ORT, served", "streams"))
