@@ -96,9 +96,30 @@ def test_a_product_of_flattened_tokens_is_one_of_tokens(heads: bool) -> None:
     assert kinds == ({"Reshape": 1, "Linear": 1} if heads else {"Linear": 1})
 
 
-@pytest.mark.parametrize("gemm", ["Gemm <alpha = 2.0>", "Gemm <transB = 1>"])
-def test_a_product_with_more_to_it_stays(gemm: str) -> None:
-    assert fused(flattened(X, gemm), unflatten_products)["Gemm"] == 1
+def test_a_product_with_more_to_it_stays() -> None:
+    assert fused(flattened(X, "Gemm <alpha = 2.0>"), unflatten_products)["Gemm"] == 1
+
+
+def test_a_weight_as_pytorch_stores_it_is_taken_as_it_is() -> None:
+    graph = flattened(X, "Gemm <transB = 1>")
+    assert fused(graph, unflatten_products, fuse_linear) == {"Linear": 1}
+    assert names(node_of(graph, "Linear"))[1:] == ["w", "b"]
+
+
+def test_a_router_shares_a_node_with_others_that_read_its_tokens() -> None:
+    body = "flat = Reshape (x, rows) chosen = Gemm <transB = 1> (flat, router) y = MatMul (x, w)"
+    outputs = f"{Y}, float[seq, 3] chosen"
+    constants = {"w": values(6, 6), "router": values(3, 6), "rows": np.array([-1, 6])}
+    graph = model(X, outputs, body, **constants)
+    assert fused(graph, unflatten_products, fuse_linear) == {"Linear": 1, "Reshape": 1}
+    assert len(node_of(graph, "Linear").outputs) == 2
+
+
+def test_flat_tokens_without_other_axes_get_one_in_front() -> None:
+    body = "y = Gemm <transB = 1> (x, w, b)"
+    constants = {"w": values(4, 6), "b": values(4)}
+    graph = model("float[seq, 6] x", "float[seq, 4] y", body, **constants)
+    assert fused(graph, unflatten_products, fuse_linear) == {"Unsqueeze": 1, "Linear": 1, "Squeeze": 1}
 
 
 def flattened(inputs: str, gemm: str = "Gemm") -> ir.Model:

@@ -17,6 +17,7 @@ FAMILIES = {
     "mamba": {"Embedding": 1, "Linear": 9, "RmsNorm": 3, "LastToken": 1},
     "mamba2": {"Embedding": 1, "Linear": 5, "RmsNorm": 5, "LastToken": 1},
     "granite_hybrid_dense": {"Embedding": 1, "Linear": 13, "RmsNorm": 9, "RotaryQueryKey": 1, "LastToken": 1},
+    "mixtral": {"Embedding": 1, "Linear": 10, "RmsNorm": 7, "RotaryQueryKey": 3, "Experts": 3, "LastToken": 1},
     "gpt2": {"Embedding": 2, "Linear": 9, "LastToken": 1},
     "llama": {"Embedding": 1, "Linear": 13, "RmsNorm": 7, "RotaryQueryKey": 3, "LastToken": 1},
     "qwen3": {"Embedding": 1, "Linear": 13, "RmsNorm": 7, "RotaryQueryKey": 3, "LastToken": 1},
