@@ -18,7 +18,7 @@ UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 FUSING = ("Fuse", "ByteLevel")
 """Decoders that make one text of all tokens, so that what follows them sees more than one."""
 
-CONTEXT = 32
+CONTEXT = 8
 """Tokens whose text is out that are decoded along with new ones: decoders treat the first token differently."""
 
 

@@ -118,6 +118,6 @@ def command(
     bound = listen(host, port)
     log_as_json()
     metrics = Metrics()
-    service = Service(opened, lambda: runs.open(opened, **options), limits, sessions, metrics)
+    service = Service(opened, lambda: runs.open_for_server(opened, **options), limits, sessions, metrics)
     click.echo(f"{service.name}: a page at {address(bound)}, for OpenAI's clients {address(bound)}/v1; Ctrl-C ends it")
     serve(service, metrics, keys, bound)

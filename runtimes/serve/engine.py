@@ -113,8 +113,10 @@ class Engine(Closing):
         start = request.start
         if not tokens and start is None:
             raise UserError("the prompt is empty: give at least one token of text")
-        if bad := [token for token in tokens if not 0 <= token < manifest.vocab_size]:
-            raise UserError(f"token {bad[0]}: outside the vocabulary of {manifest.vocab_size}")
+        vocabulary = range(manifest.vocab_size)
+        if tokens and not (min(tokens) in vocabulary and max(tokens) in vocabulary):
+            bad = next(token for token in tokens if token not in vocabulary)
+            raise UserError(f"token {bad}: outside the vocabulary of {manifest.vocab_size}")
         before = 0 if start is None else start.position
         room = self.longest - before - len(tokens)
         if room < 1:
@@ -197,8 +199,9 @@ class Engine(Closing):
         reader, start = self._reader_session(), job.request.start
         if start is None and (start := self._prefixes.longest(job.tokens)) is not None:
             job.read = job.reused = start.position
-        reader.reset()
-        if start is not None:
+        if start is None:
+            reader.reset()
+        else:
             reader.write_row(0, start)
 
     def _remember(self, job: Job) -> None:
@@ -222,14 +225,15 @@ class Engine(Closing):
         self._batch.leave(job.key)
 
     def _step(self) -> None:
-        chosen = {job.key: self._choose(job) for job in list(self._running.values())}
+        finite = self._batch.finite
+        chosen = {job.key: self._choose(job, finite) for job in list(self._running.values())}
         fed = {key: token for key, token in chosen.items() if token is not None}
         if fed:
             self._batch.step(fed)
             self._observer.stepped(len(fed))
 
-    def _choose(self, job: Job) -> int | None:
-        """The row's next token; None where it has ended."""
+    def _choose(self, job: Job, finite: bool) -> int | None:
+        """The row's next token; None where it has ended. ``finite``: all logits are."""
         if job.reads_last:
             self._finish(job)
             return None
@@ -238,7 +242,8 @@ class Engine(Closing):
         else:
             logits = self._batch.logits(job.key)
             try:
-                check_logits(self._runner, logits, f"a sequence of {self._batch.length(job.key)} tokens")
+                if not finite:
+                    check_logits(self._runner, logits, f"a sequence of {self._batch.length(job.key)} tokens")
                 token, piece = job.answer.choose(logits)
             except Exception as error:  # this request's own: others go on
                 self._leave(job)
