@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import time
 from types import FrameType
@@ -22,6 +21,7 @@ except ImportError as error:
 
 from seqexport.runtimes.serve.keys import Keys
 from seqexport.runtimes.serve.logs import tell
+from seqexport.runtimes.serve.memory import settle
 from seqexport.runtimes.serve.service import Service
 
 IDLE_SECONDS = 30.0
@@ -66,8 +66,7 @@ class Server(uvicorn.Server):
     """Answers until it is told to end: then no new requests are taken, and those that are here are answered.
 
     Attributes:
-        settles: whether what the process has when it is ready stays for good, so that the garbage collector never again
-            goes through it, which would hold up all streams for longer than a token takes.
+        settles: whether the process is the server's own, and what it has when it is ready stays for good.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -89,8 +88,7 @@ class Server(uvicorn.Server):
             self.should_exit = True
         if self.settles and self._service.status == "ready":
             self.settles = False
-            gc.collect()
-            gc.freeze()
+            settle()
         if self._ends is not None and (self._service.idle or time.monotonic() > self._ends):
             self.should_exit = True
         return await super().on_tick(counter)
