@@ -100,8 +100,11 @@ def encode(tokenizer: Tokenizer, text: str, *, special_tokens: bool = True) -> E
 
 def decode(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
     """Raises UserError: the tokenizer fails on the tokens."""
-    with one_line("tokenizer.json", "its tokenizer fails on the tokens"):
+    try:
         text: str = tokenizer.decode(list(tokens), skip_special_tokens=False)
+    except BaseException:  # a panic too
+        with one_line("tokenizer.json", "its tokenizer fails on the tokens"):
+            raise
     return text
 
 

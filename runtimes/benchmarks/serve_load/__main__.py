@@ -7,10 +7,11 @@ so that both move on. Connections ask one thing after another: whole answers and
 prompts, with seeds, stop texts and log probabilities; sessions; what is malformed, oversized, without a key or unknown;
 some read slowly, and some leave. Texts, ends and token counts have to be the same, log probabilities within 1e-4.
 
-Memory is the server's resident memory, a sample each quarter of a second, after the first tenth of all requests: drift
-is the median of the last tenth of those samples over that of the first tenth, less 1. It ends with exit code 1 at the
-first answer that differs, at an error in the server's log, where requests are left in the server, or where memory grew
-by more than 2 %.
+Memory is the server's resident memory, a sample each quarter of a second, after the first tenth of all requests. It
+swings with the size of the running batch and with bodies on their way; what stays is its floor, which a tenth of the
+samples is below. Drift is the floor of the last tenth of the samples over that of the first tenth, less 1. The program
+ends with exit code 1 at the first answer that differs, at an error in the server's log, where requests are left in the
+server, or where memory grew by more than 2 %.
 """
 
 from __future__ import annotations
