@@ -91,6 +91,16 @@ def measure(bundle: Bundle, tokens: int, sessions: int) -> dict[str, Any]:
     return {"bundle": bundle.name, "tokens": read, "seconds": seconds, "shares": shares}
 
 
+def lines(found: dict[str, Any]) -> list[str]:
+    """What ``measure`` gave, for people."""
+    seconds = found["seconds"]
+    first = f"{found['bundle']}, {found['tokens']} tokens: prefill {seconds['prefill'] * 1e3:.1f} ms"
+    return [first] + [
+        f"  {way}: {seconds[way] * 1e3:.1f} ms, {share:.1%} (wanted: {WANTED:.0%})"
+        for way, share in found["shares"].items()
+    ]
+
+
 def _each(client: Client, names: Sequence[str], prompt: str) -> list[float]:
     """Seconds of one request in each session."""
     times = []
@@ -128,11 +138,8 @@ def main(bundles: tuple[Path, ...], tokens: int, sessions: int, output: Path | N
     measured = []
     for path in bundles:
         measured.append(found := measure(open_bundle(path), tokens, sessions))
-        click.echo(
-            f"{found['bundle']}, {found['tokens']} tokens: prefill {found['seconds']['prefill'] * 1e3:.1f} ms", err=True
-        )
-        for way, share in found["shares"].items():
-            click.echo(f"  {way}: {found['seconds'][way] * 1e3:.1f} ms, {share:.1%} (wanted: {WANTED:.0%})", err=True)
+        for line in lines(found):
+            click.echo(line, err=True)
     told = {"machine": this_machine(), "sessions": sessions, "wanted": WANTED, "measured": measured}
     if output is None:
         click.echo(as_json(told).decode())

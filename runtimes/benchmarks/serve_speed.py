@@ -110,7 +110,7 @@ def measure(
     """Of the engine and of the server, for each number of streams, each after a short run that is not counted."""
     limits = Limits(max_batch=max(streams), max_tokens=PROMPT + tokens, prefix_bytes=0)
     prompt = np.random.default_rng(0).integers(1, bundle.manifest.vocab_size, PROMPT).tolist()
-    found: dict[str, Any] = {"machine": this_machine(), "bundle": bundle.name, "threads": threads}
+    found: dict[str, Any] = {"bundle": bundle.name, "threads": threads}
     with backend_named(backend).open_for_server(bundle, threads=threads) as runner:
         found["runner"] = runner.description
         with Engine(runner, BundleTokenizer(bundle), limits) as engine:
@@ -128,6 +128,20 @@ def _middle(call: Callable[[int, int], dict[str, Any]], streams: int, tokens: in
     call(streams, WARM)
     measured = sorted((call(streams, tokens) for _ in range(rounds)), key=lambda each: each["tokens_per_second"])
     return measured[rounds // 2]
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """What ``measure`` gave, for people."""
+    return [_line(way, each, found[way][0]) for way in ("engine", "server") for each in found[way]]
+
+
+def _line(way: str, each: dict[str, Any], first: dict[str, Any]) -> str:
+    faster = each["tokens_per_second"] / first["tokens_per_second"]
+    return (
+        f"{way}: {each['streams']} streams, {each['tokens_per_second']:.0f} tokens/s ({faster:.1f}x), first after "
+        f"{each['first'] * 1e3:.0f} ms, gaps {each['gap_median'] * 1e3:.1f} ms, p99 "
+        f"{each['gap_p99'] / each['gap_median']:.1f}x"
+    )
 
 
 def _numbers(context: click.Context, option: click.Parameter, value: str) -> list[int]:
@@ -157,19 +171,13 @@ def main(
     if output is not None:
         require_writable(output)
     found = measure(open_bundle(bundle), backend, threads, streams, tokens, rounds)
-    for way in ("engine", "server"):
-        for each in found[way]:
-            speed, first = each["tokens_per_second"], found[way][0]["tokens_per_second"]
-            gap, p99 = each["gap_median"], each["gap_p99"]
-            click.echo(
-                f"{way}: {each['streams']} streams, {speed:.0f} tokens/s ({speed / first:.1f}x), "
-                f"first after {each['first'] * 1e3:.0f} ms, gaps {gap * 1e3:.1f} ms, p99 {p99 / gap:.1f}x",
-                err=True,
-            )
+    for line in lines(found):
+        click.echo(line, err=True)
+    told = {"machine": this_machine(), **found}
     if output is None:
-        click.echo(as_json(found).decode())
+        click.echo(as_json(told).decode())
     else:
-        write_json(output, found)
+        write_json(output, told)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,7 @@ async def load(
     numbers = iter(range(tally.requests))
     try:
         await _all(_ask(client, numbers, seed) for client in clients)
-        while sessions:
-            await clients[0].end_talk(random.Random(seed))
+        await _all(_end_talks(client, sessions, seed) for client in clients)
         await _idle(clients[0].connection)
     finally:
         watching.cancel()
@@ -110,6 +109,11 @@ async def _ask(client: Client, numbers: Any, seed: int) -> None:
             raise Differs(f"request {number}, {name}: the connection failed ({error!r})") from error
         except Differs as error:
             raise Differs(f"request {number}, {name}: {error}") from error
+
+
+async def _end_talks(client: Client, sessions: Sequence[object], seed: int) -> None:
+    while sessions:
+        await client.end_talk(random.Random(seed))
 
 
 async def _idle(connection: Connection) -> None:
@@ -148,7 +152,6 @@ def measure(bundle: Bundle, requests: int, connections: int, seed: int, threads:
             if faults := server.faults():
                 raise Differs(f"the server's log has {len(faults)} errors, the first: {faults[0]}")
     return {
-        "machine": this_machine(),
         "bundle": bundle.name,
         "runner": description,
         "seed": seed,
@@ -162,6 +165,14 @@ def measure(bundle: Bundle, requests: int, connections: int, seed: int, threads:
         "statuses": dict(tally.statuses),
         "memory": tally.drift(),
     }
+
+
+def line(found: dict[str, Any]) -> str:
+    """What ``measure`` gave, for people."""
+    return (
+        f"{found['requests']} requests, {found['requests_per_second']:.0f} a second, none differs; memory "
+        f"{found['memory']['drift']:+.2%} (wanted: at most {MOST_DRIFT:.0%})"
+    )
 
 
 @click.command()
@@ -179,18 +190,13 @@ def main(bundle: Path, requests: int, connections: int, seed: int, threads: int 
     except Differs as error:
         click.echo(f"\ndiffers: {error}", err=True)
         raise SystemExit(1) from error
-    drift = found["memory"]["drift"]
-    click.echo(
-        f"\n{found['requests']} requests, {found['requests_per_second']:.0f} a second, none differs; "
-        f"memory {drift:+.2%}",
-        err=True,
-    )
+    click.echo(f"\n{line(found)}", err=True)
+    told = {"machine": this_machine(), **found}
     if output is None:
-        click.echo(as_json(found).decode())
+        click.echo(as_json(told).decode())
     else:
-        write_json(output, found)
-    if drift > MOST_DRIFT:
-        click.echo(f"memory grew by {drift:.2%}, expected at most {MOST_DRIFT:.0%}", err=True)
+        write_json(output, told)
+    if found["memory"]["drift"] > MOST_DRIFT:
         raise SystemExit(1)
 
 

@@ -17,7 +17,7 @@ TEXT = (
     "The state of a sequence is all that a model remembers of it; import os\nclass Session(Closing):\n    def read("
     "self, row: int) -> Snapshot:\n        Returns the naïve value of é, ü and 漢字 — if there is one.\n"
 ) * 2
-LENGTHS = (1, 2, 5, 12, 30, 60, 90, 150)
+LENGTHS = (1, 2, 3, 5, 8, 12, 20, 30, 70, 150)
 LONG = 96
 """Tokens of an answer whose reader is slow."""
 

@@ -49,11 +49,13 @@ class Tally:
             await asyncio.sleep(INTERVAL)
 
     def drift(self) -> dict[str, Any]:
-        """Growth of resident memory after the first ``WARM`` of all requests: the floor of the samples of the last
-        tenth over that of the first tenth, less 1. Memory swings with the size of the running batch and with bodies on
-        their way; a tenth of the samples is below the floor.
+        """Growth of resident memory under load, after the first ``WARM`` of all requests.
+
+        The floor of the samples of the last tenth over that of the first tenth, less 1. Memory swings with the size of
+        the running batch and with bodies on their way; a tenth of the samples is below the floor.
         """
-        samples = [rss for asked, rss in self.memory if asked >= WARM * self.requests]
+        under_load = [rss for asked, rss in self.memory if WARM * self.requests <= asked < self.requests]
+        samples = under_load or [rss for _, rss in self.memory]  # of a run that is over at once
         tenth = max(1, len(samples) // 10)
         parts = sorted(samples[:tenth]), sorted(samples[-tenth:])
         first, last = (part[len(part) // 10] for part in parts)
