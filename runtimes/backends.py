@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -31,6 +31,7 @@ class Backend:
         options: the options that the function takes, by name.
         module_home: the same for bundles of other modules than language models; empty: it takes none.
         module_options: the options that it takes for those, where they are others.
+        for_server: what else the function is given where a server opens a bundle.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Backend:
     options: frozenset[str] = frozenset()
     module_home: str = ""
     module_options: frozenset[str] | None = None
+    for_server: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def open(self, bundle: Bundle, **options: Any) -> Runner:
         """Open a language model's bundle; an option of None is one that was not given.
@@ -49,6 +51,11 @@ class Backend:
             UserError: an option is another backend's, or this one is not to be had here.
         """
         runner: Runner = self._opened(self.home, self, bundle, options)
+        return runner
+
+    def open_for_server(self, bundle: Bundle, **options: Any) -> Runner:
+        """As ``open``, where other threads of the process have work between two calls."""
+        runner: Runner = self._opened(self.home, self, bundle, options, self.for_server)
         return runner
 
     def open_module(self, bundle: Bundle, **options: Any) -> ModuleRunner:
@@ -67,7 +74,9 @@ class Backend:
         """With the options that it takes for bundles of other modules."""
         return self if self.module_options is None else replace(self, options=self.module_options)
 
-    def _opened(self, home: str, taking: Backend, bundle: Bundle, options: Mapping[str, Any]) -> Any:
+    def _opened(
+        self, home: str, taking: Backend, bundle: Bundle, options: Mapping[str, Any], others: Mapping[str, Any] = {}
+    ) -> Any:
         given = {name: value for name, value in options.items() if value is not None}
         check_taken(given, [taking])
         _check_threads(given.get("threads", 1))
@@ -78,7 +87,7 @@ class Backend:
             raise UserError(
                 f"the backend {self.name!r} needs {error.name}: pip install 'seqexport[{self.extra}]'"
             ) from error
-        return opener(bundle, **given)
+        return opener(bundle, **given, **others)
 
 
 TORCH = Backend(
@@ -99,6 +108,7 @@ ORT = Backend(
     home="seqexport.runtimes.ort.runner:OrtRunner",
     options=frozenset({"device", "threads", "plugins"}),
     module_home="seqexport.runtimes.ort.module:OrtModule",
+    for_server={"spins": False},
 )
 TRT = Backend(
     name="trt",

@@ -49,14 +49,22 @@ class Sampling:
         """One token from the logits [vocab] of a sequence, whose generator moves on unless the likeliest is taken."""
         if self.temperature == 0:
             return int(logits.argmax())
-        order = np.argsort(-logits, kind="stable")
-        order = order[: self.top_k] if self.top_k else order
+        order = _likeliest(logits, self.top_k)
         with np.errstate(over="ignore"):  # -inf, whose weight is 0
             weights = np.exp((logits[order].astype(np.float64) - logits[order[0]]) / self.temperature)
         reached = np.cumsum(weights)
         last = np.searchsorted(reached, self.top_p * reached[-1])
         drawn = _uniform(generators, row) * reached[last]
         return int(order[np.searchsorted(reached[:last], drawn, side="right")])
+
+
+def _likeliest(logits: NDArray[np.floating], count: int) -> NDArray[np.intp]:
+    """Indices [count] of the largest of logits [vocab], these first, equals as they stand; count 0: of all."""
+    if not 0 < count < len(logits):
+        return np.argsort(-logits, kind="stable")
+    least = np.partition(logits, -count)[-count]
+    among = np.flatnonzero(logits >= least)
+    return among[np.argsort(-logits[among], kind="stable")][:count]
 
 
 def _uniform(generators: Generators, row: int) -> float:

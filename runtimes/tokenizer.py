@@ -18,7 +18,7 @@ UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 FUSING = ("Fuse", "ByteLevel")
 """Decoders that make one text of all tokens, so that what follows them sees more than one."""
 
-CONTEXT = 32
+CONTEXT = 8
 """Tokens whose text is out that are decoded along with new ones: decoders treat the first token differently."""
 
 
@@ -100,8 +100,11 @@ def encode(tokenizer: Tokenizer, text: str, *, special_tokens: bool = True) -> E
 
 def decode(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
     """Raises UserError: the tokenizer fails on the tokens."""
-    with one_line("tokenizer.json", "its tokenizer fails on the tokens"):
+    try:
         text: str = tokenizer.decode(list(tokens), skip_special_tokens=False)
+    except BaseException:  # a panic too
+        with one_line("tokenizer.json", "its tokenizer fails on the tokens"):
+            raise
     return text
 
 

@@ -105,6 +105,7 @@ def command(
     from seqexport.runtimes.bundle import open_bundle
     from seqexport.runtimes.serve.keys import Keys, read_keys
     from seqexport.runtimes.serve.logs import log_as_json
+    from seqexport.runtimes.serve.memory import share_one_heap
     from seqexport.runtimes.serve.server import Metrics, address, listen, serve
     from seqexport.runtimes.serve.service import Service
     from seqexport.runtimes.serve.sessions import Sessions
@@ -117,7 +118,8 @@ def command(
     sessions = Sessions(opened, session_bytes, session_dir)
     bound = listen(host, port)
     log_as_json()
+    share_one_heap()
     metrics = Metrics()
-    service = Service(opened, lambda: runs.open(opened, **options), limits, sessions, metrics)
+    service = Service(opened, lambda: runs.open_for_server(opened, **options), limits, sessions, metrics)
     click.echo(f"{service.name}: a page at {address(bound)}, for OpenAI's clients {address(bound)}/v1; Ctrl-C ends it")
     serve(service, metrics, keys, bound)

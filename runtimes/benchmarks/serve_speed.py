@@ -1,33 +1,34 @@
 """Times a server: streams at once, of the engine alone and over HTTP from a process of its own.
 
-    python -m seqexport.runtimes.benchmarks.serve_speed BUNDLE [--backend ort] [--streams 1,64] [--tokens 256] [-o FILE]
+    python -m seqexport.runtimes.benchmarks.serve_speed BUNDLE [--backend ort] [--streams 1,64] [--tokens 256]
+                                                       [--rounds 3] [-o FILE]
 
 Every stream continues the same 32 tokens, greedily, to the last of ``--tokens`` (bundles whose answers end sooner have
 fewer). Tokens/s are of all streams together, from the first request to the last token. A gap is the time between two
-chunks of one stream, which over HTTP may have several tokens where the reader is slower than the model.
+chunks of one stream, which over HTTP may have several tokens where the reader is slower than the model. Of the rounds,
+the one with the median of tokens/s is told.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
 import threading
 import time
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from seqexport.plugins.cores import usable_cores
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.backends import open_runner
+from seqexport.runtimes.backends import backend_named
 from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.benchmarks.server_process import server_process
 from seqexport.runtimes.bundle import Bundle, open_bundle
-from seqexport.runtimes.output import write_json
+from seqexport.runtimes.machine import this_machine
+from seqexport.runtimes.output import as_json, require_writable, write_json
 from seqexport.runtimes.serve.engine import Engine
 from seqexport.runtimes.serve.requests import End, Event, Limits, Request
 from seqexport.runtimes.tokenizer import BundleTokenizer
@@ -103,70 +104,80 @@ async def _of_server(port: int, model: str, prompt: Sequence[int], streams: int,
     return told(found, began)
 
 
-def _serve(path: Path, backend: str, threads: int | None, limits: Limits, ready: Connection) -> None:
-    """A server's process; says its port when it is ready."""
-    from seqexport.runtimes.serve.keys import Keys
-    from seqexport.runtimes.serve.metrics import Metrics
-    from seqexport.runtimes.serve.server import listen, serve
-    from seqexport.runtimes.serve.service import Service
-    from seqexport.runtimes.serve.sessions import Sessions
-
-    bundle, metrics, bound = open_bundle(path), Metrics(), listen("127.0.0.1", 0)
-    opened = lambda: open_runner(backend, bundle, threads=threads)  # noqa: E731
-    service = Service(bundle, opened, limits, Sessions(bundle, 0), metrics).loaded()
-    ready.send(bound.getsockname()[1])
-    serve(service, metrics, Keys(), bound)
-
-
-def measure(bundle: Bundle, backend: str, threads: int | None, streams: Sequence[int], tokens: int) -> dict[str, Any]:
+def measure(
+    bundle: Bundle, backend: str, threads: int | None, streams: Sequence[int], tokens: int, rounds: int
+) -> dict[str, Any]:
     """Of the engine and of the server, for each number of streams, each after a short run that is not counted."""
     limits = Limits(max_batch=max(streams), max_tokens=PROMPT + tokens, prefix_bytes=0)
     prompt = np.random.default_rng(0).integers(1, bundle.manifest.vocab_size, PROMPT).tolist()
-    found: dict[str, Any] = {"bundle": bundle.name, "threads": threads, "cores": usable_cores()}
-    with open_runner(backend, bundle, threads=threads) as runner:
+    found: dict[str, Any] = {"bundle": bundle.name, "threads": threads}
+    with backend_named(backend).open_for_server(bundle, threads=threads) as runner:
         found["runner"] = runner.description
         with Engine(runner, BundleTokenizer(bundle), limits) as engine:
-            found["engine"] = [_second(lambda n, t: of_engine(engine, prompt, n, t), n, tokens) for n in streams]
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(bundle.path, backend, threads, limits, theirs))
-    process.start()
-    theirs.close()
-    try:
-        port = ours.recv()
-        ask = lambda n, t: asyncio.run(_of_server(port, bundle.name, prompt, n, t))  # noqa: E731
-        found["server"] = [_second(ask, n, tokens) for n in streams]
-    except EOFError as error:
-        raise UserError("the server's process ended before it was ready; its own message is above") from error
-    finally:
-        if process.is_alive():
-            process.terminate()
-        process.join()
+            asked = lambda n, t: of_engine(engine, prompt, n, t)  # noqa: E731
+            found["engine"] = [_middle(asked, n, tokens, rounds) for n in streams]
+    options = ["--backend", backend, "--max-batch", str(max(streams)), "--max-tokens", str(PROMPT + tokens)]
+    options += ["--prefix-bytes", "0", *(["--threads", str(threads)] if threads else [])]
+    with server_process(bundle.path, *options) as server:
+        ask = lambda n, t: asyncio.run(_of_server(server.port, bundle.name, prompt, n, t))  # noqa: E731
+        found["server"] = [_middle(ask, n, tokens, rounds) for n in streams]
     return found
 
 
-def _second(call: Any, streams: int, tokens: int) -> dict[str, Any]:
+def _middle(call: Callable[[int, int], dict[str, Any]], streams: int, tokens: int, rounds: int) -> dict[str, Any]:
     call(streams, WARM)
-    return call(streams, tokens)
+    measured = sorted((call(streams, tokens) for _ in range(rounds)), key=lambda each: each["tokens_per_second"])
+    return measured[rounds // 2]
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """What ``measure`` gave, for people."""
+    return [_line(way, each, found[way][0]) for way in ("engine", "server") for each in found[way]]
+
+
+def _line(way: str, each: dict[str, Any], first: dict[str, Any]) -> str:
+    faster = each["tokens_per_second"] / first["tokens_per_second"]
+    return (
+        f"{way}: {each['streams']} streams, {each['tokens_per_second']:.0f} tokens/s ({faster:.1f}x), first after "
+        f"{each['first'] * 1e3:.0f} ms, gaps {each['gap_median'] * 1e3:.1f} ms, p99 "
+        f"{each['gap_p99'] / each['gap_median']:.1f}x"
+    )
+
+
+def _numbers(context: click.Context, option: click.Parameter, value: str) -> list[int]:
+    numbers = [int(each) for each in value.split(",") if each.isdecimal()]
+    if len(numbers) != value.count(",") + 1 or 0 in numbers:
+        raise click.BadParameter(f"{value!r}: expected numbers from 1 on, with commas between")
+    return numbers
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--backend", default="ort", show_default=True)
 @click.option("--threads", type=click.IntRange(1))
-@click.option("--streams", default="1,64", show_default=True, help="Numbers of streams, with commas between.")
+@click.option("--streams", default="1,64", show_default=True, callback=_numbers, help="Numbers, with commas between.")
 @click.option("--tokens", type=click.IntRange(2), default=256, show_default=True, help="Of an answer.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON, which is printed otherwise.")
-def main(bundle: Path, backend: str, threads: int | None, streams: str, tokens: int, output: Path | None) -> None:
-    numbers = [int(each) for each in streams.split(",")]
-    found = measure(open_bundle(bundle), backend, threads, numbers, tokens)
-    for way in ("engine", "server"):
-        for each in found[way]:
-            click.echo(f"{way}: {each['streams']} streams, {each['tokens_per_second']:.0f} tokens/s", err=True)
+def main(
+    bundle: Path,
+    backend: str,
+    threads: int | None,
+    streams: list[int],
+    tokens: int,
+    rounds: int,
+    output: Path | None,
+) -> None:
+    if output is not None:
+        require_writable(output)
+    found = measure(open_bundle(bundle), backend, threads, streams, tokens, rounds)
+    for line in lines(found):
+        click.echo(line, err=True)
+    told = {"machine": this_machine(), **found}
     if output is None:
-        click.echo(json.dumps(found))
+        click.echo(as_json(told).decode())
     else:
-        write_json(output, found)
+        write_json(output, told)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ class OrtRunner(Runner):
         threads: of the CPU provider; default: all cores.
         plugins: False runs the ops' function bodies even where the compiled library could run them.
         cuda_graphs: on CUDA, capture decode where ONNX Runtime can.
+        spins: whether threads of the CPU provider that have nothing to do keep their cores busy for a while, so that
+            they begin sooner; False where something else of this process wants the cores between two calls.
 
     Attributes:
         ops: what computes our ops.
@@ -72,9 +74,10 @@ class OrtRunner(Runner):
         threads: int | None = None,
         plugins: bool = True,
         cuda_graphs: bool = True,
+        spins: bool = True,
     ) -> None:
         super().__init__(bundle)
-        self.device, self.threads = device, threads
+        self.device, self.threads, self._spins = device, threads, spins
         if device == "cuda":
             cuda.preload()
         check_runs(bundle, device)
@@ -111,7 +114,9 @@ class OrtRunner(Runner):
         return None
 
     def _open(self, *, graphs: bool) -> None:
-        self.engine = open_engine(self.bundle, self.ops, device=self.device, threads=self.threads, graphs=graphs)
+        self.engine = open_engine(
+            self.bundle, self.ops, device=self.device, threads=self.threads, graphs=graphs, spins=self._spins
+        )
 
     @property
     def description(self) -> str:
@@ -128,7 +133,15 @@ class OrtRunner(Runner):
         del self.engine
 
 
-def open_engine(bundle: Bundle, ops: OpsLibrary, *, device: Device, threads: int | None, graphs: bool = False) -> Any:
+def open_engine(
+    bundle: Bundle,
+    ops: OpsLibrary,
+    *,
+    device: Device,
+    threads: int | None,
+    graphs: bool = False,
+    spins: bool = True,
+) -> Any:
     """An ``InferenceSession`` of a bundle's graph; ``graphs``: one that can capture its runs on CUDA.
 
     Raises:
@@ -138,6 +151,7 @@ def open_engine(bundle: Bundle, ops: OpsLibrary, *, device: Device, threads: int
     options = ops.session_options()
     options.log_severity_level = FATAL
     options.intra_op_num_threads = threads or usable_cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
     try:
         if device == "cuda":
             engine = cuda.open_session(bundle.model, options, graphs=graphs)

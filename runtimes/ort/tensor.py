@@ -49,16 +49,20 @@ class Tensor:
             binding.bind_ortvalue_output(name, self.value)
 
     def read(self) -> NDArray[Any]:
-        """The values; bfloat16 as float32."""
-        return readable(self.value.numpy(), self.dtype)
+        """The values, which may be the tensor's own memory; bfloat16 as float32."""
+        return readable(self._stored(), self.dtype)
 
     def read_row(self, row: int) -> NDArray[Any]:
-        """The values [1, ...] of one sequence; bfloat16 as float32."""
-        return readable(self.value.numpy()[row : row + 1], self.dtype)
+        """The values [1, ...] of one sequence, which may be the tensor's own memory; bfloat16 as float32."""
+        return readable(self._stored()[row : row + 1], self.dtype)
+
+    def _stored(self) -> NDArray[Any]:
+        """Its memory, or a copy where that is the device's."""
+        return self.value.numpy() if self._memory is None else self._memory
 
     def write_row(self, row: int, given: NDArray[Any]) -> None:
         """Values [1, ...] of one sequence, the first along axis 2 where there are fewer, to the same address."""
-        stored = self._memory if self._memory is not None else self.value.numpy()
+        stored = self._stored()
         part = stored[row : row + 1]
         (part if part.ndim < 3 else part[:, :, : given.shape[2]])[...] = from_float32(given, self.dtype)
         if self._memory is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
 from fastapi import Request as HttpRequest
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from seqexport.runtimes.serve.engine import Engine
 from seqexport.runtimes.serve.errors import Refused, error_object
@@ -23,18 +24,42 @@ GONE = 499
 """Nobody is there to read this status; logs and metrics have it."""
 
 
-class EventStream(StreamingResponse):
-    """Server-sent events; what was asked is cancelled when it ends, however it does."""
+class EventStream(Response):
+    """Server-sent events of all choices; what was asked is cancelled when it ends, however it does."""
 
-    def __init__(self, lines: AsyncIterator[bytes], asked: Asked) -> None:
-        super().__init__(lines, media_type="text/event-stream", headers=NO_BUFFERING)
-        self._asked = asked
+    media_type = "text/event-stream"
+
+    def __init__(self, asked: Asked, reply: Reply, *, choices: int, n: int, include_usage: bool) -> None:
+        super().__init__(headers=NO_BUFFERING)
+        del self.headers["content-length"]
+        self._asked, self._reply, self._choices, self._n, self._usage = asked, reply, choices, n, include_usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            with suppress(Refused):  # the client left
+                await _while_connected(receive, self._send(send))
         finally:
             self._asked.cancel()
+
+    async def _send(self, send: Send) -> None:
+        """What came of one step at once."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        usages: list[tuple[int, Usage]] = []
+        if lines := [_event(chunk) for chunk in self._reply.first_chunks(self._choices, usage=self._usage)]:
+            await send(_part(lines, more=True))
+        try:
+            while events := await self._asked.events():
+                lines = []
+                for index, choice in _together(events):
+                    usages += [(index, choice.usage)] if choice.usage is not None else []
+                    lines.append(_event(self._reply.chunk(index, choice, usage=self._usage)))
+                await send(_part(lines, more=True))
+        except Refused as error:
+            lines = [_event(error_object(error.status, error.message))]
+        else:
+            last = [_event(self._reply.last_chunk(usage_object(usages, self._n)))] if self._usage else []
+            lines = [*last, b"data: [DONE]\n\n"]
+        await send(_part(lines, more=False))
 
 
 async def answer(
@@ -56,10 +81,9 @@ async def answer(
     """
     asked = Asked(engine, requests, visit)
     if stream:
-        lines = _streamed(asked, reply, choices=len(requests), n=n, include_usage=include_usage)
-        return EventStream(lines, asked)
+        return EventStream(asked, reply, choices=len(requests), n=n, include_usage=include_usage)
     try:
-        choices = await _while_connected(http, _collected(asked, len(requests)))
+        choices = await _while_connected(http.receive, _collected(asked, len(requests)))
     finally:
         asked.cancel()
     usages = [(index, choice.usage) for index, choice in enumerate(choices) if choice.usage is not None]
@@ -68,7 +92,7 @@ async def answer(
 
 async def _collected(asked: Asked, count: int) -> list[Choice]:
     choices = [Choice() for _ in range(count)]
-    async for events in asked.events():
+    while events := await asked.events():
         for index, event in events:
             _add(choices[index], event)
     return choices
@@ -88,23 +112,6 @@ def _status(failed: Failed) -> int:
     return 503 if failed.busy else 500
 
 
-async def _streamed(asked: Asked, reply: Reply, *, choices: int, n: int, include_usage: bool) -> AsyncIterator[bytes]:
-    usages: list[tuple[int, Usage]] = []
-    for first in reply.first_chunks(choices, usage=include_usage):
-        yield _event(first)
-    async for events in asked.events():
-        try:
-            for index, choice in _together(events):
-                usages += [(index, choice.usage)] if choice.usage is not None else []
-                yield _event(reply.chunk(index, choice, usage=include_usage))
-        except Refused as error:
-            yield _event(error_object(error.status, error.message))
-            return
-    if include_usage:
-        yield _event(reply.last_chunk(usage_object(usages, n)))
-    yield b"data: [DONE]\n\n"
-
-
 def _together(events: Sequence[tuple[int, Event]]) -> Iterator[tuple[int, Choice]]:
     """What came at once, as one chunk for each choice; an end as one of its own."""
     parts: dict[int, Choice] = {}
@@ -120,13 +127,21 @@ def _together(events: Sequence[tuple[int, Event]]) -> Iterator[tuple[int, Choice
     yield from parts.items()
 
 
+def _part(lines: Sequence[bytes], *, more: bool) -> Message:
+    return {"type": "http.response.body", "body": b"".join(lines), "more_body": more}
+
+
 def _event(value: dict[str, Any]) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-async def _while_connected(http: HttpRequest, work: Coroutine[Any, Any, Result]) -> Result:
-    """Its result, unless the client leaves first."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(http))
+async def _while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    """Its result.
+
+    Raises:
+        Refused: the client left before.
+    """
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -137,6 +152,6 @@ async def _while_connected(http: HttpRequest, work: Coroutine[Any, Any, Result])
         leaving.cancel()
 
 
-async def _left(http: HttpRequest) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass

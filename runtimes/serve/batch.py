@@ -68,6 +68,11 @@ class Batch:
         assert self._session is not None
         return self._session.logits[self._places[key]]
 
+    @property
+    def finite(self) -> bool:
+        """Whether the logits of all rows are; those of places without a row count too."""
+        return self._session is None or bool(np.isfinite(self._session.logits).all())
+
     def length(self, key: int) -> int:
         """Tokens of the row."""
         assert self._session is not None

@@ -19,7 +19,7 @@ from seqexport.runtimes.serve.batch import Batch
 from seqexport.runtimes.serve.jobs import Busy, Job
 from seqexport.runtimes.serve.observer import Observer
 from seqexport.runtimes.serve.prefixes import Prefixes
-from seqexport.runtimes.serve.requests import Deliver, Failed, Limits, Request
+from seqexport.runtimes.serve.requests import Deliver, Event, Failed, Limits, Request
 from seqexport.runtimes.tokenizer import BundleTokenizer
 
 
@@ -52,6 +52,8 @@ class Engine(Closing):
         self._reading: Job | None = None
         self._reader: Session | None = None
         self._running: dict[int, Job] = {}
+        self._told: list[tuple[Job, Event]] = []
+        self._gaps: list[float] = []
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="seqexport-engine", daemon=True)
@@ -113,8 +115,10 @@ class Engine(Closing):
         start = request.start
         if not tokens and start is None:
             raise UserError("the prompt is empty: give at least one token of text")
-        if bad := [token for token in tokens if not 0 <= token < manifest.vocab_size]:
-            raise UserError(f"token {bad[0]}: outside the vocabulary of {manifest.vocab_size}")
+        vocabulary = range(manifest.vocab_size)
+        if tokens and not (min(tokens) in vocabulary and max(tokens) in vocabulary):
+            bad = next(token for token in tokens if token not in vocabulary)
+            raise UserError(f"token {bad}: outside the vocabulary of {manifest.vocab_size}")
         before = 0 if start is None else start.position
         room = self.longest - before - len(tokens)
         if room < 1:
@@ -197,8 +201,9 @@ class Engine(Closing):
         reader, start = self._reader_session(), job.request.start
         if start is None and (start := self._prefixes.longest(job.tokens)) is not None:
             job.read = job.reused = start.position
-        reader.reset()
-        if start is not None:
+        if start is None:
+            reader.reset()
+        else:
             reader.write_row(0, start)
 
     def _remember(self, job: Job) -> None:
@@ -222,32 +227,46 @@ class Engine(Closing):
         self._batch.leave(job.key)
 
     def _step(self) -> None:
-        chosen = {job.key: self._choose(job) for job in list(self._running.values())}
+        finite = self._batch.finite
+        try:
+            chosen = {job.key: self._choose(job, finite) for job in list(self._running.values())}
+        finally:
+            self._tell()
         fed = {key: token for key, token in chosen.items() if token is not None}
         if fed:
             self._batch.step(fed)
             self._observer.stepped(len(fed))
 
-    def _choose(self, job: Job) -> int | None:
-        """The row's next token; None where it has ended."""
+    def _tell(self) -> None:
+        """What came of choosing, all at once: who reads it runs while the model does."""
+        if self._gaps:
+            self._observer.next_tokens(self._gaps)
+            self._gaps = []
+        told, self._told = self._told, []
+        for job, event in told:
+            job.tell(event)
+
+    def _choose(self, job: Job, finite: bool) -> int | None:
+        """The row's next token; None where it has ended. ``finite``: all logits are."""
         if job.reads_last:
             self._finish(job)
             return None
         if self._late(job):
-            job.tell(job.answer.cut())
+            self._told.append((job, job.answer.cut()))
         else:
             logits = self._batch.logits(job.key)
             try:
-                check_logits(self._runner, logits, f"a sequence of {self._batch.length(job.key)} tokens")
+                if not finite:
+                    check_logits(self._runner, logits, f"a sequence of {self._batch.length(job.key)} tokens")
                 token, piece = job.answer.choose(logits)
             except Exception as error:  # this request's own: others go on
                 self._leave(job)
-                job.tell(Failed(_line(error)))
+                self._told.append((job, Failed(_line(error))))
                 return None
             if job.answer.tokens[-1:] == [token]:
                 self._timed(job)
             if piece.text or piece.chosen is not None:
-                job.tell(piece)
+                self._told.append((job, piece))
             job.reads_last = job.answer.end is not None and job.request.keep and job.answer.tokens[-1:] == [token]
             if job.answer.end is None or job.reads_last:
                 return token
@@ -261,12 +280,14 @@ class Engine(Closing):
             read = np.concatenate([job.tokens, np.array(job.answer.tokens, np.int64)])[: row.position]
             self._prefixes.keep(read, row)
         self._leave(job)
-        job.finish(row if request.keep else None)
+        self._told.append((job, job.ended(row if request.keep else None)))
 
     def _timed(self, job: Job) -> None:
         now = time.monotonic()
-        tell = self._observer.first_token if job.answer.made == 1 else self._observer.next_token
-        tell(now - job.last)
+        if job.answer.made == 1:
+            self._observer.first_token(now - job.last)
+        else:
+            self._gaps.append(now - job.last)
         job.last = now
 
     def _fail(self, message: str, *, busy: bool = False) -> None:

@@ -43,6 +43,7 @@ class Job:
         if not self.cancelled:
             self._deliver(event)
 
-    def finish(self, kept: Snapshot | None) -> None:
+    def ended(self, kept: Snapshot | None) -> End:
+        """Its last event, where nothing failed."""
         usage = Usage(prompt=len(self.tokens), reused=self.reused, answer=self.answer.made)
-        self.tell(End(self.answer.end or "length", usage, kept))
+        return End(self.answer.end or "length", usage, kept)

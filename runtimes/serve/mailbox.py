@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
 from seqexport.runtimes.serve.engine import Engine
 from seqexport.runtimes.serve.jobs import Job
-from seqexport.runtimes.serve.requests import End, Event, Failed, Request
+from seqexport.runtimes.serve.requests import End, Event, Piece, Request
 from seqexport.runtimes.snapshot import Snapshot
 
 
@@ -21,7 +21,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._events: deque[tuple[int, Event]] = deque()
-        self._woken = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
         self._waking = False
 
     def put(self, index: int, event: Event) -> None:
@@ -34,14 +34,14 @@ class Mailbox:
 
     def _wake(self) -> None:
         self._waking = False
-        self._woken.set()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def take(self) -> list[tuple[int, Event]]:
         """All events since the last time, at least one."""
         while not self._events:
-            self._woken.clear()
-            if not self._events:
-                await self._woken.wait()
+            self._waiter = self._loop.create_future()
+            await self._waiter
         return [self._events.popleft() for _ in range(len(self._events))]
 
 
@@ -66,21 +66,23 @@ class Asked:
     """
 
     def __init__(self, engine: Engine, requests: Sequence[Request], visit: Visit | None = None) -> None:
-        self._mail, self._visit = Mailbox(), visit
+        self._mail, self._visit, self._left = Mailbox(), visit, len(requests)
         self._jobs: list[Job] = engine.submit(
             requests, [partial(self._mail.put, index) for index in range(len(requests))]
         )
 
-    async def events(self) -> AsyncIterator[list[tuple[int, Event]]]:
-        """All that comes, until every choice has ended."""
-        left = len(self._jobs)
-        while left:
-            taken = await self._mail.take()
-            left -= sum(isinstance(event, (End, Failed)) for _, event in taken)
-            for _, event in taken:
-                if self._visit is not None and isinstance(event, End) and event.kept is not None:
-                    await self._visit.leave(event.kept)
-            yield taken
+    async def events(self) -> list[tuple[int, Event]]:
+        """What came since the last time, each with the index of its choice; empty once every choice has ended."""
+        if not self._left:
+            return []
+        taken = await self._mail.take()
+        for _, event in taken:
+            if isinstance(event, Piece):
+                continue
+            self._left -= 1
+            if self._visit is not None and isinstance(event, End) and event.kept is not None:
+                await self._visit.leave(event.kept)
+        return taken
 
     def cancel(self) -> None:
         """Nobody waits for them any more."""

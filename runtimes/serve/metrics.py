@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from seqexport.runtimes.serve.observer import Observer
 from seqexport.runtimes.serve.service import Service
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Durations(Collector):
+    """A histogram of seconds that takes many at once, in one thread; prometheus_client's takes one at a time."""
+
+    def __init__(self, name: str, documentation: str) -> None:
+        self._name, self._documentation = name, documentation
+        self._counts = np.zeros(len(SECONDS) + 1, np.int64)
+        self._sum = 0.0
+
+    def observe(self, seconds: Sequence[float]) -> None:
+        places = np.searchsorted(SECONDS, seconds)
+        self._counts = self._counts + np.bincount(places, minlength=len(self._counts))
+        self._sum += sum(seconds)
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        bounds = [*(floatToGoString(bound) for bound in SECONDS), "+Inf"]
+        buckets = list(zip(bounds, self._counts.cumsum().tolist(), strict=True))
+        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
 
 
 class Metrics(Observer):
@@ -25,12 +50,8 @@ class Metrics(Observer):
             buckets=SECONDS,
             registry=registry,
         )
-        self._between = Histogram(
-            "seqexport_time_between_tokens_seconds",
-            "From a token of an answer to the next.",
-            buckets=SECONDS,
-            registry=registry,
-        )
+        self._between = Durations("seqexport_time_between_tokens_seconds", "From a token of an answer to the next.")
+        registry.register(self._between)
         self._batch = Histogram(
             "seqexport_batch_size", "Sequences in a step of the running batch.", buckets=ROWS, registry=registry
         )
@@ -65,9 +86,9 @@ class Metrics(Observer):
         self._first.observe(seconds)
         self._answer.inc()
 
-    def next_token(self, seconds: float) -> None:
+    def next_tokens(self, seconds: Sequence[float]) -> None:
         self._between.observe(seconds)
-        self._answer.inc()
+        self._answer.inc(len(seconds))
 
     def read(self, tokens: int, reused: int) -> None:
         self._prompt.inc(tokens - reused)

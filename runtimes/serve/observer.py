@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class Observer:
     """Is told what happens, in the engine's thread; this one forgets it."""
@@ -9,8 +11,8 @@ class Observer:
     def first_token(self, seconds: float) -> None:
         """From a request's arrival."""
 
-    def next_token(self, seconds: float) -> None:
-        """From the token before it."""
+    def next_tokens(self, seconds: Sequence[float]) -> None:
+        """Of all sequences that chose one in a step: from the token before it."""
 
     def read(self, tokens: int, reused: int) -> None:
         """A prompt of so many tokens, of which ``reused`` were known from a request before."""

@@ -21,6 +21,7 @@ except ImportError as error:
 
 from seqexport.runtimes.serve.keys import Keys
 from seqexport.runtimes.serve.logs import tell
+from seqexport.runtimes.serve.memory import settle
 from seqexport.runtimes.serve.service import Service
 
 IDLE_SECONDS = 30.0
@@ -62,12 +63,17 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
 
 class Server(uvicorn.Server):
-    """Answers until it is told to end: then no new requests are taken, and those that are here are answered."""
+    """Answers until it is told to end: then no new requests are taken, and those that are here are answered.
+
+    Attributes:
+        settles: whether the process is the server's own, and what it has when it is ready stays for good.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
         self._ends: float | None = None
+        self.settles = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, end at the second."""
@@ -80,6 +86,9 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self._service.failure is not None:
             self.should_exit = True
+        if self.settles and self._service.status == "ready":
+            self.settles = False
+            settle()
         if self._ends is not None and (self._service.idle or time.monotonic() > self._ends):
             self.should_exit = True
         return await super().on_tick(counter)
@@ -130,6 +139,7 @@ def serve(service: Service, metrics: Metrics, keys: Keys, bound: socket.socket) 
     """
     with bound, service:
         server = create_server(service, metrics, keys)
+        server.settles = True
         tell("listening", url=address(bound), model=service.name)
         server.run(sockets=[bound])
         tell("stopped")

@@ -121,3 +121,11 @@ def test_what_a_backend_lacks_is_said(monkeypatch: pytest.MonkeyPatch, exported:
     monkeypatch.delitem(sys.modules, "seqexport.runtimes.ort.runner", raising=False)
     with pytest.raises(UserError, match="backend 'ort' needs"):
         ORT.open(exported("preset:mamba", target="ort", dtype="float32", logits="all"))
+
+
+def test_threads_of_a_server_sleep_between_two_calls(exported: Exported) -> None:
+    bundle = exported("preset:mamba", target="ort", dtype="float32", logits="last")
+    for opened, spins in ((ORT.open, "1"), (ORT.open_for_server, "0")):
+        with opened(bundle, threads=1) as runner:
+            options = runner.engine.get_session_options()  # type: ignore[attr-defined]
+            assert options.get_session_config_entry("session.intra_op.allow_spinning") == spins

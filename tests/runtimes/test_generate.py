@@ -9,6 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Floats, Lengths, Session, Tokens
@@ -17,7 +19,7 @@ from seqexport.runtimes.generate import generate, new_tokens
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.pytorch.checkpoint import load_original
 from seqexport.runtimes.quiet import quiet
-from seqexport.runtimes.sampling import Sampling, _uniform
+from seqexport.runtimes.sampling import Sampling, _likeliest, _uniform
 from tests.conftest import Exported
 from tests.exporter.families import VOCAB
 
@@ -91,6 +93,12 @@ def test_top_k_keeps_the_k_likeliest() -> None:
     assert draws(Sampling(temperature=100, top_k=2), [0.0, 3.0, 2.0, 1.0]) == {1, 2}
     assert draws(Sampling(temperature=100, top_k=9), [0.0, 3.0]) == {0, 1}
     assert draws(Sampling(temperature=1, top_k=1), [0.0, 3.0, 2.0]) == {1}
+
+
+@given(st.lists(st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 0.25, 3.0]), min_size=1), st.integers(1, 30))
+def test_of_equals_top_k_keeps_the_first(logits: list[float], count: int) -> None:
+    values = np.array(logits, np.float32)
+    assert _likeliest(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 // Depthwise causal convolution: y[t] = act(bias + sum_j weight[j] xx[t + j]), xx = past followed by x.
 //
-// A task is a row, a block of channels and a block of time. The first block of time of a row also writes the state,
+// A task is a block of channels and a block of time, of one row or, where tokens are few, of several, which then share
+// the work of turning the weights. The first block of time of a row also writes the state,
 // so that the state is read and written by one task, and may be the same memory.
 #include "causal_conv1d.h"
 
@@ -9,7 +10,7 @@
 namespace seqexport::cpu::SEQEXPORT_ISA {
 namespace {
 
-constexpr int kChannels = 16 * W, kVecs = kChannels / W, kTokens = 256, kMaxTaps = 64;
+constexpr int kChannels = 16 * W, kVecs = kChannels / W, kTokens = 256, kMaxTaps = 64, kRows = 8, kFewTokens = 4;
 
 // One vector of channels: `count` of them from channel c of row b.
 template <class T>
@@ -65,9 +66,9 @@ void write_state(const Columns<T>& at, int valid) {
 
 // Tokens from..to of a row, token by token along the block's channels: the inputs of one token are next to each other.
 template <class T, bool kSilu>
-void convolve(const CausalConv1dParams& p, int b, int first, int vecs, int from, int to, int valid) {
+void convolve(
+    const CausalConv1dParams& p, const Weights<T>& weights, int b, int first, int vecs, int from, int to, int valid) {
   const int K = p.kernel_size, old = K - 1, end = smaller(to, valid);
-  const Weights<T>& weights = *new Weights<T>(p, first, vecs);
   for (int t = from; t < to; ++t) {
     for (int v = 0; v < vecs; ++v) {
       const int c = first + v * W;
@@ -88,20 +89,24 @@ void convolve(const CausalConv1dParams& p, int b, int first, int vecs, int from,
 
 void causal_conv1d(const CausalConv1dParams& p, const Pool& pool) {
   const int channel_blocks = blocks_of(p.channels, kChannels), time_blocks = blocks_of(p.length, kTokens);
+  const int rows = p.length <= kFewTokens ? kRows : 1;
   const int64_t work = (int64_t)p.batch * p.length * p.channels * (p.kernel_size + 8);
   with_type(p.dtype, [&](auto type) {
     using T = decltype(type);
-    parallel(pool, (size_t)p.batch * time_blocks * channel_blocks, work, [&](size_t task) {
+    parallel(pool, (size_t)blocks_of(p.batch, rows) * time_blocks * channel_blocks, work, [&](size_t task) {
       const int block = task % channel_blocks, time = task / channel_blocks % time_blocks;
-      const int b = task / channel_blocks / time_blocks;
-      const int valid = valid_tokens(p.seq_lens, b, p.length);
+      const int row = task / channel_blocks / time_blocks * rows;
       const int from = time * kTokens, to = smaller(from + kTokens, p.length);
       const int first = block * kChannels, vecs = smaller(kVecs, blocks_of(p.channels - first, W));
-      p.activation == SEQEXPORT_ACTIVATION_SILU ? convolve<T, true>(p, b, first, vecs, from, to, valid)
-                                                : convolve<T, false>(p, b, first, vecs, from, to, valid);
-      for (int v = 0; time == 0 && v < vecs; ++v) {
-        const int c = first + v * W;
-        write_state(Columns<T>{p, b, c, smaller(W, p.channels - c)}, valid);
+      const Weights<T>& weights = *new Weights<T>(p, first, vecs);
+      for (int b = row; b < smaller(row + rows, p.batch); ++b) {
+        const int valid = valid_tokens(p.seq_lens, b, p.length);
+        p.activation == SEQEXPORT_ACTIVATION_SILU ? convolve<T, true>(p, weights, b, first, vecs, from, to, valid)
+                                                  : convolve<T, false>(p, weights, b, first, vecs, from, to, valid);
+        for (int v = 0; time == 0 && v < vecs; ++v) {
+          const int c = first + v * W;
+          write_state(Columns<T>{p, b, c, smaller(W, p.channels - c)}, valid);
+        }
       }
     });
   });

@@ -6,6 +6,9 @@
 //   3. skip and gate, and y goes out.
 // Time itself is not cut among threads: a second pass over the decays would double the work, and rows and channels give
 // more tasks than a processor has threads (512 channels are 32 tasks at the narrowest).
+//
+// A row of one token has its states as lanes, as they lie in memory: turning them there and back, and A, took longer
+// than the token.
 #include "selective_scan.h"
 
 #include "math.h"
@@ -32,8 +35,16 @@ class Scan : public InScratch {
       : p_(p), b_(b), g_(g), first_(first), end_(end), vecs_(blocks_of(end - first, W)) {}
 
   void run() {
-    read();
     const int valid = valid_tokens(p_.seq_lens, b_, p_.length);
+    valid == 1 && p_.states % W == 0 ? step() : scan(valid);
+    for (int t = valid; t < p_.length; ++t) {
+      for (int v = 0; v < vecs_; ++v) store(y(t, v), zero(), count(v));
+    }
+  }
+
+ private:
+  void scan(int valid) {
+    read();
     for (int start = 0; start < valid; start += kTokens) {
       const int tokens = smaller(kTokens, valid - start);
       widen(p_.B, p_.B_stride, start, tokens, room_.B);
@@ -45,13 +56,37 @@ class Scan : public InScratch {
       }
       finish(start, tokens);
     }
-    for (int t = valid; t < p_.length; ++t) {
-      for (int v = 0; v < vecs_; ++v) store(y(t, v), zero(), count(v));
-    }
     write();
   }
 
- private:
+  void step() {
+    widen(p_.B, p_.B_stride, 0, 1, room_.B);
+    widen(p_.C, p_.C_stride, 0, 1, room_.C);
+    for (int v = 0; v < vecs_; ++v) {
+      const Vec x = input(p_.x, p_.x_stride, 0, v), dt = input(p_.dt, p_.dt_stride, 0, v);
+      const Vec biased = p_.dt_bias ? dt + load(p_.dt_bias + channel(v), count(v)) : dt;
+      const Vec delta = p_.dt_softplus ? softplus(biased) : biased, dx = delta * x;
+      Vec out = zero();
+      for (int lane = 0; lane < count(v); ++lane) out[lane] = advance(channel(v) + lane, delta[lane], dx[lane]);
+      if (p_.D) out += load(p_.D + channel(v), count(v)) * x;
+      if (p_.z) out *= silu(input(p_.z, p_.z_stride, 0, v));
+      store(y(0, v), out, count(v));
+    }
+  }
+
+  // The states of channel c by one token; C . h after it.
+  float advance(int c, float delta, float dx) const {
+    const int64_t at = (b_ * (int64_t)p_.channels + c) * p_.states;
+    Vec total = zero();
+    for (int n = 0; n < p_.states; n += W) {
+      const Vec A = load(p_.A + (int64_t)c * p_.states + n) * kLog2e;
+      const Vec h = exp2_product<true>(all(delta), A) * load(p_.past + at + n) + load(room_.B + n) * dx;
+      store(p_.present + at + n, h);
+      total += h * load(room_.C + n);
+    }
+    return sum(total);
+  }
+
   int channel(int v) const { return first_ + v * W; }
   int count(int v) const { return smaller(W, end_ - channel(v)); }
   int64_t token(int t) const { return (int64_t)b_ * p_.length + t; }

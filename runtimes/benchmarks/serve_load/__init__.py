@@ -1,0 +1,1 @@
+"""Puts a server under a mixed load: see ``__main__``."""
