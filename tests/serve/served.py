@@ -92,8 +92,8 @@ def with_template(bundle: Bundle, folder: Path) -> Bundle:
     return open_bundle(folder)
 
 
-def wait_until(met: Any) -> None:
-    deadline = time.monotonic() + 60
+def wait_until(met: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < deadline
         time.sleep(0.01)
