@@ -79,6 +79,22 @@ def checksum(file: Path) -> bytes:
         return stream.read(DIGEST_BYTES)
 
 
+def stored_tokens(file: Path) -> int:
+    """Those that the longest sequence of a session's file has, without a look at its states.
+
+    Raises:
+        UserError: it cannot be read, or is no session.
+    """
+    try:
+        with safe_open(regular(file, ANY, file.parent), "numpy") as found:
+            _check_format(file, found.metadata() or {})
+            return int(found.get_tensor("lengths").max())
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise _damaged(file, str(error)) from error
+
+
 def read_session(file: Path, bundle: Bundle) -> Snapshot:
     """A session that was saved from a bundle, or from another one of the same weights and dtype.
 

@@ -14,7 +14,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.closing import Closing
 from seqexport.runtimes.serve.logs import tell
-from seqexport.runtimes.session_file import read_session, write_session
+from seqexport.runtimes.session_file import read_session, stored_tokens, write_session
 from seqexport.runtimes.snapshot import Snapshot
 
 NAME = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -78,6 +78,26 @@ class Sessions(Closing):
             session = self._read(name) if name in self._spilled else self._held[name]
             self._taken.add(name)
             return session
+
+    def tokens(self, name: str) -> int:
+        """Those that a session has read and given; while it is taken, without what is to come.
+
+        Raises:
+            Unknown: there is none, or its file is damaged.
+        """
+        with self._lock:
+            if name in self._held:
+                session = self._held[name]
+                return 0 if session is None else session.position
+            if name not in self._spilled:
+                raise Unknown
+        return self._stored_tokens(name)
+
+    def _stored_tokens(self, name: str) -> int:
+        try:
+            return stored_tokens(self._file(name))
+        except UserError as error:
+            raise Unknown from error
 
     def give(self, name: str, session: Snapshot | None) -> None:
         """What was taken, as it is now. It stays deleted where it was deleted meanwhile."""

@@ -74,6 +74,10 @@ class SharedSessions(Sessions):
         self._visited[name] = _Visited(lock, session, found)
         return session
 
+    def tokens(self, name: str) -> int:
+        """As of ``Sessions``, whichever process has taken it."""
+        return self._stored_tokens(name) if self._found(name) else 0
+
     def give(self, name: str, session: Snapshot | None) -> None:
         """As of ``Sessions``; once it returns, other processes find the session so.
 

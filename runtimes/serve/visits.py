@@ -43,12 +43,20 @@ class SessionVisit:
 
 
 def add_sessions(app: FastAPI, service: Service) -> None:
-    """Where sessions are made and deleted."""
+    """Where sessions are made, looked at and deleted."""
 
     @app.post("/v1/sessions", status_code=201)
     def make() -> dict[str, str]:
         """A new session, for ``session_id`` in ``/v1/completions``."""
         return {"id": service.sessions.create(), "object": "session"}
+
+    @app.get("/v1/sessions/{name}", responses={404: GONE_OR_BUSY[404]})
+    def look(name: str) -> dict[str, Any]:
+        """How many tokens a session has, so that a client can tell whether an answer that broke off counts."""
+        try:
+            return {"id": name, "object": "session", "tokens": service.sessions.tokens(name)}
+        except Unknown as error:
+            raise _no_session(name) from error
 
     @app.delete("/v1/sessions/{name}", responses=GONE_OR_BUSY)
     def delete(name: str) -> dict[str, Any]:

@@ -56,6 +56,10 @@ class Site:
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
+    def tokens(self, session: str) -> int:
+        """That a session has."""
+        return int(httpx.get(f"{self.url}/v1/sessions/{session}", timeout=PATIENCE).json()["tokens"])
+
     def replicas(self) -> list[psutil.Process]:
         """Those that have begun to serve; Ray calls them otherwise before."""
         return [each for each in _below(self._process) if _name(each).startswith("ray::ServeReplica")]

@@ -46,6 +46,7 @@ def both(runner: OrtRunner, tmp_path: Path) -> Iterator[tuple[SharedSessions, Sh
 def go_on(sessions: Sessions, name: str, before: Snapshot | None, after: Snapshot) -> None:
     found = sessions.take(name)
     assert found is None if before is None else same(found, before)
+    assert sessions.tokens(name) == (0 if before is None else before.position)
     sessions.give(name, after)
 
 
@@ -119,6 +120,8 @@ def test_names_that_are_none_touch_no_file(both: tuple[SharedSessions, SharedSes
             both[0].take(name)
         with pytest.raises(Unknown):
             both[0].delete(name)
+        with pytest.raises(Unknown):
+            both[0].tokens(name)
     assert not list(tmp_path.iterdir())
 
 
