@@ -1,6 +1,6 @@
 """A bundle as a Ray Serve deployment: each replica is seqexport's own server, and all share a folder of sessions."""
 
-from __future__ import annotations
+# No annotations from __future__: Ray asks ``build`` for the type of what it takes.
 
 from pathlib import Path
 
