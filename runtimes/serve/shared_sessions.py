@@ -21,11 +21,11 @@ EMPTY, LOCK = ".empty", ".lock"
 
 @dataclass
 class _Visited:
-    """A session that was taken: its lock, and what its file and its checksum are."""
+    """A session that was taken: its lock, what it is, and its file's checksum; None where it is empty."""
 
     lock: Lock
     session: Snapshot | None
-    checksum: bytes
+    checksum: bytes | None
 
 
 class SharedSessions(Sessions):
@@ -44,7 +44,7 @@ class SharedSessions(Sessions):
     def __init__(self, bundle: Bundle, max_bytes: int, folder: Path) -> None:
         super().__init__(bundle, max_bytes, folder)
         self._folder: Path = folder
-        self._checksums: dict[str, bytes] = {}
+        self._checksums: dict[str, bytes | None] = {}
         self._visited: dict[str, _Visited] = {}
 
     def create(self) -> str:
@@ -76,7 +76,7 @@ class SharedSessions(Sessions):
 
     def tokens(self, name: str) -> int:
         """As of ``Sessions``, whichever process has taken it."""
-        return self._stored_tokens(name) if self._found(name) else 0
+        return 0 if self._found(name) is None else self._stored_tokens(name)
 
     def give(self, name: str, session: Snapshot | None) -> None:
         """As of ``Sessions``; once it returns, other processes find the session so.
@@ -120,24 +120,24 @@ class SharedSessions(Sessions):
             raise UserError(f"{lock.path}: cannot be written ({error.strerror or error})") from error
         return lock
 
-    def _look(self, name: str) -> bytes:
+    def _look(self, name: str) -> bytes | None:
         """What tells the session's file from others, and memory freed of what is no more so. Its lock is held."""
         found = self._found(name)
-        if name not in self._held or found != self._checksums.get(name):
+        if name not in self._held or found != self._checksums.get(name, b""):
             self._drop(name)
-            if found:
-                self._spilled[name] = None
-            else:
+            if found is None:
                 self._held[name] = None
+            else:
+                self._spilled[name] = None
         return found
 
-    def _found(self, name: str) -> bytes:
-        """The checksum of a session's file, no bytes where it is empty; Unknown where it is no more."""
+    def _found(self, name: str) -> bytes | None:
+        """The checksum of a session's file, None where it is empty; Unknown where there is none."""
         if NAME.fullmatch(name):
             with suppress(FileNotFoundError):
                 return checksum(self._file(name))
             if self._beside(name, EMPTY).exists():
-                return b""
+                return None
         with self._lock:
             self._drop(name)
         raise Unknown

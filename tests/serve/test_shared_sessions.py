@@ -144,16 +144,17 @@ def test_a_session_that_cannot_be_written_is_as_it_was(
     go_on(one, name, snapshots[2], snapshots[3])
 
 
+@pytest.mark.parametrize("damaged", [b"cut short", b""])
 def test_a_damaged_file_is_no_session(
-    both: tuple[SharedSessions, SharedSessions], snapshots: list[Snapshot], tmp_path: Path
+    damaged: bytes, both: tuple[SharedSessions, SharedSessions], snapshots: list[Snapshot], tmp_path: Path
 ) -> None:
     one, _ = both
     name = one.create()
     go_on(one, name, None, snapshots[0])
-    (tmp_path / f"{name}.safetensors").write_bytes(b"cut short")
-    for _ in range(2):
+    (tmp_path / f"{name}.safetensors").write_bytes(damaged)
+    for look in (one.take, one.tokens, one.take):
         with pytest.raises(Unknown):
-            one.take(name)
+            look(name)
     assert not (tmp_path / f"{name}.lock").exists()
 
 
