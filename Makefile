@@ -6,6 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 OLD_RUNTIMES := build/onnxruntime-1.18 build/onnxruntime-1.22
 TRITON := build/triton
+RAY := build/ray
 SOURCES := seqexport exporter plugins runtimes tests examples
 
 .PHONY: demo test lint types docs tree wheel clean
@@ -13,10 +14,11 @@ SOURCES := seqexport exporter plugins runtimes tests examples
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
-test: $(INSTALLED) $(OLD_RUNTIMES:=/installed) $(TRITON)/installed
+test: $(INSTALLED) $(OLD_RUNTIMES:=/installed) $(TRITON)/installed $(RAY)/installed
 	SEQEXPORT_ORT_1_18=$(CURDIR)/build/onnxruntime-1.18/bin/python \
 	SEQEXPORT_ORT_1_22=$(CURDIR)/build/onnxruntime-1.22/bin/python \
 	SEQEXPORT_TRITON=$(CURDIR)/$(TRITON)/bin/python \
+	SEQEXPORT_RAY=$(CURDIR)/$(RAY)/bin/python \
 	SEQEXPORT_TESTS=$(TESTS) $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED)
@@ -56,6 +58,12 @@ build/onnxruntime-%/installed:
 $(TRITON)/installed:
 	$(PYTHON) -m venv $(TRITON)
 	$(TRITON)/bin/python -m pip install --quiet 'tritonclient[grpc]==2.73.0'
+	touch $@
+
+# Ray Serve: heavy, and it brings uvicorn another HTTP parser than the one that the server's own tests run on.
+$(RAY)/installed: .constraints.txt
+	$(PYTHON) -m venv $(RAY)
+	-$(RAY)/bin/python -m pip install --quiet --constraint .constraints.txt --editable '.[ort,serve]' 'ray[serve]'
 	touch $@
 
 clean:

@@ -12,6 +12,7 @@ sha256        uint8[32]             of all bytes before it; the last in the file
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from safetensors.numpy import save
 
 from seqexport.plugins import library
 from seqexport.plugins.errors import UserError
-from seqexport.plugins.reading import ANY, read, regular
+from seqexport.plugins.reading import ANY, opened, read, regular
 from seqexport.runtimes import units
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.output import write_output
@@ -36,8 +37,11 @@ DIGEST, DIGEST_BYTES = "sha256", 32
 Array = NDArray[Any]
 
 
-def write_session(file: Path, bundle: Bundle, snapshot: Snapshot) -> None:
+def write_session(file: Path, bundle: Bundle, snapshot: Snapshot) -> bytes:
     """Write a session of a bundle; the file appears whole or not at all.
+
+    Returns:
+        Its checksum.
 
     Raises:
         UserError: it cannot be written, or the bundle does not say which weights it has.
@@ -59,7 +63,36 @@ def write_session(file: Path, bundle: Bundle, snapshot: Snapshot) -> None:
         DIGEST: np.zeros(DIGEST_BYTES, np.uint8),
     }
     types = {name: dtype for name, (dtype, _) in _expected(bundle, snapshot.lengths).items()}
-    write_output(file, sealed(save({name: np.ascontiguousarray(held[name], types[name]) for name in types}, metadata)))
+    data = sealed(save({name: np.ascontiguousarray(held[name], types[name]) for name in types}, metadata))
+    write_output(file, data)
+    return data[-DIGEST_BYTES:]
+
+
+def checksum(file: Path) -> bytes:
+    """What a session's file says of itself at its end, without a look at the rest.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with opened(file, ANY, file.parent) as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - DIGEST_BYTES))
+        return stream.read(DIGEST_BYTES)
+
+
+def stored_tokens(file: Path) -> int:
+    """Those that the longest sequence of a session's file has, without a look at its states.
+
+    Raises:
+        UserError: it cannot be read, or is no session.
+    """
+    try:
+        with safe_open(regular(file, ANY, file.parent), "numpy") as found:
+            _check_format(file, found.metadata() or {})
+            return int(found.get_tensor("lengths").max())
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise _damaged(file, str(error)) from error
 
 
 def read_session(file: Path, bundle: Bundle) -> Snapshot:
@@ -69,14 +102,14 @@ def read_session(file: Path, bundle: Bundle) -> Snapshot:
         UserError: it cannot be read, is damaged or no session, or was saved from another model or in another dtype.
     """
     try:
-        with safe_open(regular(file, ANY, file.parent), "numpy") as opened:  # which refuses more bytes than it lists
-            metadata = opened.metadata() or {}
+        with safe_open(regular(file, ANY, file.parent), "numpy") as found:  # which refuses more bytes than it lists
+            metadata = found.metadata() or {}
             _check_format(file, metadata)
             body = memoryview(read(file, ANY, file.parent))
             if hashlib.sha256(body[:-DIGEST_BYTES]).digest() != body[-DIGEST_BYTES:]:
                 raise _damaged(file, "its checksum is another")
             _check_model(file, metadata, bundle)
-            held = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            held = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
         sampling = _sampling(file, metadata["sampling"])
         _check_tensors(file, held, bundle)
     except OSError as error:

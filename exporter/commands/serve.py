@@ -14,6 +14,7 @@ from seqexport.exporter.commands.options import (
     plugins_option,
     threads_option,
 )
+from seqexport.plugins.errors import UserError
 from seqexport.runtimes.serve.requests import Limits
 
 DEFAULTS = Limits()
@@ -71,6 +72,11 @@ DEFAULTS = Limits()
     help="Where sessions have their files, and are found after a restart [default: they are forgotten].",
 )
 @click.option(
+    "--share-sessions",
+    is_flag=True,
+    help="Other servers have the same --session-dir: each session is written there before its answer ends.",
+)
+@click.option(
     "--api-key-file", type=click.Path(path_type=Path, dir_okay=False), help="One key a line; without it all may ask."
 )
 @backend_option
@@ -88,6 +94,7 @@ def command(
     prefix_bytes: int,
     session_bytes: int,
     session_dir: Path | None,
+    share_sessions: bool,
     api_key_file: Path | None,
     backend: str,
     **options: Any,
@@ -109,13 +116,19 @@ def command(
     from seqexport.runtimes.serve.server import Metrics, address, listen, serve
     from seqexport.runtimes.serve.service import Service
     from seqexport.runtimes.serve.sessions import Sessions
+    from seqexport.runtimes.serve.shared_sessions import SharedSessions
 
     runs = backend_named(backend)
     check_taken(options, [runs])
     opened = open_bundle(bundle)
     keys = read_keys(api_key_file) if api_key_file is not None else Keys()
     limits = Limits(max_batch, max_queue, max_tokens, max_seconds, prefix_bytes=prefix_bytes)
-    sessions = Sessions(opened, session_bytes, session_dir)
+    if not share_sessions:
+        sessions = Sessions(opened, session_bytes, session_dir)
+    elif session_dir is not None:
+        sessions = SharedSessions(opened, session_bytes, session_dir)
+    else:
+        raise UserError("`share_sessions` needs a `session_dir` that the servers share; give one, or share none")
     bound = listen(host, port)
     log_as_json()
     share_one_heap()

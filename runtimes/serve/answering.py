@@ -45,20 +45,21 @@ class EventStream(Response):
         """What came of one step at once."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         usages: list[tuple[int, Usage]] = []
-        if lines := [_event(chunk) for chunk in self._reply.first_chunks(self._choices, usage=self._usage)]:
-            await send(_part(lines, more=True))
+        if first := [_event(chunk) for chunk in self._reply.first_chunks(self._choices, usage=self._usage)]:
+            await send(_part(first, more=True))
+        lines: list[bytes] = []
         try:
             while events := await self._asked.events():
-                lines = []
                 for index, choice in _together(events):
                     usages += [(index, choice.usage)] if choice.usage is not None else []
                     lines.append(_event(self._reply.chunk(index, choice, usage=self._usage)))
                 await send(_part(lines, more=True))
+                lines = []
         except Refused as error:
-            lines = [_event(error_object(error.status, error.message))]
+            lines.append(_event(error_object(error.status, error.message)))
         else:
-            last = [_event(self._reply.last_chunk(usage_object(usages, self._n)))] if self._usage else []
-            lines = [*last, b"data: [DONE]\n\n"]
+            lines += [_event(self._reply.last_chunk(usage_object(usages, self._n)))] if self._usage else []
+            lines.append(b"data: [DONE]\n\n")
         await send(_part(lines, more=False))
 
 

@@ -9,9 +9,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
+from seqexport.plugins.errors import UserError
 from seqexport.runtimes.serve.engine import Engine
 from seqexport.runtimes.serve.jobs import Job
-from seqexport.runtimes.serve.requests import End, Event, Piece, Request
+from seqexport.runtimes.serve.requests import End, Event, Failed, Piece, Request
 from seqexport.runtimes.snapshot import Snapshot
 
 
@@ -49,7 +50,11 @@ class Visit(Protocol):
     """A session that a request goes on with; given back once."""
 
     async def leave(self, kept: Snapshot) -> None:
-        """As it is after the answer."""
+        """As it is after the answer.
+
+        Raises:
+            UserError: it could not be kept, and is as it was before the request.
+        """
 
     def abandon(self) -> None:
         """As it was before the request, unless ``leave`` was called."""
@@ -76,13 +81,17 @@ class Asked:
         if not self._left:
             return []
         taken = await self._mail.take()
-        for _, event in taken:
-            if isinstance(event, Piece):
-                continue
-            self._left -= 1
-            if self._visit is not None and isinstance(event, End) and event.kept is not None:
+        self._left -= sum(not isinstance(event, Piece) for _, event in taken)
+        return [(index, await self._kept(event)) for index, event in taken]
+
+    async def _kept(self, event: Event) -> Event:
+        """It, once its session is kept; a failure where that fails."""
+        if self._visit is not None and isinstance(event, End) and event.kept is not None:
+            try:
                 await self._visit.leave(event.kept)
-        return taken
+            except UserError as error:
+                return Failed(str(error))
+        return event
 
     def cancel(self) -> None:
         """Nobody waits for them any more."""

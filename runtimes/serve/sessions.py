@@ -6,6 +6,7 @@ import re
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.closing import Closing
 from seqexport.runtimes.serve.logs import tell
-from seqexport.runtimes.session_file import read_session, write_session
+from seqexport.runtimes.session_file import read_session, stored_tokens, write_session
 from seqexport.runtimes.snapshot import Snapshot
 
 NAME = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -50,7 +51,7 @@ class Sessions(Closing):
         self._lock = threading.RLock()
         self.nbytes = 0
         if folder is not None:
-            self._spilled = OrderedDict.fromkeys(_names(folder))
+            self._spilled = OrderedDict.fromkeys(names_in(folder, [SUFFIX]))
         else:
             self._spilled = OrderedDict[str, None]()
 
@@ -78,6 +79,26 @@ class Sessions(Closing):
             self._taken.add(name)
             return session
 
+    def tokens(self, name: str) -> int:
+        """Those that a session has read and given; while it is taken, without what is to come.
+
+        Raises:
+            Unknown: there is none, or its file is damaged.
+        """
+        with self._lock:
+            if name in self._held:
+                session = self._held[name]
+                return 0 if session is None else session.position
+            if name not in self._spilled:
+                raise Unknown
+        return self._stored_tokens(name)
+
+    def _stored_tokens(self, name: str) -> int:
+        try:
+            return stored_tokens(self._file(name))
+        except UserError as error:
+            raise Unknown from error
+
     def give(self, name: str, session: Snapshot | None) -> None:
         """What was taken, as it is now. It stays deleted where it was deleted meanwhile."""
         with self._lock:
@@ -99,16 +120,16 @@ class Sessions(Closing):
                 self._spill(name)
 
     def _put(self, name: str, session: Snapshot | None) -> None:
-        self.nbytes += _size(session) - _size(self._held.pop(name, None))
+        self._drop(name)
         self._held[name] = session
+        self.nbytes += _size(session)
         for other in [each for each in self._held if each not in self._taken]:
             if self.nbytes > self._max_bytes and self._held[other] is not None:
                 self._spill(other)
 
     def _spill(self, name: str) -> None:
         """From memory to its file; where there is no folder, or it cannot be written, it is forgotten."""
-        session = self._held.pop(name)
-        self.nbytes -= _size(session)
+        session = self._drop(name)
         if self._folder is None or session is None:
             return
         try:
@@ -116,6 +137,12 @@ class Sessions(Closing):
             self._spilled[name] = None
         except UserError as error:
             tell("a session is lost", reason=str(error))
+
+    def _drop(self, name: str) -> Snapshot | None:
+        """From memory."""
+        session = self._held.pop(name, None)
+        self.nbytes -= _size(session)
+        return session
 
     def _read(self, name: str) -> Snapshot:
         del self._spilled[name]
@@ -129,7 +156,7 @@ class Sessions(Closing):
         return session
 
     def _forget(self, name: str) -> None:
-        self.nbytes -= _size(self._held.pop(name, None))
+        self._drop(name)
         self._spilled.pop(name, None)
         if self._folder is not None:
             with suppress(OSError):
@@ -144,14 +171,23 @@ class Sessions(Closing):
         return self._folder / f"{name}{SUFFIX}"
 
 
-def _names(folder: Path) -> list[str]:
-    """Of the sessions in a folder, which is made if need be; the oldest first."""
+def names_in(folder: Path, suffixes: Sequence[str]) -> list[str]:
+    """Of the sessions that have files of these kinds in a folder, which is made if need be; the oldest first."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files = sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: file.stat().st_mtime)
+        files = [file for file in folder.iterdir() if file.suffix in suffixes and NAME.fullmatch(file.stem)]
+        files.sort(key=_age)
     except OSError as error:
         raise UserError(f"{folder}: cannot hold sessions ({error.strerror}); choose another folder") from error
-    return [file.stem for file in files if NAME.fullmatch(file.stem)]
+    return list(dict.fromkeys(file.stem for file in files))
+
+
+def _age(file: Path) -> float:
+    """When it was written; one that is gone meanwhile, never."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _size(session: Snapshot | None) -> int:

@@ -19,6 +19,11 @@ from seqexport.runtimes.serve.service import Service
 from seqexport.runtimes.serve.sessions import InUse, Sessions, Unknown
 from seqexport.runtimes.snapshot import Snapshot
 
+GONE_OR_BUSY: dict[int | str, dict[str, Any]] = {
+    404: {"description": "No such session."},
+    409: {"description": "Another request goes on with it."},
+}
+
 
 class SessionVisit:
     """A session that was taken, and goes back in a thread of its own: it may be written to a file."""
@@ -38,20 +43,30 @@ class SessionVisit:
 
 
 def add_sessions(app: FastAPI, service: Service) -> None:
-    """Where sessions are made and deleted."""
+    """Where sessions are made, looked at and deleted."""
 
     @app.post("/v1/sessions", status_code=201)
     def make() -> dict[str, str]:
         """A new session, for ``session_id`` in ``/v1/completions``."""
         return {"id": service.sessions.create(), "object": "session"}
 
-    @app.delete("/v1/sessions/{name}", responses={404: {"description": "No such session."}})
+    @app.get("/v1/sessions/{name}", responses={404: GONE_OR_BUSY[404]})
+    def look(name: str) -> dict[str, Any]:
+        """How many tokens a session has, so that a client can tell whether an answer that broke off counts."""
+        try:
+            return {"id": name, "object": "session", "tokens": service.sessions.tokens(name)}
+        except Unknown as error:
+            raise _no_session(name) from error
+
+    @app.delete("/v1/sessions/{name}", responses=GONE_OR_BUSY)
     def delete(name: str) -> dict[str, Any]:
         """Forget a session, and its file."""
         try:
             service.sessions.delete(name)
         except Unknown as error:
             raise _no_session(name) from error
+        except InUse as error:
+            raise _in_use(name) from error
         return {"id": name, "object": "session", "deleted": True}
 
 
@@ -91,8 +106,12 @@ def _taken(sessions: Sessions, name: str) -> Snapshot | None:
     except Unknown as error:
         raise _no_session(name) from error
     except InUse as error:
-        raise Refused(409, f"session {name}: another request goes on with it; ask after its answer") from error
+        raise _in_use(name) from error
 
 
 def _no_session(name: str) -> Refused:
     return Refused(404, f"no session {name[:64]!r} here, or no more: make one with POST /v1/sessions")
+
+
+def _in_use(name: str) -> Refused:
+    return Refused(409, f"session {name}: another request goes on with it; ask after its answer")

@@ -23,6 +23,7 @@ from seqexport.runtimes.serve.requests import Limits
 from seqexport.runtimes.serve.server import Server, create_server, listen
 from seqexport.runtimes.serve.service import Service
 from seqexport.runtimes.serve.sessions import Sessions
+from seqexport.runtimes.serve.shared_sessions import SharedSessions
 
 KEY = "sesame"
 TEMPLATE = "{% for message in messages %}<{{ message.role }}> {{ message.content }}\n{% endfor %}<assistant> "
@@ -52,7 +53,12 @@ class Served:
 
 @contextmanager
 def served(
-    bundle: Bundle, limits: Limits, folder: Path | None = None, holds: threading.Event | None = None
+    bundle: Bundle,
+    limits: Limits,
+    folder: Path | None = None,
+    holds: threading.Event | None = None,
+    *,
+    shared: bool = False,
 ) -> Iterator[Served]:
     """Without the op library, behind a key; loaded, unless ``holds`` keeps it from that."""
 
@@ -61,7 +67,7 @@ def served(
         return OrtRunner(bundle, threads=1, plugins=False)
 
     metrics = Metrics()
-    sessions = Sessions(bundle, 1 << 20, folder)
+    sessions = SharedSessions(bundle, 1 << 20, folder) if shared and folder else Sessions(bundle, 1 << 20, folder)
     with listen("127.0.0.1", 0) as bound, Service(bundle, opened, limits, sessions, metrics) as service:
         if holds is None:
             service.loaded()
@@ -86,8 +92,8 @@ def with_template(bundle: Bundle, folder: Path) -> Bundle:
     return open_bundle(folder)
 
 
-def wait_until(met: Any) -> None:
-    deadline = time.monotonic() + 60
+def wait_until(met: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -33,6 +33,7 @@ def test_what_is_wrong_is_said_before_it_listens(bundle: Path, tmp_path: Path) -
         ([str(bundle), "--backend", "trt", "--threads", "2"], "`threads`: not an option of backend trt"),
         ([str(bundle), "--api-key-file", str(tmp_path / "none")], "none: cannot be read"),
         ([str(bundle), "--api-key-file", str(tmp_path / "empty")], "has no key"),
+        ([str(bundle), "--share-sessions"], "`share_sessions` needs a `session_dir`"),
         ([str(bundle), "--host", "no.such.host.invalid"], "cannot listen there"),
     ):
         with pytest.raises(UserError, match=message):

@@ -116,6 +116,7 @@ def test_sessions_without_a_folder_are_forgotten_for_others(runner: OrtRunner, s
             sessions.take(name)
         sessions.give(name, snapshot)
     assert sessions.nbytes == 2 * snapshots[0].nbytes
+    assert [sessions.tokens(name) for name in (names[1], names[2], sessions.create())] == [2, 3, 0]
     with pytest.raises(Unknown):
         sessions.take(names[0])
     assert sessions.take(names[2]) is snapshots[2]
@@ -137,6 +138,7 @@ def test_sessions_are_spilled_to_files_and_found_after_a_restart(
             sessions.take(name)
             sessions.give(name, snapshot)
         assert sorted(file.stem for file in folder.iterdir()) == sorted(names[:2])
+        assert [sessions.tokens(name) for name in names] == [1, 2, 3, 4]
         assert same(sessions.take(names[0]), snapshots[0])
         sessions.give(names[0], snapshots[5])
         sessions.delete(names[1])
@@ -146,8 +148,9 @@ def test_sessions_are_spilled_to_files_and_found_after_a_restart(
         assert same(sessions.take(names[0]), snapshots[5])
         assert same(sessions.take(names[2]), snapshots[2])
         for name in (names[1], names[3], "notes", "../kept/notes", ""):
-            with pytest.raises(Unknown):
-                sessions.take(name)
+            for look in (sessions.tokens, sessions.take):
+                with pytest.raises(Unknown):
+                    look(name)
 
 
 def test_a_session_that_is_deleted_while_it_is_used_stays_deleted(runner: OrtRunner, snapshots: list[Snapshot]) -> None:
@@ -195,6 +198,8 @@ def test_a_session_goes_on_between_calls_and_after_a_restart(
         stream = client.completions.create(prompt=" and", stream=True, **ask)  # type: ignore[call-overload]
         second = "".join(chunk.choices[0].text for chunk in stream)
         assert second == alone(runner, PROMPT + first + " and")
+        found = httpx.get(f"{site.url}/v1/sessions/{name}", headers={"Authorization": f"Bearer {KEY}"}).json()
+        assert found == {"id": name, "object": "session", "tokens": len(PROMPT + " and") + 24}
     with served(bundle, LIMITS, tmp_path) as site, site.openai as client:
         third = client.completions.create(prompt="", **ask).choices[0].text  # type: ignore[call-overload]
         assert third == alone(runner, PROMPT + first + " and" + second)

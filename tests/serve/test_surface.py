@@ -15,7 +15,7 @@ from tests.serve.served import KEY, Served, served
 OPERATIONS = [
     ("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics"), ("GET", "/v1/models"), ("GET", "/v1/models/{name}"),
     ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("POST", "/v1/sessions"),
-    ("DELETE", "/v1/sessions/{name}"),
+    ("GET", "/v1/sessions/{name}"), ("DELETE", "/v1/sessions/{name}"),
 ]  # fmt: skip
 EXAMPLES, UNHURRIED = 12, [*HealthCheck]
 
