@@ -94,6 +94,7 @@ async def _all(works: Any) -> None:
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _ask(client: Client, numbers: Any, seed: int) -> None:

@@ -59,10 +59,14 @@ class Connection:
 
     async def _connected(self) -> socket.socket:
         made = socket.socket()
-        made.setblocking(False)
-        if self._receives is not None:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receives)
-        await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", self._port))
+        try:
+            made.setblocking(False)
+            if self._receives is not None:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receives)
+            await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", self._port))
+        except BaseException:
+            made.close()
+            raise
         return made
 
     async def status(self) -> int:
