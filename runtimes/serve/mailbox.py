@@ -82,11 +82,11 @@ class Asked:
         while left:
             taken = await self._mail.take()
             left -= sum(isinstance(event, (End, Failed)) for _, event in taken)
-            yield [(index, await self._kept(event)) for index, event in taken]
+            yield [(index, await self._kept(event) if isinstance(event, End) else event) for index, event in taken]
 
-    async def _kept(self, event: Event) -> Event:
+    async def _kept(self, event: End) -> End | Failed:
         """It, once its session is kept; a failure where that fails."""
-        if self._visit is not None and isinstance(event, End) and event.kept is not None:
+        if self._visit is not None and event.kept is not None:
             try:
                 await self._visit.leave(event.kept)
             except UserError as error:
