@@ -82,11 +82,11 @@ class Asked:
             return []
         taken = await self._mail.take()
         self._left -= sum(not isinstance(event, Piece) for _, event in taken)
-        return [(index, await self._kept(event)) for index, event in taken]
+        return [(index, await self._kept(event) if isinstance(event, End) else event) for index, event in taken]
 
-    async def _kept(self, event: Event) -> Event:
+    async def _kept(self, event: End) -> Event:
         """It, once its session is kept; a failure where that fails."""
-        if self._visit is not None and isinstance(event, End) and event.kept is not None:
+        if self._visit is not None and event.kept is not None:
             try:
                 await self._visit.leave(event.kept)
             except UserError as error:
