@@ -41,7 +41,7 @@ def main(requests: int, output: Path) -> None:
     before = psutil.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         mamba, transformer = (_exported(arch, Path(folder) / arch) for arch in ("mamba", "transformer"))
-        speed = serve_speed.measure(mamba, "ort", None, STREAMS, TOKENS, ROUNDS)
+        speed = serve_speed.measure(mamba, "ort", {}, STREAMS, TOKENS, ROUNDS)
         _say(serve_speed.lines(speed))
         resumed = [serve_resume.measure(bundle, RESUMED, SESSIONS) for bundle in (mamba, transformer)]
         _say(line for found in resumed for line in serve_resume.lines(found))

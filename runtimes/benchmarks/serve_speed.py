@@ -1,7 +1,7 @@
 """Times a server: streams at once, of the engine alone and over HTTP from a process of its own.
 
-    python -m seqexport.runtimes.benchmarks.serve_speed BUNDLE [--backend ort] [--streams 1,64] [--tokens 256]
-                                                       [--rounds 3] [-o FILE]
+    python -m seqexport.runtimes.benchmarks.serve_speed BUNDLE [--backend ort] [--device cuda] [--streams 1,64]
+                                                       [--tokens 256] [--rounds 3] [-o FILE]
 
 Every stream continues the same 32 tokens, greedily, to the last of ``--tokens`` (bundles whose answers end sooner have
 fewer). Tokens/s are of all streams together, from the first request to the last token. A gap is the time between two
@@ -105,20 +105,26 @@ async def _of_server(port: int, model: str, prompt: Sequence[int], streams: int,
 
 
 def measure(
-    bundle: Bundle, backend: str, threads: int | None, streams: Sequence[int], tokens: int, rounds: int
+    bundle: Bundle, backend: str, options: dict[str, Any], streams: Sequence[int], tokens: int, rounds: int
 ) -> dict[str, Any]:
-    """Of the engine and of the server, for each number of streams, each after a short run that is not counted."""
+    """Of the engine and of the server, for each number of streams, each after a short run that is not counted.
+
+    Args:
+        options: of the backend, as ``threads``.
+    """
     limits = Limits(max_batch=max(streams), max_tokens=PROMPT + tokens, prefix_bytes=0)
     prompt = np.random.default_rng(0).integers(1, bundle.manifest.vocab_size, PROMPT).tolist()
-    found: dict[str, Any] = {"bundle": bundle.name, "threads": threads}
-    with backend_named(backend).open_for_server(bundle, threads=threads) as runner:
+    found: dict[str, Any] = {"bundle": bundle.name, **options}
+    with backend_named(backend).open_for_server(bundle, **options) as runner:
         found["runner"] = runner.description
         with Engine(runner, BundleTokenizer(bundle), limits) as engine:
             asked = lambda n, t: of_engine(engine, prompt, n, t)  # noqa: E731
             found["engine"] = [_middle(asked, n, tokens, rounds) for n in streams]
-    options = ["--backend", backend, "--max-batch", str(max(streams)), "--max-tokens", str(PROMPT + tokens)]
-    options += ["--prefix-bytes", "0", *(["--threads", str(threads)] if threads else [])]
-    with server_process(bundle.path, *options) as server:
+    sizes = {"max-batch": max(streams), "max-tokens": PROMPT + tokens, "prefix-bytes": 0}
+    words = [
+        word for name, value in {"backend": backend, **sizes, **options}.items() for word in (f"--{name}", str(value))
+    ]
+    with server_process(bundle.path, *words) as server:
         ask = lambda n, t: asyncio.run(_of_server(server.port, bundle.name, prompt, n, t))  # noqa: E731
         found["server"] = [_middle(ask, n, tokens, rounds) for n in streams]
     return found
@@ -154,7 +160,8 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> lis
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--backend", default="ort", show_default=True)
-@click.option("--threads", type=click.IntRange(1))
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="As for `seqexport serve`.")
+@click.option("--threads", type=click.IntRange(1), help="As for `seqexport serve`.")
 @click.option("--streams", default="1,64", show_default=True, callback=_numbers, help="Numbers, with commas between.")
 @click.option("--tokens", type=click.IntRange(2), default=256, show_default=True, help="Of an answer.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
@@ -162,15 +169,16 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> lis
 def main(
     bundle: Path,
     backend: str,
-    threads: int | None,
     streams: list[int],
     tokens: int,
     rounds: int,
     output: Path | None,
+    **options: Any,
 ) -> None:
     if output is not None:
         require_writable(output)
-    found = measure(open_bundle(bundle), backend, threads, streams, tokens, rounds)
+    given = {name: value for name, value in options.items() if value is not None}
+    found = measure(open_bundle(bundle), backend, given, streams, tokens, rounds)
     for line in lines(found):
         click.echo(line, err=True)
     told = {"machine": this_machine(), **found}

@@ -57,7 +57,7 @@ def _served(setting: Setting, wanted: Wanted) -> Iterator[Row]:
         program(
             "exporter.cli", "bench", folder, *backend, *sizes, "-o", files["bench"], log=f"bench-{wanted.name}-batches"
         )
-        asked = ["--streams", numbers, "--tokens", TOKENS]
+        asked = ["--streams", numbers, "--tokens", TOKENS, "--rounds", 1]
         program(
             "runtimes.benchmarks.serve_speed",
             folder,
