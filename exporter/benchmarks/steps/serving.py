@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,34 +40,23 @@ def run(setting: Setting) -> Iterator[Row]:
 
 
 def _served(setting: Setting, wanted: Wanted) -> Iterator[Row]:
+    program: Callable[..., str]
     if wanted.target == "tensorrt":
         setting.require_tensorrt()
-        folder, program, backend = _with_engine(setting, wanted), setting.tensorrt, ["--backend", "trt"]
+        program, folder = setting.tensorrt, _with_engine(setting, wanted)
+        asked = [folder, "--backend", "trt"]
     else:
         require_provider()
-        folder, program, backend = (
-            ensure_bundle(setting, wanted),
-            setting.torch,
-            ["--backend", "ort", "--device", "cuda"],
-        )
+        program, folder = setting.torch, ensure_bundle(setting, wanted)
+        asked = [folder, "--backend", "ort", "--device", "cuda"]
     numbers = ",".join(map(str, STREAMS))
-    files = {what: setting.work / f"{what}-{wanted.name}.json" for what in ("bench", "serve")}
+    bench, served = (setting.work / f"{what}-{wanted.name}.json" for what in ("bench", "serve"))
+    sizes = ["--batches", numbers, "--lengths", PROMPT, "--steps", STEPS, "--repeats", 1, "-o", bench]
+    streams = ["--streams", numbers, "--tokens", TOKENS, "--rounds", 1, "-o", served]
     with alone(setting.work / "gpu.lock"):
-        sizes = ["--batches", numbers, "--lengths", PROMPT, "--steps", STEPS, "--repeats", 1]
-        program(
-            "exporter.cli", "bench", folder, *backend, *sizes, "-o", files["bench"], log=f"bench-{wanted.name}-batches"
-        )
-        asked = ["--streams", numbers, "--tokens", TOKENS, "--rounds", 1]
-        program(
-            "runtimes.benchmarks.serve_speed",
-            folder,
-            *backend,
-            *asked,
-            "-o",
-            files["serve"],
-            log=f"serve-{wanted.name}",
-        )
-    yield from rows(wanted.name, *(json.loads(file.read_text()) for file in files.values()))
+        program("exporter.cli", "bench", *asked, *sizes, log=f"bench-{wanted.name}-batches")
+        program("runtimes.benchmarks.serve_speed", *asked, *streams, log=f"serve-{wanted.name}")
+    yield from rows(wanted.name, *(json.loads(file.read_text()) for file in (bench, served)))
 
 
 def _with_engine(setting: Setting, wanted: Wanted) -> Path:
