@@ -45,7 +45,7 @@ def reference(
     values, delta, B_tokens, C_tokens = (each.to(wide).contiguous() for each in (x, dt, B, C))  # views may be slow
     delta = delta if dt_bias is None else delta + dt_bias
     delta = F.softplus(delta) if dt_softplus else delta
-    steps, entering, B_tokens = (_zero_where_padded(each, valid) for each in (delta, delta * values, B_tokens))
+    entering, B_tokens = (_zero_where_padded(each, valid) for each in (delta * values, B_tokens))
     if channels % B.shape[2]:  # groups of two sizes: each channel becomes one
         group = torch.arange(channels, device=x.device) * B.shape[2] // channels
         B_tokens, C_tokens = B_tokens[:, :, group], C_tokens[:, :, group]
@@ -54,7 +54,8 @@ def reference(
     h, outputs, tokens = past.to(wide), [], min(CHUNK, ROOM // max(batch * channels * N, 1)) or 1
     for start in range(0, L, tokens):
         now = slice(start, start + tokens)
-        decay = (steps[:, now, :, None] * A.to(wide)).exp_()
+        decay = (delta[:, now, :, None] * A.to(wide)).exp_()
+        decay = decay if valid is None else decay.masked_fill_(~valid[:, now, :, None], 1)
         states = entering[:, now] * B_tokens[:, now, :, None]  # [B,T,G,D/G,N]
         for kept, state in zip(decay.unbind(1), states.flatten(2, 3).unbind(1), strict=True):
             h = state.addcmul_(kept, h)
