@@ -132,10 +132,6 @@ def _repeated(
         discover_states(model)  # what speaks against it is mostly seen here, before the long work
     with representatives_only(stack):
         graph = _trace(model, traced, opset=opset, last_only=last_only)
-    tensors = {f"model.{name}": tensor for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-
-    def parameter(name: str) -> ir.TensorProtocol:
-        return ir.tensor_adapters.TorchTensor(tensors[name].detach(), name=name)
-
-    repeat_layers(graph, stack, specs, parameter)
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    repeat_layers(graph, stack, specs, {f"model.{name}": tensor for name, tensor in tensors})
     return graph

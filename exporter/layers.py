@@ -1,8 +1,9 @@
 """Deep models repeat their layers: one layer of each kind is traced, and ``passes/repeat_layers.py`` repeats it.
 
-Two layers are of one kind when they have the same class, parameters of the same names, shapes and dtypes, the same
-scalar settings throughout, and the same entry in the config's ``layer_types``. Tracing then takes as long for 48
-layers as for one. Where anything speaks against it, the model is traced whole: that costs time and nothing else.
+Two layers of a language model are of one kind when they have the same class, parameters of the same names, shapes and
+dtypes, the same scalar settings throughout, and the same entry in the config's ``layer_types``; ``repeated_parts.py``
+says it of any module. Tracing then takes as long for 48 layers as for one. Where anything speaks against it, the model
+is traced whole: that costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -64,14 +65,17 @@ class LayerStack:
     """The repeated layers of a model.
 
     Attributes:
-        name: the ModuleList's name in the model.
-        layers: its modules.
+        names: what the graph's names of each layer's parameters begin with, but for the dot.
+        layers: the modules.
         kinds: for each layer, the first one of its kind.
+        alone: whether a layer must read no values but its hidden state's and its own parameters', and those of one kind
+            are given hidden states of one form.
     """
 
-    name: str
+    names: list[str]
     layers: list[nn.Module]
     kinds: list[int]
+    alone: bool = False
 
     @property
     def representatives(self) -> list[int]:
@@ -89,7 +93,8 @@ def layer_stack(model: PreTrainedModel) -> LayerStack | None:
     layer_types = getattr(config, "layer_types", None) or [None] * depth
     signatures = [(_signature(layer), kind) for layer, kind in zip(layers, layer_types, strict=False)]
     kinds = [signatures.index(signature) for signature in signatures]
-    return LayerStack(name, layers, kinds) if len(set(kinds)) < len(layers) == len(kinds) else None
+    names = [f"model.{name}.{index}" for index in range(len(layers))]
+    return LayerStack(names, layers, kinds) if len(set(kinds)) < len(layers) == len(kinds) else None
 
 
 def _signature(layer: nn.Module) -> Any:
@@ -120,7 +125,7 @@ def representatives_only(stack: LayerStack) -> Iterator[None]:
                 for handle in _mark_edges(layer, index, calls):
                     undo.callback(handle.remove)
             else:
-                undo.enter_context(attribute(layer, "forward", _hand_on(index, kind, calls)))
+                undo.enter_context(attribute(layer, "forward", _hand_on(index, kind, calls, stack.alone)))
         yield
         if missing := set(range(len(stack.layers))) - calls.keys():
             raise CannotRepeat(f"layer {min(missing)} is not called")
@@ -132,11 +137,13 @@ class LayerCall:
 
     Attributes:
         place: where the hidden state stands among the arguments: its position or its keyword.
+        form: dtype and sizes of the hidden state.
         rest: the other arguments, flattened, and their form.
         tuple_of: members of the tuple that it returned, all None but the first; None where it was no tuple.
     """
 
     place: int | str
+    form: str
     rest: tuple[Any, ...]
     tuple_of: int | None = None
 
@@ -148,13 +155,18 @@ class LayerCall:
         for place, value in given.items():
             if isinstance(value, Tensor) and value.is_floating_point():
                 rest = tree_flatten({key: value for key, value in given.items() if key != place})
-                return cls(place, rest)
+                return cls(place, form_of(value), rest)
         raise CannotRepeat("a layer is given no hidden state")
 
     def has_rest_of(self, other: LayerCall) -> bool:
         """Whether all but the hidden state is the same: the same tensors, and equal values of other kinds."""
         (ours, form), (theirs, expected) = self.rest, other.rest
         return (self.place, form) == (other.place, expected) and all(map(_is_same, ours, theirs))
+
+
+def form_of(x: Tensor) -> str:
+    """Dtype and sizes, where sizes may be symbols."""
+    return f"{x.dtype} {[str(size) for size in x.shape]}"
 
 
 def _is_same(a: Any, b: Any) -> bool:
@@ -182,12 +194,15 @@ def _mark_edges(layer: nn.Module, index: int, calls: dict[int, LayerCall]) -> li
     return [layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)]
 
 
-def _hand_on(index: int, kind: int, calls: dict[int, LayerCall]) -> Callable[..., Any]:
-    """A layer's forward that gives what it is given, in the form of the layer ``kind``, which has run before."""
+def _hand_on(index: int, kind: int, calls: dict[int, LayerCall], one_form: bool) -> Callable[..., Any]:
+    """A layer's forward that gives what it is given, in the form of the layer ``kind``, which has run before.
+
+    ``one_form``: both must be given the same sizes, whatever they are.
+    """
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         call = calls[index] = LayerCall.of(args, kwargs)
-        if kind not in calls or not call.has_rest_of(calls[kind]):
+        if kind not in calls or not call.has_rest_of(calls[kind]) or (one_form and call.form != calls[kind].form):
             raise CannotRepeat(f"layer {index} is not given what layer {kind} is")
         hidden = kwargs[call.place] if isinstance(call.place, str) else args[call.place]
         handed = mark(mark(hidden, index, BEGIN), index, END)

@@ -21,7 +21,8 @@ def other_sizes(
     """Sizes above the examples' and below them, and the axes that have neither, each with why.
 
     A module may take no other size than a multiple of something, so that each axis is tried by itself: a little more,
-    and of each axis another little, then twice or three times as much; and 1, then half.
+    and of each axis another little, then twice or three times as much; and 1, then half. An axis that only grows, as a
+    batch of one does, grows where the others shrink, so that no call is much larger than the example.
     """
     own = {axis: inputs[name].shape[index] for name in axes for index, axis in axes[name].items()}
     larger: Sizes = {}
@@ -36,6 +37,8 @@ def other_sizes(
                 found[axis] = runs
         if axis not in larger and axis not in smaller:
             refused[axis] = failed[0] if failed else f"{size} is the only one that was tried"
+    if smaller and smaller.keys() < larger.keys():
+        smaller |= {axis: larger.pop(axis) for axis in larger.keys() - smaller.keys()}
     together = [sizes for sizes in (larger, smaller) if sizes]
     for sizes in list(together):
         if why := _why_not(module, inputs, axes, sizes):

@@ -5,6 +5,7 @@ Nothing here knows what a language model is; ``exporter/causal_lm.py`` feeds it 
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,19 +21,24 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seqexport.exporter.explain import explained
 from seqexport.exporter.interface import DynamicAxes, Inputs, explicit_state, named_axes
+from seqexport.exporter.layers import MARK, representatives_only, translate_mark
 from seqexport.exporter.passes import opset_27
 from seqexport.exporter.passes.cancel_transposes import cancel_transposes
 from seqexport.exporter.passes.einsum_to_matmul import einsum_to_matmul
 from seqexport.exporter.passes.fold_parameters import fold_parameters
+from seqexport.exporter.passes.repeat_layers import repeat_layers
 from seqexport.exporter.passes.share_sizes import share_sizes
 from seqexport.exporter.passes.simplify import simplify
 from seqexport.exporter.patches import patched
+from seqexport.exporter.repeated_parts import repeated_parts
 from seqexport.exporter.states import GraphStates
 from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import DOMAIN, OPS, VERSION, Op
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.pytorch.attributes import evaluating
 from seqexport.runtimes.pytorch.outputs import named_outputs
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_OPSET = 20
 TRACED_OPSETS = range(18, 24)
@@ -97,11 +103,38 @@ def trace_module(
     axes = named_axes(module, inputs, dynamic_axes or {})
     with explained(module):
         found = discover_states(module, inputs)
-        graph = capture(module, inputs, axes, GraphStates(found, cached=False), opset=opset, translations=translations)
+        graph = None if found else _repeated(module, inputs, axes, opset, translations)
+        if graph is None:
+            states_kept = GraphStates(found, cached=False)
+            graph = capture(module, inputs, axes, states_kept, opset=opset, translations=translations)
         _check_axes(graph.graph, axes)
         finish(graph)
     explicit = [explicit_state(graph.graph, past, present) for past, present in (states or {}).items()]
     return Traced(graph, (*explicit, *found))
+
+
+def _repeated(
+    module: nn.Module, inputs: Inputs, axes: DynamicAxes, opset: int, translations: Translations | None
+) -> ir.Model | None:
+    """The graph out of one traced part of each kind; None where that cannot be, whatever the reason."""
+
+    def run() -> None:
+        run_on_fakes(module, inputs, GraphStates(cached=False))
+
+    try:
+        stack = repeated_parts(module, run)
+        if stack is None:
+            return None
+        with representatives_only(stack):
+            run()  # what speaks against it is mostly seen here, before the long work
+        with representatives_only(stack):
+            known = {MARK: translate_mark, **(translations or {})}
+            graph = capture(module, inputs, axes, GraphStates(cached=False), opset=opset, translations=known)
+        repeat_layers(graph, stack, [], dict((*module.named_parameters(), *module.named_buffers())))
+    except Exception as error:
+        logger.debug("%s is traced whole, not a part of each kind: %s", type(module).__name__, error, exc_info=True)
+        return None
+    return graph
 
 
 def discover_states(module: nn.Module, inputs: Inputs) -> list[StateSpec]:

@@ -3,23 +3,22 @@
 1. A layer's region is every node that its outgoing edge or its states need and that depends on the layer: on its
    incoming edge, its parameters or its states. Nodes that depend on none of these are shared by all layers.
 2. A layer that was not traced gets a copy of its kind's region, with its own parameters and states.
-3. Layers are strung in the model's order, and the marks at their edges vanish.
+3. What enters a layer and what reads it stays as the model has it, and the marks at the edges vanish.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes.common import TopologicalSortPass
+from torch import Tensor
 
 from seqexport.exporter.layers import BEGIN, END, CannotRepeat, LayerStack
-from seqexport.exporter.passes.matching import only_user
+from seqexport.exporter.passes.matching import takes_over
 from seqexport.plugins.ops import DOMAIN
 from seqexport.runtimes.manifest import StateSpec
-
-Parameters = Callable[[str], ir.TensorProtocol]
 
 
 @dataclass
@@ -32,36 +31,35 @@ class Region:
     own: dict[str, ir.Value]
 
 
-def repeat_layers(model: ir.Model, stack: LayerStack, specs: Sequence[StateSpec], parameter: Parameters) -> None:
-    """``specs``: the states of every layer; ``parameter``: a parameter of the graph by its name, as a tensor.
+def repeat_layers(
+    model: ir.Model, stack: LayerStack, specs: Sequence[StateSpec], parameters: Mapping[str, Tensor]
+) -> None:
+    """``specs``: the states of every layer; ``parameters``: of every layer, by their names in the graph.
 
     Raises:
-        CannotRepeat: the layers are no plain chain, something else reads what they compute, or one has control flow.
+        CannotRepeat: a layer is called twice, something else reads what is inside of one, or one has control flow.
     """
     graph = model.graph
     marks = _marks(graph, stack)
-    regions = {r: _region(graph, stack.name, r, marks, specs) for r in stack.representatives}
-    hidden = _value(marks[0, BEGIN].inputs[0])
-    strung = {}
+    regions = {r: _region(graph, stack, r, marks, specs) for r in stack.representatives}
+    left = {kind: region.exit for kind, region in regions.items()}
     for layer, kind in enumerate(stack.kinds):
-        if layer == kind:
-            strung[regions[kind].entry] = hidden
-            hidden = regions[kind].exit
-        else:
-            hidden = _copy(graph, regions[kind], stack.name, kind, layer, hidden, parameter)
-    strung[marks[len(stack.kinds) - 1, END].outputs[0]] = hidden
-    for marked, value in strung.items():  # 3
-        ir.convenience.replace_all_uses_with(marked, value)
+        if layer != kind:
+            left[layer] = _copy(graph, regions[kind], stack, kind, layer, marks[layer, BEGIN].outputs[0], parameters)
+    for layer, value in left.items():  # 3
+        _replace(marks[layer, END].outputs[0], value)
+    for layer in left:
+        _replace(marks[layer, BEGIN].outputs[0], _value(marks[layer, BEGIN].inputs[0]))
     graph.remove([n for n in graph if _is_mark(n)], safe=False)
     _order_interface(graph, specs)
     TopologicalSortPass()(model)
 
 
 def _marks(graph: ir.Graph, stack: LayerStack) -> dict[tuple[int, int], ir.Node]:
-    """The mark of each layer's edge, where the layers are a plain chain: what leaves one enters the next, and it alone.
+    """The mark of each layer's edge.
 
     Raises:
-        CannotRepeat: they are not.
+        CannotRepeat: a layer has not one of each.
     """
     found: dict[tuple[int, int], ir.Node] = {}
     for node in filter(_is_mark, graph):
@@ -69,11 +67,19 @@ def _marks(graph: ir.Graph, stack: LayerStack) -> dict[tuple[int, int], ir.Node]
         if edge in found:
             raise CannotRepeat(f"layer {edge[0]} is called twice")
         found[edge] = node
-    for layer in range(len(stack.layers) - 1):
-        left, entered = found.get((layer, END)), found.get((layer + 1, BEGIN))
-        if left is None or entered is None or only_user(left.outputs[0]) is not entered:
-            raise CannotRepeat(f"layer {layer + 1} does not take what layer {layer} gives, or others take it as well")
+    for layer in range(len(stack.layers)):
+        if (layer, BEGIN) not in found or (layer, END) not in found:
+            raise CannotRepeat(f"nothing reads what layer {layer} gives")
     return found
+
+
+def _replace(marked: ir.Value, value: ir.Value) -> None:
+    if not marked.is_graph_output():
+        ir.convenience.replace_all_uses_with(marked, value)
+    elif value.is_graph_input() or value.is_graph_output():
+        raise CannotRepeat(f"{value.name} is the graph's input or output as it stands")
+    else:
+        takes_over(marked, value)
 
 
 def _is_mark(node: ir.Node) -> bool:
@@ -86,10 +92,10 @@ def _value(value: ir.Value | None) -> ir.Value:
 
 
 def _region(
-    graph: ir.Graph, stack: str, layer: int, marks: dict[tuple[int, int], ir.Node], specs: Sequence[StateSpec]
+    graph: ir.Graph, stack: LayerStack, layer: int, marks: dict[tuple[int, int], ir.Node], specs: Sequence[StateSpec]
 ) -> Region:  # 1
     entry, exit_ = marks[layer, BEGIN].outputs[0], _value(marks[layer, END].inputs[0])
-    own = {_layer_name(stack, layer), *(s.past_name for s in specs if s.layer == layer)}
+    own = {f"{stack.names[layer]}.", *(s.past_name for s in specs if s.layer == layer)}
     presents = {s.present_name for s in specs if s.layer == layer}
     wanted = {exit_, *(value for value in graph.outputs if value.name in presents)}
     ancestors = _ancestors(wanted, stop={entry})
@@ -105,6 +111,8 @@ def _region(
             nodes.append(node)
             dependent.update(node.outputs)
     _check_closed(layer, nodes, marks[layer, END])
+    if stack.alone:
+        _check_alone(layer, {v for n in nodes for v in n.inputs if v is not None and v not in dependent})
     return Region(entry, exit_, nodes, owned)
 
 
@@ -114,15 +122,20 @@ def _check_closed(layer: int, nodes: list[ir.Node], end: ir.Node) -> None:
         raise CannotRepeat(f"what layer {layer} computes is read elsewhere")
 
 
-def _layer_name(stack: str, layer: int) -> str:
-    return f"model.{stack}.{layer}."
+def _check_alone(layer: int, read: set[ir.Value]) -> None:
+    """Sizes of inputs are no values of theirs."""
+    found = _ancestors(read, stop=set(), sizes=False)
+    values = {v for node in found for v in node.inputs if v is not None and node.op_type != "Shape"} | read
+    if any(value.is_graph_input() for value in values):
+        raise CannotRepeat(f"layer {layer} reads more than it is given")
 
 
 def _belongs(name: str, own: set[str]) -> bool:
     return any(name.startswith(prefix) if prefix.endswith(".") else name == prefix for prefix in own)
 
 
-def _ancestors(values: set[ir.Value], stop: set[ir.Value]) -> set[ir.Node]:
+def _ancestors(values: set[ir.Value], stop: set[ir.Value], *, sizes: bool = True) -> set[ir.Node]:
+    """The nodes that values come from; without ``sizes``, none that those come from whose sizes alone are read."""
     found: set[ir.Node] = set()
     pending = list(values)
     while pending:
@@ -130,23 +143,24 @@ def _ancestors(values: set[ir.Value], stop: set[ir.Value]) -> set[ir.Node]:
         node = None if value in stop else value.producer()
         if node is not None and node not in found:
             found.add(node)
-            pending.extend(v for v in node.inputs if v is not None)
+            if sizes or node.op_type != "Shape":
+                pending.extend(v for v in node.inputs if v is not None)
     return found
 
 
 def _copy(
     graph: ir.Graph,
     region: Region,
-    stack: str,
+    stack: LayerStack,
     kind: int,
     layer: int,
     hidden: ir.Value,
-    parameter: Parameters,
+    parameters: Mapping[str, Tensor],
 ) -> ir.Value:  # 2
     """The region once more, for another layer of its kind; gives what leaves it."""
     renamed: dict[ir.Value, ir.Value] = {region.entry: hidden}
     for name, value in region.own.items():
-        renamed[value] = _own_value(graph, value, _rename(name, stack, kind, layer), parameter)
+        renamed[value] = _own_value(graph, value, _rename(name, stack, kind, layer), parameters)
     for node in region.nodes:
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
             raise CannotRepeat(f"{node.op_type} in layer {kind} has a graph of its own")
@@ -168,9 +182,9 @@ def _copy(
     return renamed[region.exit]
 
 
-def _rename(name: str, stack: str, kind: int, layer: int, suffix: str = "") -> str:
+def _rename(name: str, stack: LayerStack, kind: int, layer: int, suffix: str = "") -> str:
     for old, new in (
-        (_layer_name(stack, kind), _layer_name(stack, layer)),
+        (f"{stack.names[kind]}.", f"{stack.names[layer]}."),
         (f"past_key_values.{kind}.", f"past_key_values.{layer}."),
         (f"present.{kind}.", f"present.{layer}."),
     ):
@@ -179,10 +193,10 @@ def _rename(name: str, stack: str, kind: int, layer: int, suffix: str = "") -> s
     return name + suffix
 
 
-def _own_value(graph: ir.Graph, like: ir.Value, name: str, parameter: Parameters) -> ir.Value:
+def _own_value(graph: ir.Graph, like: ir.Value, name: str, parameters: Mapping[str, Tensor]) -> ir.Value:
     value = ir.Value(name=name, shape=like.shape, type=like.type)
     if like.is_initializer():
-        value.const_value = parameter(name)
+        value.const_value = ir.tensor_adapters.TorchTensor(parameters[name].detach(), name=name)
         graph.register_initializer(value)
     else:
         graph.inputs.append(value)

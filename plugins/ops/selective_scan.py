@@ -30,38 +30,46 @@ from torch import Tensor
 from seqexport.plugins.ops.op import Call, Op
 from seqexport.plugins.ops.ragged import TOKEN_MASK, accumulation_dtype, token_mask
 
-CHUNK = 32
-"""Tokens whose decays and inputs the reference computes at a time: in PyTorch a call costs more than a token's work."""
+CHUNK, ROOM = 32, 1 << 17
+"""Tokens whose decays and inputs the reference computes at a time: in PyTorch a call costs more than a token's work.
+Fewer where they have more than ``ROOM`` states, which would leave the cache between two calls."""
 
 
 def reference(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     dt_bias: Tensor | None, past: Tensor, seq_lens: Tensor | None, dt_softplus: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    L, channels, groups = x.shape[1], x.shape[2], B.shape[2]
+    batch, L, channels = x.shape
     wide = accumulation_dtype(past)
-    delta = dt.to(wide) if dt_bias is None else dt.to(wide) + dt_bias
+    valid = None if seq_lens is None else token_mask(seq_lens, L)[..., None]
+    values, delta, B_tokens, C_tokens = (each.to(wide).contiguous() for each in (x, dt, B, C))  # views may be slow
+    delta = delta if dt_bias is None else delta + dt_bias
     delta = F.softplus(delta) if dt_softplus else delta
-    group = torch.arange(channels, device=x.device) * groups // channels
-    steps, values, B_tokens, C_tokens = (each.to(wide).contiguous() for each in (delta, x, B, C))  # views may be slow
-    h, outputs = past.to(wide), []
-    valid = None if seq_lens is None else token_mask(seq_lens, L)
-    for start in range(0, L, CHUNK):
-        now = slice(start, start + CHUNK)
-        step = steps[:, now, :, None]
-        decay = torch.exp(step * A.to(wide))
-        states = step * B_tokens[:, now][:, :, group] * values[:, now, :, None]
-        if valid is not None:
-            padded = ~valid[:, now, None, None]
-            decay, states = decay.masked_fill(padded, 1), states.masked_fill(padded, 0)
-        for t in range(states.shape[1]):
-            h = states[:, t].addcmul_(decay[:, t], h)
-        outputs.append((states * C_tokens[:, now][:, :, group]).sum(-1))
+    entering, B_tokens = (_zero_where_padded(each, valid) for each in (delta * values, B_tokens))
+    if channels % B.shape[2]:  # groups of two sizes: each channel becomes one
+        group = torch.arange(channels, device=x.device) * B.shape[2] // channels
+        B_tokens, C_tokens = B_tokens[:, :, group], C_tokens[:, :, group]
+    groups, N = B_tokens.shape[2:]
+    entering = entering.view(batch, L, groups, channels // groups, 1)
+    h, outputs, tokens = past.to(wide), [], min(CHUNK, ROOM // max(batch * channels * N, 1)) or 1
+    for start in range(0, L, tokens):
+        now = slice(start, start + tokens)
+        decay = (delta[:, now, :, None] * A.to(wide)).exp_()
+        decay = decay if valid is None else decay.masked_fill_(~valid[:, now, :, None], 1)
+        states = entering[:, now] * B_tokens[:, now, :, None]  # [B,T,G,D/G,N]
+        for kept, state in zip(decay.unbind(1), states.flatten(2, 3).unbind(1), strict=True):
+            h = state.addcmul_(kept, h)
+        outputs.append((states @ C_tokens[:, now, :, :, None]).view(batch, -1, channels))
     y = torch.cat(outputs, dim=1)
-    y = y if D is None else y + D * x.to(wide)
+    y = y if D is None else y + D * values
     y = y if z is None else y * F.silu(z.to(wide))
-    y = y if valid is None else torch.where(valid[..., None], y, 0)
+    y = y if valid is None else torch.where(valid, y, 0)
     return y.to(x.dtype), h.clone()
+
+
+def _zero_where_padded(each: Tensor, valid: Tensor | None) -> Tensor:
+    """Of [B,L,...]; valid [B,L,1]."""
+    return each if valid is None else each.masked_fill(~valid.view(*valid.shape[:2], *[1] * (each.dim() - 2)), 0)
 
 
 def fake(

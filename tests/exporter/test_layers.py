@@ -1,4 +1,4 @@
-"""Layers are repeated where they are a plain chain of alike ones. Whatever else a model does with them, it exports."""
+"""Layers are repeated where alike ones are called alike. Whatever else a model does with them, it exports."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ CASES: dict[str, tuple[Layer, Loop, str | None]] = {
     "no tensor first": (no_hidden_first, after_a_name, None),
     "a number first": (no_hidden_first, after_its_number, "layer 1 is not given what layer 0 is"),
     "each its own scale": (scaled, each_its_scale, "layer 1 is not given what layer 0 is"),
-    "something between them": (LAYER, something_between, "layer 1 does not take what layer 0 gives"),
-    "a sum of all": (LAYER, sum_of_all, "layer 1 does not take what layer 0 gives, or others take it as well"),
+    "something between them": (LAYER, something_between, None),
+    "a sum of all": (LAYER, sum_of_all, None),
     "the first one's input kept": (LAYER, input_kept, None),
 }
 """How a layer is written, how a model calls its layers, and why they are not repeated; None: they are."""
