@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -17,48 +18,24 @@ from seqexport.exporter.commands.options import (
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.serve.requests import Limits
 
-DEFAULTS = Limits()
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def limit(field: str, kind: click.ParamType, help: str) -> Callable[[Command], Command]:
+    """An option for a field of ``Limits``."""
+    flag, default = f"--{field.replace('_', '-')}", getattr(Limits(), field)
+    return click.option(flag, type=kind, default=default, show_default=True, help=help)
 
 
 @click.command("serve", short_help="Answer OpenAI's clients and browsers from a bundle.")
 @bundle_argument
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for every network.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
-@click.option(
-    "--max-batch",
-    type=click.IntRange(1),
-    default=DEFAULTS.max_batch,
-    show_default=True,
-    help="Sequences that run together.",
-)
-@click.option(
-    "--max-queue",
-    type=click.IntRange(0),
-    default=DEFAULTS.max_queue,
-    show_default=True,
-    help="Requests that may wait; others get 429.",
-)
-@click.option(
-    "--max-tokens",
-    type=click.IntRange(2),
-    default=DEFAULTS.max_tokens,
-    show_default=True,
-    help="Of a prompt and its answer together. Caches are allocated for so many.",
-)
-@click.option(
-    "--max-seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=DEFAULTS.max_seconds,
-    show_default=True,
-    help="Of a request; what came until then is its answer.",
-)
-@click.option(
-    "--prefix-bytes",
-    type=click.IntRange(0),
-    default=DEFAULTS.prefix_bytes,
-    show_default=True,
-    help="Of states after the beginnings of prompts, which are then not read again; 0: none.",
-)
+@limit("max_batch", click.IntRange(1), "Sequences that run together.")
+@limit("max_queue", click.IntRange(0), "Requests that may wait; others get 429.")
+@limit("max_tokens", click.IntRange(2), "Of a prompt and its answer together. Caches are allocated for so many.")
+@limit("max_seconds", click.FloatRange(0, min_open=True), "Of a request; what came until then is its answer.")
+@limit("prefix_bytes", click.IntRange(0), "Of states after beginnings of prompts, not read again then; 0: none.")
 @click.option(
     "--session-bytes",
     type=click.IntRange(0),
