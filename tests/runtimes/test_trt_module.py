@@ -141,7 +141,7 @@ def test_sizes_that_the_engine_lacks_are_named(bundle: seqexport.Bundle) -> None
         checks = list(verify_bundle(module, not_checked.append))
         assert checks and all(check.passed for check in checks)
         assert len(not_checked) == 2
-        assert not_checked[0].startswith("batch 2, height 8, width 11: input x has the shape [2, 3, 8, 11]: the engine")
+        assert not_checked[0].startswith("batch 1, height 8, width 11: input x has the shape [1, 3, 8, 11]: the engine")
         with pytest.raises(UserError, match=r"takes 6 to 6 along axis 2; build another .* --maxShapes x:1x3x9x8"):
             module({"x": np.zeros((1, 3, 9, 8)), "h": np.zeros((1, 8))})
 
