@@ -117,10 +117,34 @@ class SessionStates(Closing):
             self._check_capacity(lengths - self.lengths)
             self._write_row(row, self._given_states(sequence.states, lengths[row : row + 1]), lengths)
             self.lengths = lengths
-            self.logits = self.logits.copy()  # it may be the runtime's memory
-            self.logits[row], self.recent[row] = sequence.logits[0], sequence.recent[0]
-            if self._checkpoints is not None:
-                self._checkpoints.forget()
+            self._take_row(row, sequence.logits[0], sequence.recent[0])
+
+    def copy_row(self, row: int, other: Session, its_row: int) -> None:
+        """What ``write_row`` of the other session's ``read_row`` does, without leaving the device where it can.
+
+        Args:
+            other: of the same runner.
+
+        Raises:
+            UserError: there is no such row, or it has more tokens than the capacity.
+        """
+        with other._in_use(), self._in_use():
+            self._check_row(row)
+            other._check_row(its_row)
+            lengths = self.lengths.copy()
+            lengths[row] = other.lengths[its_row]
+            self._check_capacity(lengths - self.lengths)
+            self._copy_row(row, other, its_row, lengths)
+            self.lengths = lengths
+            self._take_row(row, other.logits[its_row], other.recent[its_row])
+
+    def _take_row(self, row: int, logits: Floats, recent: Tokens) -> None:
+        """What is on the host of a sequence."""
+        if self.logits.base is not None or not self.logits.flags.writeable:  # it may be the runtime's memory
+            self.logits = self.logits.copy()
+        self.logits[row], self.recent[row] = logits, recent
+        if self._checkpoints is not None:
+            self._checkpoints.forget()
 
     def empty_row(self, row: int) -> None:
         """Forget one sequence's tokens, so that it takes no room; feed it none until ``write_row``.
@@ -148,6 +172,15 @@ class SessionStates(Closing):
     def _read_row_state(self, spec: StateSpec, row: int) -> NDArray[np.floating]:
         """A state [1, ...] of one sequence; a cache has at least its own length. By way of all, unless overridden."""
         return self._read_state(spec)[row : row + 1]
+
+    def _copy_row(self, row: int, other: Session, its_row: int, lengths: Lengths) -> None:
+        """Take over one sequence of another session, one of ``lengths`` here; by way of the host, unless overridden."""
+        states = {spec.past_name: other._read_row_state(spec, its_row) for spec in self.manifest.states}
+        cut = {
+            spec.past_name: _cut(states[spec.past_name], int(lengths[row]) if spec.grows else None)
+            for spec in self.manifest.states
+        }
+        self._write_row(row, self._given_states(cut, lengths[row : row + 1]), lengths)
 
     def _write_row(self, row: int, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
         """Take over checked states [1, ...] of one of ``lengths``; by way of all, unless overridden."""

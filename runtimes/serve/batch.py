@@ -31,21 +31,22 @@ class Batch:
         return len(self._places)
 
     @property
-    def full(self) -> bool:
-        return len(self._places) >= self._most
+    def places(self) -> int:
+        """For how many more rows there is room."""
+        return self._most - len(self._places)
 
     @property
     def size(self) -> int:
         """Places of the session, those of no row too."""
         return 0 if self._session is None else self._session.batch
 
-    def join(self, key: int, row: Snapshot) -> None:
-        """A row goes on here."""
+    def join(self, key: int, other: Session, row: int) -> None:
+        """A row of another session goes on here."""
         session = self._session
         if session is None or len(self._places) == session.batch:
             session = self._resize(min(max(1, 2 * self.size), self._most))
         place = min(set(range(session.batch)) - set(self._places.values()))
-        session.write_row(place, row)
+        session.copy_row(place, other, row)
         self._places[key] = place
 
     def leave(self, key: int) -> None:
@@ -88,12 +89,13 @@ class Batch:
         self._session.prefill(fed, lens)
 
     def _resize(self, size: int) -> Session:
-        rows = {key: self.row(key) for key in self._places}
-        self._close_session()
+        before, places = self._session, self._places
         self._session = self._runner.session(size, self._capacity)
-        self._places = {key: place for place, key in enumerate(rows)}
-        for key, place in self._places.items():
-            self._session.write_row(place, rows[key])
+        self._places = {key: place for place, key in enumerate(places)}
+        if before is not None:
+            for key, place in self._places.items():
+                self._session.copy_row(place, before, places[key])
+            before.close()
         return self._session
 
     def _close_session(self) -> None:

@@ -11,15 +11,18 @@ from collections.abc import Iterable
 import numpy as np
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Runner, Session
+from seqexport.runtimes.base import Runner
 from seqexport.runtimes.closing import Closing
 from seqexport.runtimes.finite import check_logits
 from seqexport.runtimes.serve.answer import Answer
 from seqexport.runtimes.serve.batch import Batch
 from seqexport.runtimes.serve.jobs import Busy, Job
 from seqexport.runtimes.serve.observer import Observer
+from seqexport.runtimes.serve.pace import Pace
 from seqexport.runtimes.serve.prefixes import Prefixes
+from seqexport.runtimes.serve.reader import Reader
 from seqexport.runtimes.serve.requests import Deliver, Event, Failed, Limits, Request
+from seqexport.runtimes.snapshot import Snapshot
 from seqexport.runtimes.tokenizer import BundleTokenizer
 
 
@@ -49,8 +52,9 @@ class Engine(Closing):
         self._prefixes = Prefixes(limits.prefix_bytes)
         self._keys = itertools.count()
         self._waiting: deque[Job] = deque()
-        self._reading: Job | None = None
-        self._reader: Session | None = None
+        self._reading: list[Job] = []
+        self._reader = Reader(runner, self._capacity, limits.max_batch)
+        self._pace = Pace(limits.chunk)
         self._running: dict[int, Job] = {}
         self._told: list[tuple[Job, Event]] = []
         self._gaps: list[float] = []
@@ -72,7 +76,7 @@ class Engine(Closing):
     @property
     def running(self) -> int:
         """Requests that are being read or answered."""
-        return len(self._running) + (self._reading is not None)
+        return len(self._running) + len(self._reading)
 
     @property
     def prefix_bytes(self) -> int:
@@ -165,8 +169,8 @@ class Engine(Closing):
             self._waiting = deque(kept)
         for job in late:
             job.tell(Failed(f"it waited for {self.limits.max_seconds:g} seconds; ask later", busy=True))
-        if self._reading is not None and self._reading.cancelled:
-            self._reading = None
+        if self._reading and self._reading[0].cancelled:
+            self._reading = []
         for job in [job for job in self._running.values() if job.cancelled]:
             self._leave(job)
 
@@ -174,52 +178,79 @@ class Engine(Closing):
         return time.monotonic() - job.arrived > self.limits.max_seconds
 
     def _read_prompts(self) -> None:
-        """One chunk of the prompts that came first, whether it is of one or of several."""
-        left = self.limits.chunk
-        while left and (job := self._next_to_read()) is not None:
-            chunk = self.limits.chunk
-            part = job.tokens[job.read : min(job.read + left, (job.read // chunk + 1) * chunk)]
-            if part.size:
-                self._reader_session().prefill(part[None])
-                job.read += len(part)
-                left -= len(part)
-            whole = job.read == len(job.tokens)
-            if part.size and (whole or job.read % chunk == 0):
-                self._remember(job)
-            if whole:
-                self._join(job)
+        """Those that came first, as much of them as the pace allows."""
+        began, left = time.monotonic(), self._pace.tokens
+        while left > 0 and (jobs := self._next_to_read(left)):
+            left -= self._read(jobs, left)
+        if left <= 0:
+            self._pace.read(time.monotonic() - began)
 
-    def _next_to_read(self) -> Job | None:
-        if self._reading is None and self._waiting and not self._batch.full:
+    def _next_to_read(self, most: int) -> list[Job]:
+        """The prompt that is half read, or the next: together with those behind it, where one call reads them all."""
+        if not self._reading:
             with self._changed:
-                self._reading = self._waiting.popleft()
-            self._begin(self._reading)
+                starts = self._take_from_waiting(most)
+            if starts:
+                self._reading = list(starts)
+                self._reader.begin(list(starts.values()))
         return self._reading
 
-    def _begin(self, job: Job) -> None:
-        """The reader at the start of a prompt, or after as much of it as is known."""
-        reader, start = self._reader_session(), job.request.start
+    def _take_from_waiting(self, most: int) -> dict[Job, Snapshot | None]:
+        """With what is known of each."""
+        taken: dict[Job, Snapshot | None] = {}
+        places, width = min(self._batch.places, self._reader.most), 0
+        while self._waiting and len(taken) < places:
+            job = self._waiting[0]
+            start = self._known(job)
+            width = max(width, len(job.tokens) - job.read)
+            if taken and (not self._is_short(job) or (len(taken) + 1) * width > most):
+                break
+            taken[self._waiting.popleft()] = start
+            if not self._is_short(job):
+                break
+        return taken
+
+    def _is_short(self, job: Job) -> bool:
+        """Whether one call reads the rest of its prompt, as what comes of a chunk is remembered."""
+        return len(job.tokens) <= self._chunk_end(job)
+
+    def _chunk_end(self, job: Job) -> int:
+        return (job.read // self.limits.chunk + 1) * self.limits.chunk
+
+    def _known(self, job: Job) -> Snapshot | None:
+        """What its prompt goes on from."""
+        start = job.request.start
         if start is None and (start := self._prefixes.longest(job.tokens)) is not None:
             job.read = job.reused = start.position
-        if start is None:
-            reader.reset()
-        else:
-            reader.write_row(0, start)
+        return start
 
-    def _remember(self, job: Job) -> None:
+    def _read(self, jobs: list[Job], most: int) -> int:
+        """The next part of each prompt; gives what it cost, in tokens."""
+        alone = len(jobs) == 1
+        ends = [min(self._chunk_end(job), job.read + most) if alone else len(job.tokens) for job in jobs]
+        parts = [job.tokens[job.read : end] for job, end in zip(jobs, ends, strict=True)]
+        cost = self._reader.read(parts)
+        for row, (job, part) in enumerate(zip(jobs, parts, strict=True)):
+            job.read += len(part)
+            whole = job.read == len(job.tokens)
+            if part.size and (whole or job.read % self.limits.chunk == 0):
+                self._remember(job, row)
+            if whole:
+                self._join(job, row)
+        if jobs[0].read == len(jobs[0].tokens):
+            self._reading = []
+        return cost
+
+    def _remember(self, job: Job, row: int) -> None:
         """What came of a prompt's beginning, if it began an empty sequence."""
         if job.request.start is None and self._prefixes.takes(self._runner.manifest.state_bytes(1, job.read)):
-            self._prefixes.keep(job.tokens[: job.read], self._reader_session().read_row(0))
+            assert self._reader.session is not None
+            self._prefixes.keep(job.tokens[: job.read], self._reader.session.read_row(row))
 
-    def _reader_session(self) -> Session:
-        if self._reader is None:
-            self._reader = self._runner.session(1, self._capacity)
-        return self._reader
-
-    def _join(self, job: Job) -> None:
-        self._batch.join(job.key, self._reader_session().read_row(0))
+    def _join(self, job: Job, row: int) -> None:
+        assert self._reader.session is not None
+        self._batch.join(job.key, self._reader.session, row)
         self._running[job.key] = job
-        self._reading = None
         self._observer.read(len(job.tokens), job.reused)
 
     def _leave(self, job: Job) -> None:
@@ -234,7 +265,9 @@ class Engine(Closing):
             self._tell()
         fed = {key: token for key, token in chosen.items() if token is not None}
         if fed:
+            began = time.monotonic()
             self._batch.step(fed)
+            self._pace.stepped(time.monotonic() - began)
             self._observer.stepped(len(fed))
 
     def _tell(self) -> None:
@@ -293,16 +326,14 @@ class Engine(Closing):
     def _fail(self, message: str, *, busy: bool = False) -> None:
         """End all that is under way, and when it closes all that waits; what comes next starts afresh."""
         with self._changed:
-            failed = [*self._running.values(), *([self._reading] if self._reading else [])]
+            failed = list({job.key: job for job in (*self._running.values(), *self._reading)}.values())
             if self.closed:
                 failed += self._waiting
                 self._waiting.clear()
-            self._reading = None
+            self._reading = []
             self._running.clear()
         self._batch.clear()
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self._reader.close()
         for job in failed:
             job.tell(Failed(message, busy))
 

@@ -19,7 +19,8 @@ class Limits:
         max_queue: requests that wait for a place among them.
         max_tokens: of a sequence, its prompt and its answer together.
         max_seconds: of a request, from its arrival; what came until then is its answer.
-        chunk: tokens of prompts that are read between two steps of the running batch.
+        chunk: tokens of prompts that are read between two steps of the running batch at least; more, where they take no
+            longer than a step. What comes of each so many is remembered.
         prefix_bytes: of what is remembered of the beginnings of prompts.
     """
 

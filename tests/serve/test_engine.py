@@ -21,6 +21,7 @@ from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.serve.batch import Batch
 from seqexport.runtimes.serve.engine import Engine
 from seqexport.runtimes.serve.jobs import Busy
+from seqexport.runtimes.serve.pace import MOST, Pace
 from seqexport.runtimes.serve.requests import End, Failed, Request, Usage
 from seqexport.runtimes.tokenizer import BundleTokenizer
 from tests.conftest import Exported
@@ -148,6 +149,8 @@ class Held:
 
 @pytest.fixture
 def held(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Whose steps take as long as the test lets them wait, which tells nothing of a pace."""
+    monkeypatch.setattr(Pace, "read", lambda pace, seconds: None)
     found = Held(monkeypatch)
     yield found
     found.allow()
@@ -275,17 +278,14 @@ def test_prompts_that_cannot_be_read_are_refused(engine: Engine, tokens: list[in
 
 
 def test_a_batch_has_the_places_that_it_needs(runner: OrtRunner) -> None:
-    with runner.session() as session:
-        batch = Batch(runner, None, 6)
-        rows = []
+    with runner.session(6) as session:
+        session.prefill(np.arange(65, 71)[:, None])
+        rows = [session.read_row(key) for key in range(6)]
+        batch, sizes = Batch(runner, None, 6), []
         for key in range(6):
-            session.prefill(np.array([[65 + key]]))
-            rows.append(session.read_row(0))
-        sizes = []
-        for key, row in enumerate(rows):
-            batch.join(key, row)
+            batch.join(key, session, key)
             sizes.append(batch.size)
-        assert sizes == [1, 2, 4, 4, 6, 6] and batch.full
+        assert sizes == [1, 2, 4, 4, 6, 6] and batch.places == 0
         for key in (0, 1, 2, 4):
             batch.leave(key)
             sizes.append(batch.size)
@@ -293,11 +293,38 @@ def test_a_batch_has_the_places_that_it_needs(runner: OrtRunner) -> None:
         batch.leave(3)
         assert batch.size == 3
         np.testing.assert_array_equal(batch.row(5).recent, rows[5].recent)
+        np.testing.assert_array_equal(batch.row(5).logits, rows[5].logits)
         for name, state in batch.row(5).states.items():
             np.testing.assert_array_equal(state, rows[5].states[name])
         batch.leave(5)
         assert batch.size == 0
         for _ in range(2):
-            batch.join(7, rows[0])
+            batch.join(7, session, 0)
             batch.clear()
-            assert (batch.size, len(batch)) == (0, 0)
+            assert (batch.size, batch.places) == (0, 6)
+
+
+def test_short_prompts_are_read_together(runner: OrtRunner, engine: Engine, held: Held) -> None:
+    first = Asked(engine, request("Ab", 40))
+    held.allow(1)
+    first.next()
+    texts = ["The", "of a", "is", "Ab" * 20, "what", "a"]
+    asked = [Asked(engine, request(text, 6)) for text in texts]
+    held.allow()
+    found = [each.whole().text for each in asked]
+    together = [tokens.shape for tokens in held.fed if min(tokens.shape) > 1]
+    assert found == [alone(runner, request(text, 6)) for text in texts]
+    assert (4, 4) in together  # three, and a row that nobody needs
+    assert (2, 4) in together
+
+
+def test_a_pace_follows_the_time_of_a_step() -> None:
+    pace, seen = Pace(64), []
+    for step, read in ((0.0, 0.1), (0.1, 0.04), (0.1, 0.04), (0.1, 0.08), (0.1, 0.2), (0.1, 0.2), (0.1, 0.2)):
+        pace.stepped(step)
+        pace.read(read)
+        seen.append(pace.tokens)
+    assert seen == [64, 128, 256, 256, 128, 64, 64]
+    for _ in range(10):
+        pace.read(0.0)
+    assert pace.tokens == MOST
