@@ -21,7 +21,7 @@ from seqexport.runtimes.serve.requests import Limits
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def limit(field: str, kind: click.ParamType, help: str) -> Callable[[Command], Command]:
+def limit(field: str, kind: click.ParamType[Any], help: str) -> Callable[[Command], Command]:
     """An option for a field of ``Limits``."""
     flag, default = f"--{field.replace('_', '-')}", getattr(Limits(), field)
     return click.option(flag, type=kind, default=default, show_default=True, help=help)
