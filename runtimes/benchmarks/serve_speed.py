@@ -56,6 +56,8 @@ class Stream:
 def told(streams: Sequence[Stream], began: float) -> dict[str, Any]:
     """Tokens/s of all, and seconds: to the first chunk, and of the gaps between chunks (median, 99th of 100)."""
     gaps = np.concatenate([np.diff(stream.times) for stream in streams])
+    if not gaps.size:
+        raise UserError("every stream came in one piece, which has no gaps; give more --tokens")
     ended = max(stream.times[-1] for stream in streams)
     return {
         "streams": len(streams),

@@ -25,7 +25,7 @@ def test_rows_are_made_of_what_the_programs_write(exported: Exported, tmp_path: 
     sizes = ["--batches", "1,3", "--lengths", "8", "--steps", "4", "--repeats", "1"]
     done = CliRunner().invoke(bench.command, [str(bundle.path), *sizes, "--threads", "1", "-o", str(file)])
     assert done.exit_code == 0, done.output
-    served = serve_speed.measure(bundle, "ort", {"threads": 1}, [1, 3], 8, rounds=1)
+    served = serve_speed.measure(bundle, "ort", {"threads": 1}, [1, 3], 200, rounds=1)
     rows = list(serving.rows("it", json.loads(file.read_text()), served))
     assert [row.name for row in rows] == [
         "it: 1 streams", "it: 1 streams: share of the engine's own tokens/s",
