@@ -93,11 +93,9 @@ class SessionStates(Closing):
         """
         with self._in_use():
             self._check_row(row)
-            length = int(self.lengths[row])
-            read = {spec.past_name: (spec, self._read_row_state(spec, row)) for spec in self.manifest.states}
             return Snapshot(
                 lengths=self.lengths[row : row + 1].copy(),
-                states={name: _cut(state, length if spec.grows else None) for name, (spec, state) in read.items()},
+                states=self._row_states(row),
                 logits=self.logits[row : row + 1].copy(),
                 recent=self.recent[row : row + 1].copy(),
                 sampling=self.sampling,
@@ -175,12 +173,15 @@ class SessionStates(Closing):
 
     def _copy_row(self, row: int, other: Session, its_row: int, lengths: Lengths) -> None:
         """Take over one sequence of another session, one of ``lengths`` here; by way of the host, unless overridden."""
-        states = {spec.past_name: other._read_row_state(spec, its_row) for spec in self.manifest.states}
-        cut = {
-            spec.past_name: _cut(states[spec.past_name], int(lengths[row]) if spec.grows else None)
+        self._write_row(row, self._given_states(other._row_states(its_row), lengths[row : row + 1]), lengths)
+
+    def _row_states(self, row: int) -> States:
+        """Every state of one sequence; caches cut to its own length."""
+        length = int(self.lengths[row])
+        return {
+            spec.past_name: _cut(self._read_row_state(spec, row), length if spec.grows else None)
             for spec in self.manifest.states
         }
-        self._write_row(row, self._given_states(cut, lengths[row : row + 1]), lengths)
 
     def _write_row(self, row: int, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
         """Take over checked states [1, ...] of one of ``lengths``; by way of all, unless overridden."""

@@ -199,11 +199,11 @@ class TrtSession(Session):
     def _copy_row(self, row: int, other: Session, its_row: int, lengths: Lengths) -> None:
         assert isinstance(other, TrtSession)
         if self._room != other._room and any(spec.grows for spec in self.manifest.states):
-            return super()._copy_row(row, other, its_row, lengths)
+            super()._copy_row(row, other, its_row, lengths)
+            return
         for spec in self.manifest.states:
             size = self._states[spec.past_name][0].bytes // self.batch
             self.cuda.copy(self._row_of(spec, row, size), other._row_of(spec, its_row, size))
-        return None
 
     def _row_of(self, spec: StateSpec, row: int, size: int) -> Memory:
         """Where a state of one sequence lies; the batch is every state's first axis."""
