@@ -195,6 +195,22 @@ def test_a_fork_copies_on_the_device_and_goes_on_by_itself(jamba: Any) -> None:
         np.testing.assert_array_equal(session.lengths, [12, 9])
 
 
+@pytest.mark.parametrize(("capacity", "on_device"), [(20, True), (30, False)], ids=["same room", "other room"])
+def test_a_row_goes_on_in_another_session(jamba: Any, capacity: int, on_device: bool) -> None:
+    runner, _, runtime = jamba
+    with runner.session(2, 20) as session, runner.session(4, capacity) as other:
+        session.prefill(tokens(2, 7), lens(7, 4))
+        other.prefill(tokens(4, 3, seed=5))
+        other.copy_row(2, session, 1)
+        assert runtime.copied_on_device == on_device * len(runner.manifest.states)
+        row, copied = session.read_row(1), other.read_row(2)
+        np.testing.assert_array_equal(other.lengths, [3, 3, 4, 3])
+        np.testing.assert_array_equal(copied.logits, row.logits)
+        assert row.states.keys() == copied.states.keys()
+        for name, state in row.states.items():
+            np.testing.assert_array_equal(copied.states[name], state)
+
+
 def test_a_saved_session_goes_on_in_another_backend(jamba: Any, tmp_path: Path) -> None:
     runner, _, _ = jamba
     with runner.session(2, 20) as session:
