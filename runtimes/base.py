@@ -22,6 +22,7 @@ from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.session_file import read_session, write_session
 from seqexport.runtimes.session_states import SessionStates
 from seqexport.runtimes.snapshot import Checkpoints, newest
+from seqexport.runtimes.storage import as_float32
 
 Tokens = NDArray[np.int64]
 Lengths = NDArray[np.int32]
@@ -53,6 +54,14 @@ class Session(SessionStates):
         Raises:
             UserError: no tokens, tokens outside the vocabulary, or more than the capacity; no state has changed.
         """
+        logits, self._others_have_logits = self._fed(tokens, seq_lens), True
+        return as_float32(logits)
+
+    def feed(self, tokens: Tokens, seq_lens: Lengths | None = None) -> None:
+        """As ``prefill``, but gives nothing: what a caller does not look at of the logits is not widened to float32."""
+        self._fed(tokens, seq_lens)
+
+    def _fed(self, tokens: Tokens, seq_lens: Lengths | None) -> NDArray[Any]:
         with self._in_use():
             tokens = given_tokens(tokens, self.batch, self.manifest.vocab_size)
             seq_lens = self._check_counts(tokens, seq_lens)
@@ -62,11 +71,11 @@ class Session(SessionStates):
             parts = chunks.split(tokens, seq_lens, self._checkpoints.every, whole=whole)
             return chunks.merge(parts, [self._read(part.tokens, part.seq_lens) for part in parts], whole=whole)
 
-    def _read(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
+    def _read(self, tokens: Tokens, seq_lens: Lengths) -> NDArray[Any]:
         logits = self._run(tokens, seq_lens)
         self.lengths = self.lengths + seq_lens
         last = logits[:, 0] if logits.shape[1] == 1 else logits[np.arange(self.batch), np.maximum(seq_lens, 1) - 1]
-        self.logits = last if seq_lens.all() else np.where(seq_lens[:, None] > 0, last, self.logits)
+        self._take_logits(last, fed=seq_lens > 0)
         self.recent = newest(self.recent, tokens, seq_lens)
         if self._checkpoints is not None and self._checkpoints.due(self.position):
             self._checkpoints.add(self._snapshot(caches=False))
@@ -210,8 +219,8 @@ class Session(SessionStates):
         return seq_lens
 
     @abstractmethod
-    def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
-        """Run checked inputs and keep the new states."""
+    def _run(self, tokens: Tokens, seq_lens: Lengths) -> NDArray[Any]:
+        """Run checked inputs and keep the new states; gives the logits in any dtype of floats, as they come."""
 
 
 class Runner(Closing):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from seqexport.runtimes.base import Floats, Lengths, Tokens
+    from seqexport.runtimes.base import Lengths, Tokens
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def split(tokens: Tokens, seq_lens: Lengths, longest: int, *, whole: bool) -> li
     ]
 
 
-def merge(chunks: Sequence[Chunk], logits: Sequence[Floats], *, whole: bool) -> Floats:
+def merge(chunks: Sequence[Chunk], logits: Sequence[NDArray[Any]], *, whole: bool) -> NDArray[Any]:
     """All chunks' logits: those of every column, or each sequence's from the chunk that has its last valid token.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,11 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.closing import Closing
 from seqexport.runtimes.given import MOST_TOKENS, given_counts, given_states
 from seqexport.runtimes.guard import Guard
+from seqexport.runtimes.logits import likeliest
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.snapshot import RECENT, Checkpoints, Snapshot
+from seqexport.runtimes.storage import as_float32
 
 if TYPE_CHECKING:
     from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
@@ -44,10 +46,24 @@ class SessionStates(Closing):
 
     def _begin(self) -> None:
         self.lengths: Lengths = np.zeros(self.batch, np.int32)
-        self.logits: Floats = np.zeros((self.batch, self.manifest.vocab_size), np.float32)
+        self._logits: NDArray[Any] = np.zeros((self.batch, self.manifest.vocab_size), np.float32)
+        self._others_have_logits = False
         self.recent: Tokens = np.full((self.batch, RECENT), -1, np.int64)
         self.sampling = Sampling()
         self._generators = self.sampling.generators(self.batch)
+
+    @property
+    def logits(self) -> Floats:
+        self._logits, self._others_have_logits = as_float32(self._logits), True
+        return self._logits
+
+    def row_logits(self, row: int) -> Floats:
+        """``logits[row]``, without widening those of the others."""
+        return as_float32(self._logits[row : row + 1])[0]
+
+    def likeliest(self) -> tuple[Tokens, NDArray[np.bool_]]:
+        """Of each sequence [batch]: its likeliest next token, and whether all of its logits are finite."""
+        return likeliest(self._logits)
 
     @property
     def position(self) -> int:
@@ -96,7 +112,7 @@ class SessionStates(Closing):
             return Snapshot(
                 lengths=self.lengths[row : row + 1].copy(),
                 states=self._row_states(row),
-                logits=self.logits[row : row + 1].copy(),
+                logits=self.row_logits(row)[None].copy(),
                 recent=self.recent[row : row + 1].copy(),
                 sampling=self.sampling,
                 generators=self._generators[row : row + 1].copy(),
@@ -134,15 +150,28 @@ class SessionStates(Closing):
             self._check_capacity(lengths - self.lengths)
             self._copy_row(row, other, its_row, lengths)
             self.lengths = lengths
-            self._take_row(row, other.logits[its_row], other.recent[its_row])
+            self._take_row(row, other._logits[its_row], other.recent[its_row])
 
-    def _take_row(self, row: int, logits: Floats, recent: Tokens) -> None:
+    def _take_row(self, row: int, logits: NDArray[Any], recent: Tokens) -> None:
         """What is on the host of a sequence."""
-        if self.logits.base is not None or not self.logits.flags.writeable:  # it may be the runtime's memory
-            self.logits = self.logits.copy()
-        self.logits[row], self.recent[row] = logits, recent
+        if logits.dtype != self._logits.dtype:
+            logits, self._logits = as_float32(logits), as_float32(self._logits)
+        if self._others_have_logits or not self._logits.flags.writeable:
+            self._logits, self._others_have_logits = self._logits.copy(), False
+        self._logits[row], self.recent[row] = logits, recent
         if self._checkpoints is not None:
             self._checkpoints.forget()
+
+    def _take_logits(self, logits: NDArray[Any], fed: NDArray[np.bool_]) -> None:
+        """Those after a call [batch, vocab], of the sequences that were fed; others keep theirs, or have zeros."""
+        if not fed.all():
+            kept = ~fed & (self.lengths > 0)
+            before = self._logits
+            if kept.any() and before.dtype != logits.dtype:
+                before, logits = as_float32(before), as_float32(logits)
+            logits = logits if logits.flags.writeable else logits.copy()
+            logits[kept], logits[self.lengths == 0] = before[kept], 0
+        self._logits, self._others_have_logits = logits, False
 
     def empty_row(self, row: int) -> None:
         """Forget one sequence's tokens, so that it takes no room; feed it none until ``write_row``.
@@ -224,7 +253,8 @@ class SessionStates(Closing):
 
     def _go_on(self, snapshot: Snapshot) -> None:
         """Take over all but the states."""
-        self.lengths, self.logits, self.recent = snapshot.lengths.copy(), snapshot.logits, snapshot.recent
+        self.lengths, self.recent = snapshot.lengths.copy(), snapshot.recent
+        self._logits, self._others_have_logits = snapshot.logits, True
         self.sampling, self._generators = snapshot.sampling, snapshot.generators.copy()
 
     def _copy_states(self, other: Session) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqexport.runtimes.cores import by_rows
+
 Array = NDArray[Any]
 
 
@@ -23,13 +25,28 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, dtype, dtype))
 
 
-def to_float32(array: Array, dtype: str) -> NDArray[np.float32]:
-    """A new float32 array of values that are stored as ``storage(dtype)``."""
-    if dtype != "bfloat16":
-        return array.astype(np.float32)
-    from ml_dtypes import bfloat16
+def own(stored: Array, dtype: str) -> Array:
+    """A copy of values [rows, ...] that are stored as ``storage(dtype)``, bfloat16 as ml_dtypes' own."""
+    copy = np.empty_like(stored)
 
-    return array.view(bfloat16).astype(np.float32)
+    def take(rows: slice) -> None:
+        copy[rows] = stored[rows]
+
+    by_rows(take, len(stored), stored.nbytes)
+    return copy.view(numpy_dtype(dtype))
+
+
+def as_float32(array: Array) -> NDArray[np.float32]:
+    """float32 itself, or a new array of the values [rows, ...]."""
+    if array.dtype == np.float32:
+        return array
+    wide = np.empty(array.shape, np.float32)
+
+    def widen(rows: slice) -> None:
+        wide[rows] = array[rows]
+
+    by_rows(widen, len(array), wide.nbytes)
+    return wide
 
 
 def from_float32(array: Array, dtype: str) -> Array:
@@ -43,7 +60,7 @@ def from_float32(array: Array, dtype: str) -> Array:
 
 def readable(stored: Array, dtype: str) -> Array:
     """Values that are stored as ``storage(dtype)``; bfloat16 as a new float32 array."""
-    return to_float32(stored, dtype) if dtype == "bfloat16" else stored
+    return as_float32(stored.view(numpy_dtype(dtype))) if dtype == "bfloat16" else stored
 
 
 def stored_zeros(shape: Sequence[int], dtype: str, given: Array | None = None) -> Array:

@@ -50,42 +50,70 @@ class BundleTokenizer:
         """Text of tokens that come one by one after others, whose text is out already."""
         return TextStream(self._tokenizer, after)
 
+    def push(self, streams: Sequence[TextStream], tokens: Sequence[Sequence[int]]) -> list[str | UserError]:
+        """What each stream gives of its next tokens, or why the tokenizer fails on them; all at once, on all cores."""
+        ready = [stream for stream, its in zip(streams, tokens, strict=True) if stream.add(its)]
+        given = {id(stream): _given(stream, text) for stream, text in zip(ready, self._texts(ready), strict=True)}
+        return [given.get(id(stream), "") for stream in streams]
+
+    def _texts(self, streams: Sequence[TextStream]) -> list[str | UserError]:
+        try:
+            return list(self._tokenizer.decode_batch([each.tokens for each in streams], skip_special_tokens=False))
+        except BaseException:  # a panic too
+            return [self._text(each) for each in streams]
+
+    def _text(self, stream: TextStream) -> str | UserError:
+        try:
+            return self.decode(stream.tokens)
+        except UserError as error:
+            return error
+
+
+def _given(stream: TextStream, text: str | UserError) -> str | UserError:
+    return text if isinstance(text, UserError) else stream.give(text)
+
 
 class TextStream:
     """Gives text as soon as no later token can change it: in the end, what ``decode`` makes of all tokens.
 
     What can still change is a character of which not all bytes came, and any run of byte tokens (``<0xE2>``): one
     that fits no character makes the whole run unreadable. A decoder that replaces across tokens gives all at the end.
+
+    Attributes:
+        tokens: whose text is not out yet, after some that are decoded along with them.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._waits = _replaces_across_tokens(tokenizer)
-        self._tokens: list[int] = []
+        self.tokens: list[int] = []
         self._set_context(_without_bytes_at_end(tokenizer, after))
 
     def push(self, token: int) -> str:
         """The text that became certain with this token; often none."""
-        name = self._tokenizer.id_to_token(token)
-        if name is None:  # a vocabulary that is padded beyond its tokens
-            return ""
-        self._tokens.append(token)
-        if self._waits or BYTE_TOKEN.fullmatch(name):
-            return ""
-        text = decode(self._tokenizer, self._tokens)
+        return self.give(decode(self._tokenizer, self.tokens)) if self.add([token]) else ""
+
+    def add(self, tokens: Sequence[int]) -> bool:
+        """Take tokens; whether the text of all that are here now is to be given to ``give``."""
+        names = [(token, name) for token in tokens if (name := self._tokenizer.id_to_token(token)) is not None]
+        self.tokens += [token for token, _ in names]  # a vocabulary may be padded beyond its tokens
+        return bool(names) and not self._waits and BYTE_TOKEN.fullmatch(names[-1][1]) is None
+
+    def give(self, text: str) -> str:
+        """The part of the text of ``tokens`` that no later token can change, and that is not out yet."""
         piece = self._give(text, len(text.rstrip(UNREADABLE)))
-        if self._shown == len(text) and len(self._tokens) > 2 * CONTEXT:
-            self._set_context(self._tokens)
+        if self._shown == len(text) and len(self.tokens) > 2 * CONTEXT:
+            self._set_context(self.tokens)
         return piece
 
     def finish(self) -> str:
         """The rest of the text."""
-        text = decode(self._tokenizer, self._tokens)
+        text = decode(self._tokenizer, self.tokens)
         return self._give(text, len(text))
 
     def _set_context(self, tokens: Sequence[int]) -> None:
-        self._tokens = list(tokens[-CONTEXT:])
-        self._shown = len(decode(self._tokenizer, self._tokens))
+        self.tokens = list(tokens[-CONTEXT:])
+        self._shown = len(decode(self._tokenizer, self.tokens))
 
     def _give(self, text: str, end: int) -> str:
         start, self._shown = self._shown, max(self._shown, end)

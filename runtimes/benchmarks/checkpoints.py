@@ -5,6 +5,7 @@ python -m seqexport.runtimes.benchmarks.checkpoints mamba-130m FOLDER
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from seqexport.plugins.publish import claimed
 from seqexport.runtimes.benchmarks.cli import run
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedConfig, PreTrainedModel
 
 CAPACITY = 4096
@@ -121,11 +123,24 @@ def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     return model
 
 
+def word_tokenizer(size: int) -> Tokenizer:
+    """A word of its own for each of ``size`` tokens, with a space before it: as much text as a real one's."""
+    from tokenizers import Tokenizer, decoders, models
+
+    syllables = [consonant + vowel for consonant in "bdfghjklmnprstvwz" for vowel in "aeiou"]
+    words = map("".join, itertools.product(syllables, repeat=3))
+    vocabulary = {f"\u0120{word}": token for token, word in enumerate(itertools.islice(words, size))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=next(iter(vocabulary))))
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
 def create(config: PreTrainedConfig, folder: Path, seed: int = 0) -> None:
     """Save a random model as a checkpoint."""
     model = random_model(config, seed)
     with claimed(folder) as claim, claim.folder(replaces=None, last="config.json") as unfinished:
         model.save_pretrained(unfinished)
+        word_tokenizer(config.vocab_size).save(str(unfinished / "tokenizer.json"))
 
 
 @click.command()

@@ -73,7 +73,7 @@ def of_engine(engine: Engine, prompt: Sequence[int], streams: int, tokens: int) 
     """Without HTTP."""
     found = [Stream() for _ in range(streams)]
     began = time.perf_counter()
-    engine.submit([Request(prompt, tokens, logprobs=0) for _ in found], [stream.take for stream in found])
+    engine.submit([Request(prompt, tokens) for _ in found], [stream.take for stream in found])
     for stream in found:
         stream.done.wait()
     return told(found, began)

@@ -15,7 +15,6 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Floats
 from seqexport.runtimes.cublas import pip_folders
 from seqexport.runtimes.manifest import Manifest
 from seqexport.runtimes.ort.tensor import BFLOAT16, Tensor
@@ -125,7 +124,7 @@ class Decoder:
         feeds: Mapping[str, NDArray[Any]],
         past: Mapping[str, Tensor],
         present: Mapping[str, Tensor],
-    ) -> Floats:
+    ) -> NDArray[Any]:
         """Logits [batch, 1, vocab]. ``past`` and ``present`` are the same memory each time that ``place`` is."""
         for name, array in feeds.items():
             self._feed(name, array)
@@ -133,7 +132,7 @@ class Decoder:
         self._engine.run_with_iobinding(binding, options)
         self._graphs[place] = graph, binding, options
         binding.synchronize_outputs()
-        return self._logits.read().astype(np.float32, copy=False)
+        return self._logits.read()
 
     def _feed(self, name: str, array: NDArray[Any]) -> None:
         """Bring an input to its address, if what lies there is something else."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Floats, Lengths, Session, Tokens
+from seqexport.runtimes.base import Lengths, Session, Tokens
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.ort import cuda
 from seqexport.runtimes.ort.tensor import Tensor
@@ -63,7 +63,7 @@ class OrtSession(Session):
         """A state as it is stored, in the shape of its buffer."""
         return stored_zeros(spec.sizes(self.batch, self._room), spec.dtype, given)
 
-    def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
+    def _run(self, tokens: Tokens, seq_lens: Lengths) -> NDArray[Any]:
         self._make_room(tokens.shape[1])
         given: dict[str, NDArray[Any]] = {"input_ids": tokens, "seq_lens": seq_lens, "past_lens": self.lengths}
         feeds = {name: array for name, array in given.items() if name in self.runner.input_names}
@@ -83,7 +83,7 @@ class OrtSession(Session):
             self._decoder = cuda.Decoder(runner.engine, self.manifest, self.batch, runner.graph_ids)
         return self._decoder
 
-    def _call(self, feeds: Mapping[str, NDArray[Any]], length: int) -> Floats:
+    def _call(self, feeds: Mapping[str, NDArray[Any]], length: int) -> NDArray[Any]:
         binding = self._binding
         binding.clear_binding_inputs()
         binding.clear_binding_outputs()
@@ -97,11 +97,9 @@ class OrtSession(Session):
         graphs = self.runner.no_graph is None
         self.runner.engine.run_with_iobinding(binding, cuda.run_options(cuda.NO_GRAPH) if graphs else None)
         if own is None:
-            logits = binding.get_outputs()[0].numpy()
-        else:
-            binding.synchronize_outputs()
-            logits = own.read()
-        return logits.astype(np.float32, copy=False)
+            return binding.get_outputs()[0].numpy()  # type: ignore[no-any-return]
+        binding.synchronize_outputs()
+        return own.read()
 
     def _bind_logits(self, length: int) -> Tensor | None:
         """ONNX Runtime's own memory on the host, or ours for bfloat16, which it does not hand to NumPy."""
@@ -135,6 +133,11 @@ class OrtSession(Session):
     def _write_row(self, row: int, states: Mapping[str, NDArray[np.floating]], lengths: Lengths) -> None:
         for name, tensor in self._past.items():
             tensor.write_row(row, states[name])
+
+    def _copy_row(self, row: int, other: Session, its_row: int, lengths: Lengths) -> None:
+        assert isinstance(other, OrtSession)
+        if not all(tensor.copy_row(row, other._past[name], its_row) for name, tensor in self._past.items()):
+            super()._copy_row(row, other, its_row, lengths)
 
     def _close(self) -> None:
         self._close_decoder()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from seqexport.runtimes.ort import device_copy
 from seqexport.runtimes.storage import from_float32, readable, storage
 
 BFLOAT16 = 16
@@ -54,19 +56,48 @@ class Tensor:
 
     def read_row(self, row: int) -> NDArray[Any]:
         """The values [1, ...] of one sequence, which may be the tensor's own memory; bfloat16 as float32."""
-        return readable(self._stored()[row : row + 1], self.dtype)
+        return readable(self._stored_row(row), self.dtype)
 
     def _stored(self) -> NDArray[Any]:
         """Its memory, or a copy where that is the device's."""
         return self.value.numpy() if self._memory is None else self._memory
 
+    def _stored_row(self, row: int) -> NDArray[Any]:
+        """As ``_stored``, of one sequence alone."""
+        if not self._has_rows:
+            return self._stored()[row : row + 1]
+        stored = np.empty([1, *self.value.shape()[1:]], storage(self.dtype))
+        device_copy.copy(stored.ctypes.data, self._address(row), stored.nbytes)
+        return stored
+
+    @property
+    def _has_rows(self) -> bool:
+        """Whether one sequence can be copied from the device and to it by itself."""
+        return self._memory is None and device_copy.runtime() is not None
+
+    def _address(self, row: int) -> int:
+        return int(self.value.data_ptr()) + row * self._row_bytes
+
+    @property
+    def _row_bytes(self) -> int:
+        return int(np.prod(self.value.shape()[1:])) * storage(self.dtype).itemsize
+
     def write_row(self, row: int, given: NDArray[Any]) -> None:
         """Values [1, ...] of one sequence, the first along axis 2 where there are fewer, to the same address."""
-        stored = self._stored()
-        part = stored[row : row + 1]
+        stored = self._stored_row(row) if self._has_rows else self._stored()
+        part = stored if self._has_rows else stored[row : row + 1]
         (part if part.ndim < 3 else part[:, :, : given.shape[2]])[...] = from_float32(given, self.dtype)
-        if self._memory is None:
+        if self._has_rows:
+            device_copy.copy(self._address(row), stored.ctypes.data, stored.nbytes)
+        elif self._memory is None:
             self.value.update_inplace(stored)
+
+    def copy_row(self, row: int, other: Tensor, its_row: int) -> bool:
+        """Take over one sequence of another tensor without leaving the device; False where that cannot be done."""
+        if not self._has_rows or self._row_bytes != other._row_bytes:
+            return False
+        device_copy.copy(self._address(row), other._address(its_row), self._row_bytes)
+        return True
 
     def write(self, stored: NDArray[Any]) -> None:
         """Values as ``storage(dtype)``, to the same address."""

@@ -1,67 +1,70 @@
-"""One answer as it grows: a token from logits, its text, its end."""
+"""One answer as it grows: its tokens and its end, and its text."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from seqexport.runtimes.serve.requests import Chosen, Piece, Reason, Request
+from seqexport.runtimes.serve.requests import Reason, Request
 from seqexport.runtimes.serve.stops import StopText
 from seqexport.runtimes.tokenizer import TextStream
 
 
+class AnswerText:
+    """The text of an answer, as far as it is certain.
+
+    Attributes:
+        stream: of its tokens, before stop texts are looked for.
+    """
+
+    def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:
+        self.stream, self._stops = stream, StopText(stops)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text came."""
+        return self._stops.stopped
+
+    def push(self, token: int) -> str:
+        """The text that became certain with this token."""
+        return self._stops.push(self.stream.push(token))
+
+    def finish(self) -> str:
+        """The rest of the text; once more gives none."""
+        return self._stops.push(self.stream.finish()) + self._stops.finish()
+
+
 class Answer:
-    """Chooses as ``Session.generate`` does with the same seed.
+    """The tokens of an answer, and why it ends.
 
     Attributes:
         tokens: so far; one that ends a text is not among them.
         end: why it ended; None as long as it goes on.
+        text: of the tokens, which ``say`` makes, or whoever is given the tokens that were added.
     """
 
     def __init__(self, request: Request, stream: TextStream, ends: Sequence[int], room: int) -> None:
         """``ends``: tokens of which any ends a text. ``room``: the most tokens that the answer may have."""
-        self._request, self._stream, self._ends = request, stream, ends
+        self._ends = frozenset(ends)
         self._most = room if request.max_new_tokens is None else min(room, request.max_new_tokens)
-        self._stops = StopText(request.stop)
-        self._generators = request.sampling.generators(1)
         self.tokens: list[int] = []
         self.end: Reason | None = None
+        self.text = AnswerText(stream, request.stop)
 
-    @property
-    def made(self) -> int:
-        return len(self.tokens)
-
-    def choose(self, logits: NDArray[np.float32]) -> tuple[int, Piece]:
-        """The next token after logits [vocab], and the text that became certain; may set ``end``."""
-        token = self._request.sampling.choose(logits, self._generators, 0)
+    def add(self, token: int) -> bool:
+        """Take the next token, which may set ``end``; whether it is part of the answer."""
         if token in self._ends:
             self.end = "stop"
-            return token, Piece(self._rest())
+            return False
         self.tokens.append(token)
-        text = self._stops.push(self._stream.push(token))
-        if self._stops.stopped:
+        if len(self.tokens) >= self._most:
+            self.end = "length"
+        return True
+
+    def say(self, token: int) -> str:
+        """``add`` it; gives the text that is certain now, which may set ``end`` too."""
+        text = self.text.push(token) if self.add(token) else ""
+        if self.end is not None:
+            text += self.text.finish()
+        if self.text.stopped:
             self.end = "stop"
-        elif self.made >= self._most:
-            text += self._rest()
-            self.end = "stop" if self._stops.stopped else "length"
-        return token, Piece(text, self._told(logits, token))
-
-    def cut(self) -> Piece:
-        """End it here, with the text that was held back."""
-        self.end = "length"
-        return Piece(self._rest())
-
-    def _rest(self) -> str:
-        return self._stops.push(self._stream.finish()) + self._stops.finish()
-
-    def _told(self, logits: NDArray[np.float32], token: int) -> Chosen | None:
-        count = self._request.logprobs
-        if count is None:
-            return None
-        shifted = logits.astype(np.float64) - logits.max()
-        logprobs = shifted - math.log(np.exp(shifted).sum())
-        top = np.argsort(-logits, kind="stable")[:count].tolist()
-        return Chosen(token, float(logprobs[token]), tuple((each, float(logprobs[each])) for each in top))
+        return text

@@ -14,6 +14,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.closing import Closing
 from seqexport.runtimes.finite import check_logits
+from seqexport.runtimes.quiet import said
 from seqexport.runtimes.serve.answer import Answer
 from seqexport.runtimes.serve.batch import Batch
 from seqexport.runtimes.serve.jobs import Busy, Job
@@ -21,9 +22,12 @@ from seqexport.runtimes.serve.observer import Observer
 from seqexport.runtimes.serve.pace import Pace
 from seqexport.runtimes.serve.prefixes import Prefixes
 from seqexport.runtimes.serve.reader import Reader
-from seqexport.runtimes.serve.requests import Deliver, Event, Failed, Limits, Request
+from seqexport.runtimes.serve.requests import Chosen, Deliver, Failed, Limits, Piece, Request
+from seqexport.runtimes.serve.teller import Teller, Told
 from seqexport.runtimes.snapshot import Snapshot
 from seqexport.runtimes.tokenizer import BundleTokenizer
+
+IDLE_SECONDS = 10.0
 
 
 class Engine(Closing):
@@ -56,7 +60,8 @@ class Engine(Closing):
         self._reader = Reader(runner, self._capacity, limits.max_batch)
         self._pace = Pace(limits.chunk)
         self._running: dict[int, Job] = {}
-        self._told: list[tuple[Job, Event]] = []
+        self._teller = Teller(tokenizer)
+        self._told: list[Told] = []
         self._gaps: list[float] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -146,6 +151,7 @@ class Engine(Closing):
             self._stopping = True
             self._changed.notify()
         self._thread.join()
+        self._teller.close()
 
     def _serve(self) -> None:
         while self._await_work():
@@ -154,21 +160,27 @@ class Engine(Closing):
                 self._read_prompts()
                 self._step()
             except Exception as error:  # the runner's: whatever it is, others are served
-                self._fail(_line(error))
+                self._fail(said(error))
         self._fail("the server has stopped", busy=True)
 
     def _await_work(self) -> bool:
+        """False at the end. Who is idle for long gives the batch's memory back."""
         with self._changed:
-            self._changed.wait_for(lambda: self.closed or not self.idle)
+            if not self._changed.wait_for(self._has_work, IDLE_SECONDS):
+                self._batch.clear()
+                self._changed.wait_for(self._has_work)
             return not self.closed
+
+    def _has_work(self) -> bool:
+        return self.closed or not self.idle
 
     def _forget_cancelled(self) -> None:
         with self._changed:
             late = [job for job in self._waiting if not job.cancelled and self._late(job)]
             kept = [job for job in self._waiting if not job.cancelled and job not in late]
             self._waiting = deque(kept)
-        for job in late:
-            job.tell(Failed(f"it waited for {self.limits.max_seconds:g} seconds; ask later", busy=True))
+        failed = Failed(f"it waited for {self.limits.max_seconds:g} seconds; ask later", busy=True)
+        self._teller.tell([(job, failed) for job in late])
         if self._reading and self._reading[0].cancelled:
             self._reading = []
         for job in [job for job in self._running.values() if job.cancelled]:
@@ -249,7 +261,7 @@ class Engine(Closing):
 
     def _join(self, job: Job, row: int) -> None:
         assert self._reader.session is not None
-        self._batch.join(job.key, self._reader.session, row)
+        self._batch.join(job.key, self._reader.session, row, soon=len(self._waiting))
         self._running[job.key] = job
         self._observer.read(len(job.tokens), job.reused)
 
@@ -258,53 +270,64 @@ class Engine(Closing):
         self._batch.leave(job.key)
 
     def _step(self) -> None:
-        finite = self._batch.finite
+        likeliest = self._batch.likeliest()
         try:
-            chosen = {job.key: self._choose(job, finite) for job in list(self._running.values())}
+            chosen = {job.key: self._choose(job, likeliest[job.key]) for job in list(self._running.values())}
         finally:
-            self._tell()
+            self._teller.tell(self._told)
+            self._told = []
         fed = {key: token for key, token in chosen.items() if token is not None}
+        if self._gaps:
+            self._observer.next_tokens(self._gaps)
+            self._gaps = []
         if fed:
             began = time.monotonic()
             self._batch.step(fed)
             self._pace.stepped(time.monotonic() - began)
             self._observer.stepped(len(fed))
 
-    def _tell(self) -> None:
-        """What came of choosing, all at once: who reads it runs while the model does."""
-        if self._gaps:
-            self._observer.next_tokens(self._gaps)
-            self._gaps = []
-        told, self._told = self._told, []
-        for job, event in told:
-            job.tell(event)
-
-    def _choose(self, job: Job, finite: bool) -> int | None:
-        """The row's next token; None where it has ended. ``finite``: all logits are."""
+    def _choose(self, job: Job, likeliest: int | None) -> int | None:
+        """The row's next token; None where it has ended."""
         if job.reads_last:
             self._finish(job)
             return None
         if self._late(job):
-            self._told.append((job, job.answer.cut()))
+            job.answer.end = "length"
         else:
-            logits = self._batch.logits(job.key)
             try:
-                if not finite:
-                    check_logits(self._runner, logits, f"a sequence of {self._batch.length(job.key)} tokens")
-                token, piece = job.answer.choose(logits)
+                token = self._next_token(job, likeliest)
             except Exception as error:  # this request's own: others go on
                 self._leave(job)
-                self._told.append((job, Failed(_line(error))))
+                self._told.append((job, Failed(said(error))))
                 return None
-            if job.answer.tokens[-1:] == [token]:
-                self._timed(job)
-            if piece.text or piece.chosen is not None:
-                self._told.append((job, piece))
             job.reads_last = job.answer.end is not None and job.request.keep and job.answer.tokens[-1:] == [token]
             if job.answer.end is None or job.reads_last:
                 return token
         self._finish(job)
         return None
+
+    def _next_token(self, job: Job, likeliest: int | None) -> int:
+        """Chosen, and told of as far as it is part of the answer."""
+        if likeliest is None:
+            where = f"a sequence of {self._batch.length(job.key)} tokens"
+            check_logits(self._runner, self._batch.logits(job.key), where)
+        token, sampling = likeliest, job.request.sampling
+        if token is None or sampling.temperature:
+            token = sampling.choose(self._batch.logits(job.key), job.generators, 0)
+        if job.speaks:
+            self._told += [(job, piece) for piece in self._pieces(job, token)]
+        elif job.answer.add(token):
+            self._told.append((job, token))
+        if job.answer.tokens[-1:] == [token]:
+            self._timed(job)
+        return token
+
+    def _pieces(self, job: Job, token: int) -> list[Piece]:
+        """The token's text, made here and now, and its probability; nothing where there is nothing to tell."""
+        text, count = job.answer.say(token), job.request.logprobs
+        part = job.answer.tokens[-1:] == [token]
+        chosen = Chosen.among(self._batch.logits(job.key), token, count) if part and count is not None else None
+        return [Piece(text, chosen)] if text or chosen else []
 
     def _finish(self, job: Job) -> None:
         request = job.request
@@ -317,7 +340,7 @@ class Engine(Closing):
 
     def _timed(self, job: Job) -> None:
         now = time.monotonic()
-        if job.answer.made == 1:
+        if len(job.answer.tokens) == 1:
             self._observer.first_token(now - job.last)
         else:
             self._gaps.append(now - job.last)
@@ -334,9 +357,4 @@ class Engine(Closing):
             self._running.clear()
         self._batch.clear()
         self._reader.close()
-        for job in failed:
-            job.tell(Failed(message, busy))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        self._teller.tell([(job, Failed(message, busy)) for job in failed])

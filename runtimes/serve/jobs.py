@@ -25,10 +25,16 @@ class Busy(Exception):
 
 
 class Job:
-    """A request on its way. Its caller may ``cancel`` it from any thread; the engine forgets it at the next step."""
+    """A request on its way. Its caller may ``cancel`` it from any thread; the engine forgets it at the next step.
+
+    Attributes:
+        speaks: its text is made token by token, since it may end the answer, or goes with each token's probability.
+    """
 
     def __init__(self, key: int, request: Request, deliver: Deliver, answer: Answer) -> None:
         self.key, self.request, self.answer = key, request, answer
+        self.generators = request.sampling.generators(1)
+        self.speaks = bool(request.stop) or request.logprobs is not None
         self.tokens = np.array(request.tokens, np.int64)
         self.arrived = self.last = time.monotonic()
         self.read = self.reused = 0
@@ -45,5 +51,5 @@ class Job:
 
     def ended(self, kept: Snapshot | None) -> End:
         """Its last event, where nothing failed."""
-        usage = Usage(prompt=len(self.tokens), reused=self.reused, answer=self.answer.made)
+        usage = Usage(prompt=len(self.tokens), reused=self.reused, answer=len(self.answer.tokens))
         return End(self.answer.end or "length", usage, kept)

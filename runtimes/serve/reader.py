@@ -50,7 +50,7 @@ class Reader:
         for row, part in enumerate(parts):
             tokens[row, : len(part)], lens[row] = part, len(part)
         if width:
-            self.session.prefill(tokens, lens)
+            self.session.feed(tokens, lens)
         return int(tokens.size)
 
     def close(self) -> None:

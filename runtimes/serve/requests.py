@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.snapshot import Snapshot
@@ -64,6 +68,14 @@ class Chosen:
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def among(cls, logits: NDArray[np.float32], token: int, count: int) -> Chosen:
+        """A token with the ``count`` likeliest, by logits [vocab]."""
+        shifted = logits.astype(np.float64) - logits.max()
+        logprobs = shifted - math.log(np.exp(shifted).sum())
+        top = np.argsort(-logits, kind="stable")[:count].tolist()
+        return cls(token, float(logprobs[token]), tuple((each, float(logprobs[each])) for each in top))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from types import FrameType
 from typing import Any
@@ -28,6 +29,9 @@ IDLE_SECONDS = 30.0
 """For which a connection may wait with a request that is not whole, and a reader with what it does not read."""
 
 DRAIN_SECONDS = 60.0
+
+TURN_SECONDS = 1e-4
+"""After which a thread of Python hands over to another that waits: the model's waits many times a step."""
 
 
 class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
@@ -137,6 +141,7 @@ def serve(service: Service, metrics: Metrics, keys: Keys, bound: socket.socket) 
     Raises:
         UserError: the bundle cannot be opened.
     """
+    sys.setswitchinterval(TURN_SECONDS)
     with bound, service:
         server = create_server(service, metrics, keys)
         server.settles = True

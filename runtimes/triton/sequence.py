@@ -81,7 +81,8 @@ def texts(
     most = room if request.max_new_tokens is None else min(room, request.max_new_tokens)
     answer = Answer(request, tokenizer.stream(after=request.tokens), ends, room)
     fed = list(request.tokens)
+    sampling, generators = request.sampling, request.sampling.generators(1)
     while answer.end is None:
-        token, piece = answer.choose(sequence.feed(fed, ends=answer.made + 1 == most).astype(np.float32))
-        fed = [token]
-        yield piece.text, answer.end
+        logits = sequence.feed(fed, ends=len(answer.tokens) + 1 == most).astype(np.float32)
+        fed = [sampling.choose(logits, generators, 0)]
+        yield answer.say(fed[0]), answer.end

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.base import Floats, Lengths, Session, Tokens
+from seqexport.runtimes.base import Lengths, Session, Tokens
 from seqexport.runtimes.chunks import Chunk, merge, split
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.storage import readable, storage, stored_zeros
@@ -88,10 +88,10 @@ class TrtSession(Session):
         self._resources.callback(self.cuda.free, memory)
         return memory
 
-    def _run(self, tokens: Tokens, seq_lens: Lengths) -> Floats:
+    def _run(self, tokens: Tokens, seq_lens: Lengths) -> NDArray[Any]:
         whole = self.manifest.logits == "all"
         chunks = split(tokens, seq_lens, self.runner.widths[1], whole=whole)
-        lengths, logits = self.lengths, list[Floats]()
+        lengths, logits = self.lengths, list[NDArray[Any]]()
         for chunk in chunks:
             try:
                 logits.append(self._feed(chunk, lengths))
@@ -102,7 +102,7 @@ class TrtSession(Session):
             lengths = lengths + chunk.seq_lens
         return merge(chunks, logits, whole=whole)
 
-    def _feed(self, chunk: Chunk, lengths: Lengths) -> Floats:
+    def _feed(self, chunk: Chunk, lengths: Lengths) -> NDArray[Any]:
         staging = self._step(chunk, lengths) if chunk.tokens.shape[1] == 1 else self._prefill(chunk, lengths)
         self.cuda.synchronize()
         self._place = 1 - self._place

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqexport.runtimes.base import Floats, Lengths
+from seqexport.runtimes.base import Lengths
 from seqexport.runtimes.chunks import Chunk
-from seqexport.runtimes.storage import storage, to_float32
+from seqexport.runtimes.storage import own, storage
 
 if TYPE_CHECKING:
     from seqexport.runtimes.trt.runner import TrtRunner
@@ -89,11 +89,11 @@ class Staging:
     def _logits_bytes(self) -> int:
         return self.batch * self._used[1] * self._vocab * storage(self._logits_dtype).itemsize
 
-    def logits(self, columns: int) -> Floats:
-        """float32 [batch, 1 or ``columns``, vocab] of the call that is done."""
+    def logits(self, columns: int) -> Array:
+        """[batch, 1 or ``columns``, vocab] of the call that is done, in the engine's dtype."""
         values = self._logits_host.array[: self._logits_bytes].view(storage(self._logits_dtype))
         shaped = values.reshape(self.batch, self._used[1], self._vocab)
-        return to_float32(shaped[:, :columns] if self._all else shaped, self._logits_dtype)
+        return own(shaped[:, :columns] if self._all else shaped, self._logits_dtype)
 
     def close(self) -> None:
         self._resources.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from seqexport.runtimes.base import Lengths, Tokens
 from seqexport.runtimes.bundle import Bundle
 from seqexport.runtimes.comparison.reference import read_reference
 from seqexport.runtimes.comparison.verify import verify
-from seqexport.runtimes.ort import cuda
+from seqexport.runtimes.ort import cuda, device_copy
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.ort.tensor import Tensor
 from seqexport.runtimes.storage import stored_zeros
@@ -129,6 +130,43 @@ def test_only_what_changed_is_brought_to_the_device(exported: Exported, plugins:
         for token in (1, 1, 2, 3):
             session.step(np.array([token]))
         assert DeviceValue.uploads == 2
+
+
+class FakeCudart:
+    """Copies within the host's memory; ``code``: what it answers."""
+
+    code = 0
+
+    def cudaMemcpy(self, to: Any, source: Any, size: Any, kind: int) -> int:  # noqa: N802
+        assert kind == device_copy.ANY_WAY
+        ctypes.memmove(to, source, size.value)
+        return self.code
+
+    def cudaStreamSynchronize(self, stream: None) -> int:  # noqa: N802
+        return 0
+
+
+def moved_rows(runner: OrtRunner) -> list[NDArray[Any]]:
+    """A sequence that goes from one session to another directly, and one by way of the host."""
+    with runner.session(3, CAPACITY) as a, runner.session(2, 12) as b:
+        a.prefill(tokens(3, 6), lens(6, 3, 5))
+        b.prefill(tokens(2, 4, seed=1), lens(2, 4))
+        b.copy_row(0, a, 1)
+        a.write_row(2, b.read_row(1))
+        return [b.step(tokens(2)), a.step(tokens(3)), *b.read_states().values(), *a.read_states().values()]
+
+
+def test_a_sequence_is_copied_by_itself(pair: tuple[OrtRunner, OrtRunner], monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, _ = pair
+    expected = moved_rows(runner)
+    monkeypatch.setattr(device_copy, "runtime", FakeCudart)
+    DeviceValue.uploads = 0
+    for ours, theirs in zip(moved_rows(runner), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert DeviceValue.uploads == 0
+    monkeypatch.setattr(FakeCudart, "code", 2)
+    with pytest.raises(UserError, match="CUDA failed in cudaMemcpy: error 2"):
+        moved_rows(runner)
 
 
 def test_logits_that_stay_on_the_device_are_waited_for(
@@ -279,3 +317,16 @@ def test_sessions_on_a_gpu_do_not_disturb_each_other(exported: Exported, gpu: No
     with OrtRunner(bundle, device="cuda") as cuda, OrtRunner(bundle, threads=2) as cpu:
         for ours, theirs in zip(mixed(cuda), mixed(cpu), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_sequences_on_a_gpu_are_copied_by_themselves(
+    exported: Exported, gpu: None, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = exported(model, target="portable", dtype="float32", logits="last")
+    with OrtRunner(bundle, device="cuda") as runner:
+        assert device_copy.runtime() is not None
+        found = moved_rows(runner)
+        monkeypatch.setattr(device_copy, "runtime", lambda: None)
+        for ours, theirs in zip(found, moved_rows(runner), strict=True):
+            np.testing.assert_array_equal(ours, theirs)

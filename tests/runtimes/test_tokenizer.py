@@ -156,7 +156,7 @@ def test_a_long_text_is_decoded_in_short_windows(make_tokenizer: Callable[[], To
     plain = [token for token in range(tokenizer.get_vocab_size()) if "<0x" not in tokenizer.id_to_token(token)]
     for token in itertools.islice(itertools.cycle(plain[:64]), 2000):
         stream.push(token)
-        most = max(most, len(stream._tokens))
+        most = max(most, len(stream.tokens))
     assert most <= 4 * CONTEXT
 
 

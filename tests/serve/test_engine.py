@@ -18,7 +18,7 @@ from seqexport.runtimes.model import Model
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.ort.session import OrtSession
 from seqexport.runtimes.sampling import Sampling
-from seqexport.runtimes.serve.batch import Batch
+from seqexport.runtimes.serve.batch import PATIENCE, Batch
 from seqexport.runtimes.serve.engine import Engine
 from seqexport.runtimes.serve.jobs import Busy
 from seqexport.runtimes.serve.pace import MOST, Pace
@@ -291,13 +291,23 @@ def test_a_batch_has_the_places_that_it_needs(runner: OrtRunner) -> None:
             sizes.append(batch.size)
         assert sizes[6:] == [6, 6, 6, 6]
         batch.leave(3)
+        for _ in range(PATIENCE - 1):
+            batch.step({5: 3})
+        assert batch.size == 6
+        rows[5] = batch.row(5)
+        batch.step({})
         assert batch.size == 3
         np.testing.assert_array_equal(batch.row(5).recent, rows[5].recent)
         np.testing.assert_array_equal(batch.row(5).logits, rows[5].logits)
         for name, state in batch.row(5).states.items():
             np.testing.assert_array_equal(state, rows[5].states[name])
         batch.leave(5)
-        assert batch.size == 0
+        assert batch.size == 3
+        batch.clear()
+        for key in range(2):
+            batch.join(key, session, key, soon=3 - key)
+            assert batch.size == 4
+        batch.clear()
         for _ in range(2):
             batch.join(7, session, 0)
             batch.clear()
