@@ -16,6 +16,7 @@ from seqexport.exporter.passes.fuse_linear import fuse_linear
 from seqexport.exporter.passes.fuse_rms_norm import fuse_rms_norm
 from seqexport.exporter.passes.fuse_rotary_embedding import fuse_rotary_embedding
 from seqexport.exporter.passes.fuse_scan_gate import fuse_scan_gate
+from seqexport.exporter.passes.gelu_by_sigmoid import gelu_by_sigmoid
 from seqexport.exporter.passes.graph_pass import GraphPass
 from seqexport.exporter.passes.name_inputs import name_inputs
 from seqexport.exporter.passes.opset_17 import to_opset_17
@@ -51,6 +52,7 @@ PASSES: dict[Target, ir.passes.Sequential] = {
         GraphPass(sort_top_k),
         GraphPass(reduce_angles),
         GraphPass(to_opset_17),
+        GraphPass(gelu_by_sigmoid),
     ),
 }
 

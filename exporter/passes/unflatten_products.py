@@ -4,6 +4,8 @@
 2. Where features were split into heads, [batch, seq, H, Dh], they are put together first.
 3. Where tokens stay flattened, as a router of experts has them, the product is flattened in place of its input, so that
    it may share a node with others of that input; an input that never had three axes gets one in front.
+
+Pointwise ops between products follow by the rules of sink_flattening.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from seqexport.exporter.passes.matching import made_by, only_user, rank, takes_over
 from seqexport.exporter.passes.parameters import numbers
+from seqexport.exporter.passes.sink_flattening import sink_flattening
 
 
 def unflatten_products(model: ir.Model) -> None:
     for node in list(model.graph):
-        if node.op_type == "Gemm" and node.domain == "" and _is_plain(node) and not _restored(model.graph, node):
+        if node.op_type != "Gemm" or node.domain:
+            sink_flattening(model.graph, node)
+        elif _is_plain(node) and not _restored(model.graph, node):
             _stays_flat(model.graph, node)
     RemoveUnusedNodesPass()(model)
 
