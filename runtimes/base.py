@@ -182,10 +182,10 @@ class Session(SessionStates):
 
     def reset(self) -> None:
         """Make it empty again, as a new session is; what ``keep`` was told stays."""
-        fixed = [spec for spec in self.manifest.states if not spec.grows]
-        zeros = {spec.past_name: np.zeros(spec.sizes(self.batch, 0), np.float32) for spec in fixed}
         with self._in_use():
-            self._write(zeros, np.zeros(self.batch, np.int32))
+            for spec in self.manifest.states:
+                if not spec.grows:
+                    self._clear(spec)
             self._begin()
             if self._checkpoints is not None:
                 self._checkpoints.forget()

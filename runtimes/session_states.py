@@ -261,6 +261,10 @@ class SessionStates(Closing):
         """Take over the states of another session of this batch and capacity; by way of the host, unless overridden."""
         self._write(other.read_states(), other.lengths)
 
+    def _clear(self, spec: StateSpec) -> None:
+        """Make a state of fixed size zeros; by way of the host, unless overridden."""
+        self._write({spec.past_name: np.zeros(spec.sizes(self.batch, 0), np.float32)}, np.zeros(self.batch, np.int32))
+
     @abstractmethod
     def _read_state(self, spec: StateSpec) -> NDArray[np.floating]:
         """A copy of a state; a cache cut to the longest sequence's length."""

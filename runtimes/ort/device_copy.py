@@ -1,10 +1,11 @@
-"""Copies of parts of a device's memory by the CUDA runtime that ONNX Runtime loaded, which has no call for them."""
+"""Parts of a device's memory, copied and cleared: by CUDA's runtime, since ONNX Runtime has no such calls."""
 
 from __future__ import annotations
 
 import ctypes
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from seqexport.plugins.errors import UserError
 
@@ -27,9 +28,21 @@ def copy(to: int, source: int, size: int) -> None:
     Raises:
         UserError: CUDA failed.
     """
+    _call("cudaMemcpy", ctypes.c_void_p(to), ctypes.c_void_p(source), ctypes.c_size_t(size), ANY_WAY)
+
+
+def clear(address: int, size: int) -> None:
+    """Make ``size`` bytes of the device zeros; done when this returns.
+
+    Raises:
+        UserError: CUDA failed.
+    """
+    _call("cudaMemset", ctypes.c_void_p(address), 0, ctypes.c_size_t(size))
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """And wait for it: copies within the device, and from pages that are not locked, go on after the call."""
     cuda = runtime()
     assert cuda is not None
-    code = cuda.cudaMemcpy(ctypes.c_void_p(to), ctypes.c_void_p(source), ctypes.c_size_t(size), ANY_WAY)
-    code = code or cuda.cudaStreamSynchronize(None)
-    if code:
-        raise UserError(f"CUDA failed in cudaMemcpy: error {code}; close other programs on the GPU")
+    if code := getattr(cuda, name)(*arguments) or cuda.cudaStreamSynchronize(None):
+        raise UserError(f"CUDA failed in {name}: error {code}; close other programs on the GPU")

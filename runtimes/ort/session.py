@@ -127,6 +127,9 @@ class OrtSession(Session):
         for name, array in arrays.items():
             self._past[name].write(array)
 
+    def _clear(self, spec: StateSpec) -> None:
+        self._past[spec.past_name].clear()
+
     def _read_row_state(self, spec: StateSpec, row: int) -> NDArray[np.floating]:
         return self._past[spec.past_name].read_row(row)
 

@@ -99,6 +99,15 @@ class Tensor:
         device_copy.copy(self._address(row), other._address(its_row), self._row_bytes)
         return True
 
+    def clear(self) -> None:
+        """Make it zeros, at the same address."""
+        if self._memory is not None:
+            self._memory[...] = 0
+        elif self._has_rows:
+            device_copy.clear(self._address(0), int(self.value.shape()[0]) * self._row_bytes)
+        else:
+            self.write(np.zeros(self.value.shape(), storage(self.dtype)))
+
     def write(self, stored: NDArray[Any]) -> None:
         """Values as ``storage(dtype)``, to the same address."""
         self.value.update_inplace(stored)

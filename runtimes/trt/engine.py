@@ -112,10 +112,11 @@ def build(bundle: Bundle, options: BuildOptions, progress: Progress) -> Path:
         require_writable_engine(bundle.path / FOLDER / name)
         profiles = profiles_of(bundle, options.shapes)
         ours = versions.load_plugins(tools.trt) if options.plugins and bundle.manifest.ops else None
-        if ours and (fault := versions.known_fault(tools.trt, bundle.manifest.ops)):
+        graph = graph_bytes(bundle.model, drop=drop)
+        if ours and (fault := versions.known_fault(tools.trt, bundle.manifest.ops, graph)):
             progress.warn(fault)
         tools.log.clear()
-        build = _Build(tools, options, bundle.model, graph_bytes(bundle.model, drop=drop))
+        build = _Build(tools, options, bundle.model, graph)
         if not options.plugins:
             _check_no_shape_inputs(bundle, build.network)
         plan = build.plan(profiles, ours, progress)

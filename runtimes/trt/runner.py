@@ -70,8 +70,8 @@ class TrtRunner(OnGpu, Runner):
         return self._prefill
 
     def staging(self, batch: int, width: int) -> Staging:
-        """Room for a chunk; logits of every token make it large, so it grows with what is asked for."""
-        if self._staging is None or self._staging.batch != batch or self._staging.width < width:
+        """Room for a chunk, which grows with what is asked for: logits of every token make it large."""
+        if self._staging is None or self._staging.batch < batch or self._staging.width < width:
             if self._staging is not None:
                 self._staging.close()
                 self._staging = None

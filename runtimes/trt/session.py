@@ -184,6 +184,9 @@ class TrtSession(Session):
                 array = stored_zeros(sizes, dtype, states[spec.past_name])
                 self.cuda.write(self._states[spec.past_name][self._place], array)
 
+    def _clear(self, spec: StateSpec) -> None:
+        self.cuda.zero(self._states[spec.past_name][self._place])
+
     def _read_row_state(self, spec: StateSpec, row: int) -> NDArray[np.floating]:
         dtype = self.runner.engine.dtype(spec.past_name)
         stored = np.empty(spec.sizes(1, self._room), storage(dtype))

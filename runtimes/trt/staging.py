@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 
 class Staging:
-    """Page-locked host memory and device memory for one call of up to ``width`` tokens a sequence.
+    """Page-locked host memory and device memory for a call of up to ``batch`` sequences of ``width`` tokens.
 
     Raises:
         UserError: there is no room for it.
@@ -44,7 +44,7 @@ class Staging:
         self._all = manifest.logits == "all"
         self._logits_dtype = engine.dtype("logits")
         self._vocab = manifest.vocab_size
-        self._used = (0, 1)
+        self._used, self._rows, self._columns = 0, batch, 1
         with ExitStack() as stack:
             self._feeds, self._feeds_host = self._pair(end, stack)
             rows = batch * (width if self._all else 1)
@@ -77,22 +77,22 @@ class Staging:
         for name, values in self._values.items():
             values[: given[name].size] = given[name].reshape(-1)
         end = self._offsets["input_ids"] + tokens.size * self._values["input_ids"].itemsize
-        self._used = (end, width if self._all else 1)
+        self._used, self._rows, self._columns = end, len(tokens), width if self._all else 1
 
     def upload(self) -> None:
-        self.cuda.copy_in(self._feeds.address, self._feeds_host.address, self._used[0])
+        self.cuda.copy_in(self._feeds.address, self._feeds_host.address, self._used)
 
     def download(self) -> None:
         self.cuda.copy_out(self._logits_host.address, self._logits.address, self._logits_bytes)
 
     @property
     def _logits_bytes(self) -> int:
-        return self.batch * self._used[1] * self._vocab * storage(self._logits_dtype).itemsize
+        return self._rows * self._columns * self._vocab * storage(self._logits_dtype).itemsize
 
     def logits(self, columns: int) -> Array:
         """[batch, 1 or ``columns``, vocab] of the call that is done, in the engine's dtype."""
         values = self._logits_host.array[: self._logits_bytes].view(storage(self._logits_dtype))
-        shaped = values.reshape(self.batch, self._used[1], self._vocab)
+        shaped = values.reshape(self._rows, self._columns, self._vocab)
         return own(shaped[:, :columns] if self._all else shaped, self._logits_dtype)
 
     def close(self) -> None:
