@@ -15,7 +15,7 @@ MOST = 8
 
 
 def by_rows(work: Callable[[slice], object], rows: int, nbytes: int) -> None:
-    """Call ``work`` for parts of an array of ``nbytes`` that are all of its rows together, on several cores at once.
+    """Call ``work`` for parts of ``nbytes`` in rows that are all of them together, on several cores at once.
 
     Raises:
         Exception: what ``work`` raised, of the first part that did.

@@ -15,6 +15,9 @@ from seqexport.plugins.errors import UserError
 Generators = NDArray[np.uint64]
 SEEDS = range(2**64)
 
+WIDTHS = (2.0, 4.0, 8.0, 16.0, np.inf)
+"""How far below the largest logit, in temperatures, tokens are put in order; further where these are not enough."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -49,19 +52,41 @@ class Sampling:
         """One token from the logits [vocab] of a sequence, whose generator moves on unless the likeliest is taken."""
         if self.temperature == 0:
             return int(logits.argmax())
-        order = _likeliest(logits, self.top_k)
-        with np.errstate(over="ignore"):  # -inf, whose weight is 0
-            weights = np.exp((logits[order].astype(np.float64) - logits[order[0]]) / self.temperature)
+        uniform = _uniform(generators, row)
+        if 0 < self.top_k < len(logits):
+            order = _likeliest(logits, self.top_k)
+            reached = np.cumsum(self._weights(logits[order], logits[order[0]]))
+            return self._drawn(order, reached, reached[-1], uniform)
+        weights = self._weights(logits, logits.max())
         reached = np.cumsum(weights)
-        last = np.searchsorted(reached, self.top_p * reached[-1])
-        drawn = _uniform(generators, row) * reached[last]
-        return int(order[np.searchsorted(reached[:last], drawn, side="right")])
+        if self.top_p == 1:
+            return min(int(np.searchsorted(reached, uniform * reached[-1], side="right")), len(logits) - 1)
+        return self._among_likeliest(logits, weights, reached[-1], uniform)
+
+    def _weights(self, logits: NDArray[np.floating], largest: np.floating) -> NDArray[np.float64]:
+        with np.errstate(over="ignore"):  # -inf, whose weight is 0
+            return np.exp((logits.astype(np.float64) - largest) / self.temperature)  # type: ignore[no-any-return]
+
+    def _among_likeliest(
+        self, logits: NDArray[np.floating], weights: NDArray[np.float64], total: np.float64, uniform: float
+    ) -> int:
+        """Those that reach ``top_p``: so many are put in order as that takes, a few with most logits."""
+        for width in WIDTHS:
+            among = np.flatnonzero(logits >= logits.max() - width * self.temperature)
+            order = among[np.argsort(-logits[among], kind="stable")]
+            reached = np.cumsum(weights[order])
+            if reached[-1] >= self.top_p * total:
+                break
+        return self._drawn(order, reached, total, uniform)
+
+    def _drawn(self, order: NDArray[np.intp], reached: NDArray[np.float64], total: np.float64, uniform: float) -> int:
+        """Of tokens [n], whose weights sum up to ``reached``, one of the first that have ``top_p`` of ``total``."""
+        last = min(int(np.searchsorted(reached, self.top_p * total)), len(order) - 1)
+        return int(order[np.searchsorted(reached[:last], uniform * reached[last], side="right")])
 
 
 def _likeliest(logits: NDArray[np.floating], count: int) -> NDArray[np.intp]:
-    """Indices [count] of the largest of logits [vocab], these first, equals as they stand; count 0: of all."""
-    if not 0 < count < len(logits):
-        return np.argsort(-logits, kind="stable")
+    """Indices [count] of the largest of logits [vocab], these first, equals as they stand."""
     least = np.partition(logits, -count)[-count]
     among = np.flatnonzero(logits >= least)
     return among[np.argsort(-logits[among], kind="stable")][:count]

@@ -13,16 +13,16 @@ import numpy as np
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.base import Runner
 from seqexport.runtimes.closing import Closing
-from seqexport.runtimes.finite import check_logits
 from seqexport.runtimes.quiet import said
 from seqexport.runtimes.serve.answer import Answer
 from seqexport.runtimes.serve.batch import Batch
+from seqexport.runtimes.serve.chooser import Chooser
 from seqexport.runtimes.serve.jobs import Busy, Job
 from seqexport.runtimes.serve.observer import Observer
 from seqexport.runtimes.serve.pace import Pace
 from seqexport.runtimes.serve.prefixes import Prefixes
 from seqexport.runtimes.serve.reader import Reader
-from seqexport.runtimes.serve.requests import Chosen, Deliver, Failed, Limits, Piece, Request
+from seqexport.runtimes.serve.requests import Deliver, Failed, Limits, Request
 from seqexport.runtimes.serve.teller import Teller, Told
 from seqexport.runtimes.snapshot import Snapshot
 from seqexport.runtimes.tokenizer import BundleTokenizer
@@ -53,6 +53,7 @@ class Engine(Closing):
         self._capacity = None if capacity is None else self.longest
         self._check_sizes()
         self._batch = Batch(runner, self._capacity, limits.max_batch)
+        self._chooser = Chooser(runner, self._batch)
         self._prefixes = Prefixes(limits.prefix_bytes)
         self._keys = itertools.count()
         self._waiting: deque[Job] = deque()
@@ -270,9 +271,9 @@ class Engine(Closing):
         self._batch.leave(job.key)
 
     def _step(self) -> None:
-        likeliest = self._batch.likeliest()
+        tokens = self._chooser.tokens(self._running.values())
         try:
-            chosen = {job.key: self._choose(job, likeliest[job.key]) for job in list(self._running.values())}
+            chosen = {job.key: self._choose(job, tokens[job.key]) for job in list(self._running.values())}
         finally:
             self._teller.tell(self._told)
             self._told = []
@@ -286,8 +287,8 @@ class Engine(Closing):
             self._pace.stepped(time.monotonic() - began)
             self._observer.stepped(len(fed))
 
-    def _choose(self, job: Job, likeliest: int | None) -> int | None:
-        """The row's next token; None where it has ended."""
+    def _choose(self, job: Job, token: int | None) -> int | None:
+        """The row's next token is this, or none as its logits are not finite; None where the row has ended."""
         if job.reads_last:
             self._finish(job)
             return None
@@ -295,39 +296,20 @@ class Engine(Closing):
             job.answer.end = "length"
         else:
             try:
-                token = self._next_token(job, likeliest)
+                token, told = self._chooser.take(job, token)
             except Exception as error:  # this request's own: others go on
                 self._leave(job)
                 self._told.append((job, Failed(said(error))))
                 return None
-            job.reads_last = job.answer.end is not None and job.request.keep and job.answer.tokens[-1:] == [token]
+            self._told += [(job, what) for what in told]
+            part = job.answer.tokens[-1:] == [token]
+            if part:
+                self._timed(job)
+            job.reads_last = job.answer.end is not None and job.request.keep and part
             if job.answer.end is None or job.reads_last:
                 return token
         self._finish(job)
         return None
-
-    def _next_token(self, job: Job, likeliest: int | None) -> int:
-        """Chosen, and told of as far as it is part of the answer."""
-        if likeliest is None:
-            where = f"a sequence of {self._batch.length(job.key)} tokens"
-            check_logits(self._runner, self._batch.logits(job.key), where)
-        token, sampling = likeliest, job.request.sampling
-        if token is None or sampling.temperature:
-            token = sampling.choose(self._batch.logits(job.key), job.generators, 0)
-        if job.speaks:
-            self._told += [(job, piece) for piece in self._pieces(job, token)]
-        elif job.answer.add(token):
-            self._told.append((job, token))
-        if job.answer.tokens[-1:] == [token]:
-            self._timed(job)
-        return token
-
-    def _pieces(self, job: Job, token: int) -> list[Piece]:
-        """The token's text, made here and now, and its probability; nothing where there is nothing to tell."""
-        text, count = job.answer.say(token), job.request.logprobs
-        part = job.answer.tokens[-1:] == [token]
-        chosen = Chosen.among(self._batch.logits(job.key), token, count) if part and count is not None else None
-        return [Piece(text, chosen)] if text or chosen else []
 
     def _finish(self, job: Job) -> None:
         request = job.request

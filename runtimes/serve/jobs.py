@@ -28,12 +28,14 @@ class Job:
     """A request on its way. Its caller may ``cancel`` it from any thread; the engine forgets it at the next step.
 
     Attributes:
+        draws: its tokens are not just the likeliest.
         speaks: its text is made token by token, since it may end the answer, or goes with each token's probability.
     """
 
     def __init__(self, key: int, request: Request, deliver: Deliver, answer: Answer) -> None:
         self.key, self.request, self.answer = key, request, answer
         self.generators = request.sampling.generators(1)
+        self.draws = request.sampling.temperature > 0
         self.speaks = bool(request.stop) or request.logprobs is not None
         self.tokens = np.array(request.tokens, np.int64)
         self.arrived = self.last = time.monotonic()

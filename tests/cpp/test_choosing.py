@@ -1,4 +1,4 @@
-"""The likeliest token of large vocabularies, against NumPy's."""
+"""Tokens of large vocabularies: the likeliest, against NumPy's, and drawn ones, against Python's."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seqexport.runtimes.sampling import Sampling
 from tests.cpp.parts import SANITIZED, compiled
 
 PROGRAM = Path(__file__).parent / "choosing" / "main.cpp"
+DRAWN = [(1.0, 0, 1.0), (0.7, 0, 0.95), (3.0, 0, 0.5), (1.0, 40, 1.0), (0.9, 1024, 0.9), (5e-324, 0, 0.9)]
 VOCABS = (1, 2, 15, 17, 1023, 1024, 1025, 2048, 50_280)
 
 
@@ -20,8 +22,8 @@ def choosing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(made, "c++", *SANITIZED, PROGRAM, "runtime/sampling.cpp", "common/error.cpp")
 
 
-def chosen(program: Path, logits: np.ndarray) -> list[int]:
-    words = [str(program), str(logits.shape[1])]
+def chosen(program: Path, logits: np.ndarray, *how: object) -> list[int]:
+    words = [str(program), str(logits.shape[1]), *map(str, how)]
     done = subprocess.run(words, input=logits.astype(np.float32).tobytes(), capture_output=True, check=True)
     return [int(line) for line in done.stdout.split()]
 
@@ -44,3 +46,14 @@ def test_what_is_not_finite_is_seen_anywhere(value: float, choosing: Path) -> No
         logits = np.zeros((len(places), vocab), np.float32)
         logits[np.arange(len(places)), places] = value
         assert chosen(choosing, logits) == [-1] * len(places)
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 8.0])
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), DRAWN)
+def test_drawn_as_in_python(temperature: float, top_k: int, top_p: float, spread: float, choosing: Path) -> None:
+    for vocab in VOCABS:
+        sampling = Sampling(temperature, top_k, top_p, seed=vocab)
+        logits = np.random.default_rng(vocab).normal(0, spread, (12, vocab)).astype(np.float32)
+        generators = sampling.generators(1)
+        expected = [sampling.choose(row, generators, 0) for row in logits]
+        assert chosen(choosing, logits, temperature, top_k, top_p, vocab) == expected

@@ -97,8 +97,24 @@ def test_top_k_keeps_the_k_likeliest() -> None:
 
 @given(st.lists(st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 0.25, 3.0]), min_size=1), st.integers(1, 30))
 def test_of_equals_top_k_keeps_the_first(logits: list[float], count: int) -> None:
-    values = np.array(logits, np.float32)
+    values, count = np.array(logits, np.float32), min(count, len(logits))
     assert _likeliest(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 300, 50_280])
+@pytest.mark.parametrize("spread", [0.01, 1.0, 5.0, 30.0])
+@pytest.mark.parametrize("top_p", [1e-6, 0.5, 0.95, 0.999999, 1.0])
+def test_what_is_put_in_order_in_parts_is_what_all_of_it_gives(vocab: int, spread: float, top_p: float) -> None:
+    sampling, random = Sampling(temperature=0.8, top_p=top_p, seed=7), np.random.default_rng(vocab)
+    logits = (random.standard_normal(vocab) * spread).astype(np.float32)
+    logits[random.integers(0, vocab, vocab // 50)] = -np.inf
+    order = np.argsort(-logits, kind="stable") if top_p < 1 else np.arange(vocab)
+    reached = np.cumsum(np.exp((logits[order].astype(np.float64) - logits.max()) / 0.8))
+    last = np.searchsorted(reached, top_p * reached[-1])
+    generators, alike = sampling.generators(1), sampling.generators(1)
+    for _ in range(20):
+        place = np.searchsorted(reached[:last], _uniform(alike, 0) * reached[last], side="right")
+        assert sampling.choose(logits, generators, 0) == order[place]
 
 
 @pytest.mark.parametrize(

@@ -77,21 +77,61 @@ bool all_finite(const float* logits, size_t vocab) {
 
 int64_t Chooser::choose(const Sampling& sampling, const float* logits, size_t vocab, Generator& generator) {
   if (sampling.temperature == 0) return likeliest(logits, vocab);
+  const double uniform = generator.uniform();
+  if (sampling.top_k > 0 && size_t(sampling.top_k) < vocab) {
+    order_.resize(vocab);
+    std::iota(order_.begin(), order_.end(), 0u);
+    in_order(logits, size_t(sampling.top_k));
+    weigh(logits, logits[order_[0]], sampling.temperature);
+    return drawn(sampling.top_p, reached_.back(), uniform);
+  }
+  const float largest = logits[likeliest(logits, vocab)];
   order_.resize(vocab);
   std::iota(order_.begin(), order_.end(), 0u);
-  const size_t among = sampling.top_k > 0 ? std::min(vocab, size_t(sampling.top_k)) : vocab;
-  std::partial_sort(order_.begin(), order_.begin() + ptrdiff_t(among), order_.end(), [&](uint32_t a, uint32_t b) {
+  weigh(logits, largest, sampling.temperature);
+  const double total = reached_.back();
+  if (sampling.top_p == 1) {
+    const auto place = std::upper_bound(reached_.begin(), reached_.end(), uniform * total);
+    return std::min(int64_t(place - reached_.begin()), int64_t(vocab) - 1);
+  }
+  return among_likeliest(sampling, logits, vocab, largest, total, uniform);
+}
+
+// Those that reach top_p: so many are put in order as that takes, a few with most logits.
+int64_t Chooser::among_likeliest(const Sampling& sampling, const float* logits, size_t vocab, float largest, double total,
+                                 double uniform) {
+  for (const double width : {2.0, 4.0, 8.0, 16.0, double(INFINITY)}) {
+    const float least = float(largest - width * sampling.temperature);
+    order_.clear();
+    for (size_t i = 0; i < vocab; ++i)
+      if (logits[i] >= least) order_.push_back(uint32_t(i));
+    in_order(logits, order_.size());
+    weigh(logits, largest, sampling.temperature);
+    if (reached_.back() >= sampling.top_p * total) break;
+  }
+  return drawn(sampling.top_p, total, uniform);
+}
+
+// The first `count` of order_ are the likeliest of it, these first, equals as they stand; no others stay.
+void Chooser::in_order(const float* logits, size_t count) {
+  std::partial_sort(order_.begin(), order_.begin() + ptrdiff_t(count), order_.end(), [&](uint32_t a, uint32_t b) {
     return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
   });
+  order_.resize(count);
+}
 
-  reached_.resize(among);
-  const double largest = logits[order_[0]];
+// The sums of the weights of order_, one after another.
+void Chooser::weigh(const float* logits, double largest, double temperature) {
+  reached_.resize(order_.size());
   double sum = 0;
-  for (size_t i = 0; i < among; ++i)
-    reached_[i] = sum += std::exp((double(logits[order_[i]]) - largest) / sampling.temperature);
-  const auto last = std::lower_bound(reached_.begin(), reached_.end(), sampling.top_p * sum);
-  const double drawn = generator.uniform() * *last;
-  return order_[size_t(std::upper_bound(reached_.begin(), last, drawn) - reached_.begin())];
+  for (size_t i = 0; i < order_.size(); ++i)
+    reached_[i] = sum += std::exp((double(logits[order_[i]]) - largest) / temperature);
+}
+
+// Of order_, one of the first that have top_p of the total.
+int64_t Chooser::drawn(double top_p, double total, double uniform) const {
+  const auto last = std::min(std::lower_bound(reached_.begin(), reached_.end(), top_p * total), reached_.end() - 1);
+  return order_[size_t(std::upper_bound(reached_.begin(), last, uniform * *last) - reached_.begin())];
 }
 
 }  // namespace seqexport

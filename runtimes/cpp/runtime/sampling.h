@@ -39,6 +39,12 @@ class Chooser {
   int64_t choose(const Sampling& sampling, const float* logits, size_t vocab, Generator& generator);
 
  private:
+  int64_t among_likeliest(const Sampling& sampling, const float* logits, size_t vocab, float largest, double total,
+                          double uniform);
+  void in_order(const float* logits, size_t count);
+  void weigh(const float* logits, double largest, double temperature);
+  int64_t drawn(double top_p, double total, double uniform) const;
+
   std::vector<uint32_t> order_;
   std::vector<double> reached_;
 };
