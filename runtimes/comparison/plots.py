@@ -184,7 +184,8 @@ def write_charts(path: Path, size: str, charts: Sequence[Chart]) -> None:
     for index, chart in enumerate(charts):
         svg = _svg(chart.title, functools.partial(_draw_chart, chart, size))
         parts.append(svg.replace("<svg", f'<svg x="{index * width}" width="{width}" height="{height}"', 1))
-    root = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width * len(charts)} {height}">'
+    sizes = f'width="{width * len(charts)}" height="{height}" viewBox="0 0 {width * len(charts)} {height}"'
+    root = f'<svg xmlns="http://www.w3.org/2000/svg" {sizes}>'
     style = f"<style>{PALETTE.read_text()}svg {{ background: var(--card); font-family: {FONTS}; }}</style>"
     write_output(path, "\n".join([root, style, *parts, "</svg>\n"]).encode())
 
