@@ -65,7 +65,7 @@ class Sampling:
 
     def _weights(self, logits: NDArray[np.floating], largest: np.floating) -> NDArray[np.float64]:
         with np.errstate(over="ignore"):  # -inf, whose weight is 0
-            return np.exp((logits.astype(np.float64) - largest) / self.temperature)  # type: ignore[no-any-return]
+            return np.exp((logits.astype(np.float64) - largest) / self.temperature)
 
     def _among_likeliest(
         self, logits: NDArray[np.floating], weights: NDArray[np.float64], total: np.float64, uniform: float

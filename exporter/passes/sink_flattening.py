@@ -42,13 +42,13 @@ def unflattened(value: ir.Value | None) -> ir.Value | None:
 def _sink(graph: ir.Graph, node: ir.Node) -> None:  # 1, 2
     y, inputs = node.outputs[0], [unflattened(value) or _of_every_token(value) for value in node.inputs]
     tokens = [list(value.shape)[:2] for value in inputs if value is not None and value.shape and len(value.shape) == 3]
-    if None in inputs or rank(y) != 2 or not tokens or tokens[0] != tokens[-1]:
+    features = y.shape[1] if y.shape is not None and len(y.shape) == 2 else None
+    if None in inputs or not isinstance(features, int) or not tokens or tokens[0] != tokens[-1]:
         return
-    assert y.shape is not None
     whole = ir.node(node.op_type, inputs, dict(node.attributes))
     made = whole.outputs[0]
-    made.shape, made.type = ir.Shape([*tokens[0], y.shape[1]]), y.type
-    flatten = ir.node("Reshape", [made, numbers(graph, -1, y.shape[1])])
+    made.shape, made.type = ir.Shape([*tokens[0], features]), y.type
+    flatten = ir.node("Reshape", [made, numbers(graph, -1, features)])
     graph.insert_after(node, [whole, flatten])
     takes_over(y, flatten.outputs[0])
 

@@ -97,7 +97,7 @@ class OrtSession(Session):
         graphs = self.runner.no_graph is None
         self.runner.engine.run_with_iobinding(binding, cuda.run_options(cuda.NO_GRAPH) if graphs else None)
         if own is None:
-            return binding.get_outputs()[0].numpy()  # type: ignore[no-any-return]
+            return binding.get_outputs()[0].numpy()
         binding.synchronize_outputs()
         return own.read()
 
