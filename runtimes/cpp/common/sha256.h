@@ -6,17 +6,20 @@
 #include <cstdint>
 #include <string>
 
+#include "sha256_forms.h"
+
 namespace seqexport {
 
 class Sha256 {
  public:
+  explicit Sha256(const Sha256Form& form = sha256_forms().front()) : blocks_(form.blocks) {}
+
   void update(const void* data, size_t size);
   // 64 lower-case hexadecimal digits. The object is used up.
   std::string hex();
 
  private:
-  void compress(const uint8_t* block);
-
+  Sha256Blocks blocks_;
   std::array<uint32_t, 8> state_ = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                                     0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
   std::array<uint8_t, 64> pending_{};
