@@ -70,6 +70,5 @@ def test_known_answers(tmp_path: Path) -> None:
             "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1",
         ),
     ):
-        words = [program, f"{len(text)},{len(text)}"]
-        done = subprocess.run(words, input=text, capture_output=True, check=True)
+        done = subprocess.run([program, f"{len(text)},{len(text)}"], input=text, capture_output=True, check=True)
         assert {line.split()[-1] for line in done.stdout.decode().splitlines()} == {expected}

@@ -89,6 +89,7 @@ std::string read_file(const fs::path& file, uintmax_t most) {
     throw UserError(file.string() + ": cannot be read (" + std::to_string(size) + " bytes; expected at most " +
                     std::to_string(most) + ")");
   std::string content;
+  if (!unknown) content.reserve(size);
   std::vector<char> block(size_t(1) << 16);
   while (stream.read(block.data(), std::streamsize(block.size())) || stream.gcount() > 0)
     content.append(block.data(), size_t(stream.gcount()));
