@@ -12,23 +12,18 @@ import numpy as np
 import pytest
 
 from tests.conftest import leave_out
-from tests.cpp.embedded import CROSS, EMULATOR, LIBRARIES, SOURCES, run
+from tests.cpp.embedded import CROSS, EMULATOR, LIBRARIES, SOURCES
+from tests.cpp.parts import SANITIZED, compiled
 
 PROGRAM = Path(__file__).parent / "hashing" / "main.cpp"
-SANITIZED = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 SIZES = (*range(131), 191, 192, 193, 1000, 4096, 65_549)
 PARTS = (1, 3, 63, 64, 65, 200, 70_000)
 CONTENT = np.random.default_rng(0).bytes(max(SIZES))
 
 
 def hashing(folder: Path, compiler: str, *flags: str) -> Path:
-    if shutil.which(compiler) is None:
-        leave_out(f"SHA-256 compiled with {compiler} left out: it is not here")
-    made, common = folder / "hashing", SOURCES / "common"
-    warned = ("-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
-    done = run(compiler, *warned, *flags, "-I", common, PROGRAM, *common.glob("sha256*.cpp"), "-o", made)
-    assert done.returncode == 0, done.stderr
-    return made
+    sources = sorted((SOURCES / "common").glob("sha256*.cpp"))
+    return compiled(folder / "hashing", compiler, *flags, PROGRAM, *sources)
 
 
 def forms_that_hash_right(*command: object) -> list[str]:

@@ -19,17 +19,28 @@ uint64_t mixed(uint64_t state) {
 
 constexpr size_t kLanes = 16;  // side by side, so that a compiler makes vectors of them
 
-// The first of the largest.
-int64_t likeliest(const float* logits, size_t vocab) {
-  const size_t whole = vocab / kLanes * kLanes;
+float largest_of(const float* logits, size_t count) {
+  const size_t whole = count / kLanes * kLanes;
   float lanes[kLanes];
   std::fill(lanes, lanes + kLanes, logits[0]);
   for (size_t i = 0; i < whole; i += kLanes)
     for (size_t lane = 0; lane < kLanes; ++lane)
       lanes[lane] = lanes[lane] < logits[i + lane] ? logits[i + lane] : lanes[lane];
   float largest = *std::max_element(lanes, lanes + kLanes);
-  for (size_t i = whole; i < vocab; ++i) largest = std::max(largest, logits[i]);
-  return std::find(logits, logits + vocab, largest) - logits;
+  for (size_t i = whole; i < count; ++i) largest = std::max(largest, logits[i]);
+  return largest;
+}
+
+// The first of the largest, which is looked for one by one in its own block alone.
+int64_t likeliest(const float* logits, size_t vocab) {
+  constexpr size_t kBlock = 1024;
+  size_t block = 0;
+  float largest = logits[0];
+  for (size_t start = 0; start < vocab; start += kBlock) {
+    const float here = largest_of(logits + start, std::min(kBlock, vocab - start));
+    if (here > largest) largest = here, block = start;
+  }
+  return std::find(logits + block, logits + vocab, largest) - logits;
 }
 
 std::string text_of(double value) {
