@@ -242,16 +242,15 @@ void Session::reset() {
   if (checkpoints_) checkpoints_->back_to(0);
 }
 
-Snapshot Session::now() const {
-  Snapshot taken = now_;
+Moment Session::now() const {
+  Moment taken = now_;
   if (fresh_) std::copy_n(fresh_, taken.logits.size(), taken.logits.begin());
   return taken;
 }
 
 Snapshot Session::snapshot(bool caches) const {
-  Snapshot taken = now();
   const size_t rows = now_.position(), states = engine_->bundle().states.size();
-  taken.states.resize(states);
+  Snapshot taken{now(), std::vector<std::string>(states)};
   std::vector<StateRead> parts;
   for (size_t i = 0; i < states; ++i) {
     const Layout layout(engine_->bundle().states[i], batch());
@@ -271,9 +270,8 @@ void Session::take(const Snapshot& snapshot) {
   go_on(snapshot);
 }
 
-void Session::go_on(const Snapshot& snapshot) {
-  now_ = snapshot;
-  now_.states.clear();
+void Session::go_on(const Moment& moment) {
+  now_ = moment;
   fresh_ = nullptr;
 }
 

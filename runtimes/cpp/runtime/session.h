@@ -45,7 +45,7 @@ class Session {
   const std::vector<int32_t>& lengths() const { return now_.lengths; }
   // [batch, vocab], after each sequence's last token; hold until the next call.
   const float* logits() const { return fresh_ ? fresh_ : now_.logits.data(); }
-  const std::vector<int64_t>& recent() const { return now_.recent; }  // [batch, kRecent], as in Snapshot
+  const std::vector<int64_t>& recent() const { return now_.recent; }  // [batch, kRecent], as in Moment
   const Bundle& bundle() const { return engine_->bundle(); }
 
  private:
@@ -62,15 +62,15 @@ class Session {
   bool choose(std::vector<int64_t>& chosen);
   void check_finite(size_t row) const;
   void read_chosen(const std::vector<int64_t>& chosen);
-  Snapshot now() const;  // without states
+  Moment now() const;
   Snapshot snapshot(bool caches) const;
   void take(const Snapshot& snapshot);
-  void go_on(const Snapshot& snapshot);
+  void go_on(const Moment& moment);
 
   std::shared_ptr<const Engine> engine_;
   const size_t capacity_;
   std::unique_ptr<States> states_;
-  Snapshot now_;                 // without states
+  Moment now_;
   const float* fresh_ = nullptr;  // the logits where they still lie in the backend's memory; null: in now_
   std::optional<Checkpoints> checkpoints_;
   Chooser chooser_;

@@ -4,7 +4,7 @@
 
 namespace seqexport {
 
-size_t Snapshot::position() const { return size_t(*std::max_element(lengths.begin(), lengths.end())); }
+size_t Moment::position() const { return size_t(*std::max_element(lengths.begin(), lengths.end())); }
 
 size_t Snapshot::bytes() const {
   size_t bytes = lengths.size() * sizeof(int32_t) + logits.size() * sizeof(float) + recent.size() * sizeof(int64_t) +

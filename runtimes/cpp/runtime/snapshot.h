@@ -12,9 +12,9 @@ namespace seqexport {
 
 constexpr size_t kRecent = 32;  // tokens of a sequence that a session remembers: text goes on rightly only after them
 
-struct Snapshot {
+// All but the states.
+struct Moment {
   std::vector<int32_t> lengths;        // [batch], tokens that each sequence has
-  std::vector<std::string> states;     // their bytes; none of a cache where only its rows up to `lengths` are meant
   std::vector<float> logits;           // [batch, vocab], after each sequence's last token
   std::vector<int64_t> recent;         // [batch, kRecent], its last tokens, the newest at the end; -1: none
   Sampling sampling;
@@ -22,6 +22,11 @@ struct Snapshot {
 
   size_t batch() const { return lengths.size(); }
   size_t position() const;  // tokens of the longest sequence
+};
+
+struct Snapshot : Moment {
+  std::vector<std::string> states;  // their bytes; none of a cache where only its rows up to `lengths` are meant
+
   size_t bytes() const;
 };
 
