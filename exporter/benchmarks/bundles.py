@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,3 +109,12 @@ def ensure_bundle(setting: Setting, wanted: Wanted) -> Path:
         if wanted.model in HUGE:
             shutil.rmtree(wanted.checkpoint(setting))
     return folder
+
+
+def ensure_another(setting: Setting, wanted: Wanted, name: str) -> Wanted:
+    """The same bundle under another name, by links to its files: a bundle has room for one engine."""
+    given = Wanted(f"{wanted.name}-{name}", "", setting.work / "bundles" / f"{wanted.name}-{name}")
+    if not given.folder(setting).exists():
+        files = ensure_bundle(setting, wanted)
+        shutil.copytree(files, given.folder(setting), copy_function=os.link, ignore=shutil.ignore_patterns("engines"))
+    return given

@@ -7,13 +7,11 @@ extra ``serve`` in the interpreter that runs it.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from seqexport.exporter.benchmarks.bundles import LARGE, Wanted, ensure_bundle
+from seqexport.exporter.benchmarks.bundles import LARGE, Wanted, ensure_another, ensure_bundle
 from seqexport.exporter.benchmarks.results import Row
 from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
 from seqexport.exporter.benchmarks.steps.engines import build
@@ -60,17 +58,13 @@ def _served(setting: Setting, wanted: Wanted) -> Iterator[Row]:
 
 
 def _with_engine(setting: Setting, wanted: Wanted) -> Path:
-    """The bundle again, since it has room for one engine: for as many sequences as there are streams."""
-    given = Wanted(f"{wanted.name}-served", "", setting.work / "bundles" / f"{wanted.name}-served")
-    folder = given.folder(setting)
+    """A bundle whose engine takes as many sequences as there are streams."""
+    another = ensure_another(setting, wanted, "served")
+    folder = another.folder(setting)
     if not list(folder.glob("engines/*.plan")):
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(
-            ensure_bundle(setting, wanted), folder, copy_function=os.link, ignore=shutil.ignore_patterns("engines")
-        )
         chunk, most = Limits().chunk, max(STREAMS)
         shapes = {"--minShapes": (1, 1), "--optShapes": (most, chunk), "--maxShapes": (most, chunk)}
-        build(setting, given, [word for flag, (n, m) in shapes.items() for word in (flag, f"input_ids:{n}x{m}")])
+        build(setting, another, [word for flag, (n, m) in shapes.items() for word in (flag, f"input_ids:{n}x{m}")])
     return folder
 
 

@@ -49,6 +49,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, *, scans: int, fails: str = "") -> lis
         return json.dumps([{"error": 1e-4, "allowed": 1e-3, "passed": True}])
 
     def torch_program(self: Setting, module: str, *arguments: object, log: str, **options: Any) -> str:
+        if arguments[0] == "onnx":
+            Path(str(arguments[-1])).mkdir(parents=True)
         return json.dumps({"seconds": 7.0, "scans": scans, "finite": True})
 
     monkeypatch.setattr(Setting, "tensorrt", tensorrt)
@@ -66,7 +68,8 @@ def test_an_engine_of_each_size_is_held_against_the_kernel(setting: Setting, mon
     assert all("with mamba_ssm's kernel" in row.name for row in faster)
     assert sum(row.passed is True for row in rows) == 4  # two engines, each verified
     assert [words[words.index("--optShapes") + 1] for words in built] == ["image:1x3x224x224", "image:32x3x224x224"]
-    assert {words[0] for words in built} == {str(setting.work / "bundles" / "vim-small-fp16")}
+    folders = [str(setting.work / "bundles" / f"vim-small-fp16-batch-{batch}") for batch in (1, 32)]
+    assert [words[0] for words in built] == folders
 
 
 def test_without_the_kernel_the_row_says_so(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
