@@ -22,7 +22,7 @@ from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.session_file import read_session, write_session
 from seqexport.runtimes.session_states import SessionStates
 from seqexport.runtimes.snapshot import Checkpoints, newest
-from seqexport.runtimes.storage import as_float32
+from seqexport.runtimes.storage import widened
 
 Tokens = NDArray[np.int64]
 Lengths = NDArray[np.int32]
@@ -55,7 +55,7 @@ class Session(SessionStates):
             UserError: no tokens, tokens outside the vocabulary, or more than the capacity; no state has changed.
         """
         logits, self._others_have_logits = self._fed(tokens, seq_lens), True
-        return as_float32(logits)
+        return widened(logits)
 
     def feed(self, tokens: Tokens, seq_lens: Lengths | None = None) -> None:
         """As ``prefill``, but gives nothing: what a caller does not look at of the logits is not widened to float32."""

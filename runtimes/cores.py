@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+
+from seqexport.plugins.cores import usable_cores
 
 LARGE = 4 << 20
 """Bytes, from which on a thread that is woken costs less than it saves."""
@@ -31,7 +32,7 @@ def by_rows(work: Callable[[slice], object], rows: int, nbytes: int) -> None:
 
 @cache
 def _cores() -> int:
-    return min(MOST, len(os.sched_getaffinity(0)))
+    return min(MOST, usable_cores())
 
 
 @cache

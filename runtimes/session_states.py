@@ -18,7 +18,7 @@ from seqexport.runtimes.logits import likeliest
 from seqexport.runtimes.manifest import StateSpec
 from seqexport.runtimes.sampling import Sampling
 from seqexport.runtimes.snapshot import RECENT, Checkpoints, Snapshot
-from seqexport.runtimes.storage import as_float32
+from seqexport.runtimes.storage import widened
 
 if TYPE_CHECKING:
     from seqexport.runtimes.base import Floats, Lengths, Runner, Session, States, Tokens
@@ -54,12 +54,12 @@ class SessionStates(Closing):
 
     @property
     def logits(self) -> Floats:
-        self._logits, self._others_have_logits = as_float32(self._logits), True
+        self._logits, self._others_have_logits = widened(self._logits), True
         return self._logits
 
     def row_logits(self, row: int) -> Floats:
         """``logits[row]``, without widening those of the others."""
-        return as_float32(self._logits[row : row + 1])[0]
+        return widened(self._logits[row : row + 1])[0]
 
     def likeliest(self) -> tuple[Tokens, NDArray[np.bool_]]:
         """Of each sequence [batch]: its likeliest next token, and whether all of its logits are finite."""
@@ -155,7 +155,8 @@ class SessionStates(Closing):
     def _take_row(self, row: int, logits: NDArray[Any], recent: Tokens) -> None:
         """What is on the host of a sequence."""
         if logits.dtype != self._logits.dtype:
-            logits, self._logits = as_float32(logits), as_float32(self._logits)
+            logits, held = widened(logits), widened(self._logits)
+            self._logits = held.astype(np.promote_types(held.dtype, logits.dtype), copy=False)
         if self._others_have_logits or not self._logits.flags.writeable:
             self._logits, self._others_have_logits = self._logits.copy(), False
         self._logits[row], self.recent[row] = logits, recent
@@ -168,7 +169,7 @@ class SessionStates(Closing):
             kept = ~fed & (self.lengths > 0)
             before = self._logits
             if kept.any() and before.dtype != logits.dtype:
-                before, logits = as_float32(before), as_float32(logits)
+                before, logits = widened(before), widened(logits)
             logits = logits if logits.flags.writeable else logits.copy()
             logits[kept], logits[self.lengths == 0] = before[kept], 0
         self._logits, self._others_have_logits = logits, False

@@ -36,9 +36,9 @@ def own(stored: Array, dtype: str) -> Array:
     return copy.view(numpy_dtype(dtype))
 
 
-def as_float32(array: Array) -> NDArray[np.float32]:
-    """float32 itself, or a new array of the values [rows, ...]."""
-    if array.dtype == np.float32:
+def widened(array: Array) -> NDArray[Any]:
+    """Values [rows, ...] of 16 bits as a new array of float32; wider ones as they are."""
+    if array.itemsize > 2:
         return array
     wide = np.empty(array.shape, np.float32)
 
@@ -60,7 +60,7 @@ def from_float32(array: Array, dtype: str) -> Array:
 
 def readable(stored: Array, dtype: str) -> Array:
     """Values that are stored as ``storage(dtype)``; bfloat16 as a new float32 array."""
-    return as_float32(stored.view(numpy_dtype(dtype))) if dtype == "bfloat16" else stored
+    return widened(stored.view(numpy_dtype(dtype))) if dtype == "bfloat16" else stored
 
 
 def stored_zeros(shape: Sequence[int], dtype: str, given: Array | None = None) -> Array:

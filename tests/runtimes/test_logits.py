@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from seqexport.runtimes import cores
 from seqexport.runtimes.logits import likeliest
-from seqexport.runtimes.storage import as_float32, own, storage
+from seqexport.runtimes.storage import own, storage, widened
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32]
 
@@ -52,10 +52,10 @@ def test_what_is_not_finite_is_found_in_its_row_alone(bad: float, dtype: Any) ->
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_several_cores_find_what_one_does(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = values("normal").astype(dtype)
-    alone = likeliest(logits), as_float32(logits)
+    alone = likeliest(logits), widened(logits)
     monkeypatch.setattr(cores, "LARGE", 64)
     monkeypatch.setattr(cores, "_cores", lambda: 4)
-    for found, expected in zip((*likeliest(logits), as_float32(logits)), (*alone[0], alone[1]), strict=True):
+    for found, expected in zip((*likeliest(logits), widened(logits)), (*alone[0], alone[1]), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 

@@ -18,7 +18,7 @@ from seqexport.runtimes.comparison.reference import read_reference
 from seqexport.runtimes.comparison.verify import verify
 from seqexport.runtimes.ort.runner import OrtRunner
 from seqexport.runtimes.sampling import Sampling
-from seqexport.runtimes.storage import as_float32, from_float32, numpy_dtype
+from seqexport.runtimes.storage import from_float32, numpy_dtype, widened
 from seqexport.runtimes.trt.runner import TrtRunner
 from tests.conftest import Exported
 from tests.exporter.families import VOCAB
@@ -296,7 +296,7 @@ def test_what_is_forgotten_is_freed(jamba: Any) -> None:
     assert (runtime.used, runtime.pinned) == (0, {})
 
 
-def test_half_precision_comes_back_as_float32(exported: Exported) -> None:
+def test_half_precision_comes_back_widened(exported: Exported) -> None:
     bundle = exported("jamba", target="portable", logits="last", dtype="float16")
     runner = open_fake(bundle)[0]
     with runner, OrtRunner(bundle, threads=1) as theirs, runner.session(1, 16) as a, theirs.session(1, 16) as b:
@@ -321,7 +321,7 @@ def test_bfloat16_is_rounded_to_the_nearest_even() -> None:
     values = np.array([1.0, 1.00390625, 1.01171875, -2.5e-39, np.inf, -np.inf, 3.4e38, np.nan], np.float32)
     bits = from_float32(values, "bfloat16")
     assert bits.dtype == np.uint16
-    back = as_float32(bits.view(numpy_dtype("bfloat16")))
+    back = widened(bits.view(numpy_dtype("bfloat16")))
     expected = [1.0, 1.0, 1.015625, -2.5e-39, np.inf, -np.inf, np.inf, np.nan]
     np.testing.assert_allclose(back, np.array(expected, np.float32), rtol=2**-8, atol=1e-40)
     np.testing.assert_array_equal(from_float32(back, "bfloat16")[:-1], bits[:-1])
