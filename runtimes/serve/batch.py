@@ -48,7 +48,7 @@ class Batch:
         """A row of another session goes on here; ``soon``: so many more will come."""
         session = self._session
         if session is None or len(self._places) == session.batch:
-            session = self._resize(min(_power(len(self._places) + 1 + soon), self._most))
+            session = self._resize(min(power_of_two(len(self._places) + 1 + soon), self._most))
         place = min(set(range(session.batch)) - set(self._places.values()))
         session.copy_row(place, other, row)
         self._places[key] = place
@@ -114,6 +114,6 @@ class Batch:
         self._places.clear()
 
 
-def _power(rows: int) -> int:
+def power_of_two(rows: int) -> int:
     """The smallest power of two that is at least ``rows``."""
     return 1 << (rows - 1).bit_length()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from seqexport.runtimes.base import Runner, Session, Tokens
+from seqexport.runtimes.serve.batch import power_of_two
 from seqexport.runtimes.snapshot import Snapshot
 
 TOGETHER = 16
@@ -33,7 +34,7 @@ class Reader:
 
     def begin(self, starts: Sequence[Snapshot | None]) -> None:
         """A row for each prompt, at its beginning or after what is known of it."""
-        size = 1 << (len(starts) - 1).bit_length()
+        size = power_of_two(len(starts))
         if size not in self._sessions:
             self._sessions[size] = self._runner.session(size, self._capacity)
         self.session = self._sessions[size]

@@ -7,14 +7,13 @@ features, host to host.
 from __future__ import annotations
 
 import json
-import threading
-from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-from seqexport.exporter.benchmarks.bundles import SIDE, Wanted, ensure_another, factory_of, for_vision
+from seqexport.exporter.benchmarks.bundles import SIDE, Wanted, ensure_another, ensure_bundle, factory_of, for_vision
 from seqexport.exporter.benchmarks.peers import try_to_build
 from seqexport.exporter.benchmarks.results import Row
 from seqexport.exporter.benchmarks.setting import LeftOut, Setting, StepFailed
@@ -22,9 +21,6 @@ from seqexport.exporter.benchmarks.steps.engines import build, verify
 
 TARGETS = {1: 3.0, 32: 1.5}
 """Times eager PyTorch, by the size of the batch."""
-
-EXPORTS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-"""Held while a model is exported, which engines of several sizes wait for."""
 
 
 def run(setting: Setting) -> Iterator[Row]:
@@ -34,7 +30,8 @@ def run(setting: Setting) -> Iterator[Row]:
     setting.require_tensorrt()
     peers = yield from try_to_build(setting)
     with ThreadPoolExecutor(setting.jobs) as pool:
-        built = {sizes: pool.submit(_build, setting, *sizes) for sizes in product(every, TARGETS)}
+        exported = {wanted: pool.submit(ensure_bundle, setting, wanted) for wanted in every}
+        built = {(w, n): pool.submit(_build, setting, w, n, exported[w]) for w, n in product(every, TARGETS)}
         wait(built.values())
     for (wanted, batch), done in built.items():
         try:
@@ -43,10 +40,10 @@ def run(setting: Setting) -> Iterator[Row]:
             yield Row(f"{wanted.name}, batch {batch}: speed", passed=False, detail={"error": str(failure)})
 
 
-def _build(setting: Setting, wanted: Wanted, batch: int) -> tuple[Wanted, float]:
+def _build(setting: Setting, wanted: Wanted, batch: int, exported: Future[Path]) -> tuple[Wanted, float]:
     """A bundle with an engine for this batch alone, and the seconds that it took, beside others (--jobs)."""
-    with EXPORTS[wanted.model]:
-        another = ensure_another(setting, wanted, f"batch-{batch}")
+    exported.result()
+    another = ensure_another(setting, wanted, f"batch-{batch}")
     shapes = {"--minShapes": 1, "--optShapes": batch, "--maxShapes": batch}
     options = [word for flag, size in shapes.items() for word in (flag, f"image:{size}x3x{SIDE}x{SIDE}")]
     return another, build(setting, another, [*options, "--timingCacheFile", setting.work / f"{another.name}.timing"])

@@ -34,25 +34,19 @@ SEQEXPORT_SHA inline uint32x4_t next(uint32x4_t w0, uint32x4_t w4, uint32x4_t w8
   return vsha256su1q_u32(vsha256su0q_u32(w0, w4), w8, w12);
 }
 
+}  // namespace
+}  // namespace seqexport
+
+#include "sha256_block.h"
+
+namespace seqexport {
+namespace {
+
 SEQEXPORT_SHA void compress(uint32_t* state, const uint8_t* blocks, size_t count) {
   uint32x4_t abcd = vld1q_u32(state), efgh = vld1q_u32(state + 4);
   for (; count > 0; --count, blocks += 64) {
     const uint32x4_t abcd_before = abcd, efgh_before = efgh;
-    uint32x4_t w0 = words(blocks), w4 = words(blocks + 16), w8 = words(blocks + 32), w12 = words(blocks + 48);
-    for (size_t first = 0; first < 48; first += 16) {
-      rounds(abcd, efgh, w0, first);
-      w0 = next(w0, w4, w8, w12);
-      rounds(abcd, efgh, w4, first + 4);
-      w4 = next(w4, w8, w12, w0);
-      rounds(abcd, efgh, w8, first + 8);
-      w8 = next(w8, w12, w0, w4);
-      rounds(abcd, efgh, w12, first + 12);
-      w12 = next(w12, w0, w4, w8);
-    }
-    rounds(abcd, efgh, w0, 48);
-    rounds(abcd, efgh, w4, 52);
-    rounds(abcd, efgh, w8, 56);
-    rounds(abcd, efgh, w12, 60);
+    sha256_block(abcd, efgh, blocks);
     abcd = vaddq_u32(abcd, abcd_before), efgh = vaddq_u32(efgh, efgh_before);
   }
   vst1q_u32(state, abcd);

@@ -37,26 +37,20 @@ SEQEXPORT_SHA inline __m128i next(__m128i w0, __m128i w4, __m128i w8, __m128i w1
   return _mm_sha256msg2_epu32(sum, w12);
 }
 
+}  // namespace
+}  // namespace seqexport
+
+#include "sha256_block.h"
+
+namespace seqexport {
+namespace {
+
 SEQEXPORT_SHA void compress(uint32_t* state, const uint8_t* blocks, size_t count) {
   const __m128i badc = _mm_shuffle_epi32(load(state), 0xb1), hgfe = _mm_shuffle_epi32(load(state + 4), 0x1b);
   __m128i abef = _mm_alignr_epi8(badc, hgfe, 8), cdgh = _mm_blend_epi16(hgfe, badc, 0xf0);
   for (; count > 0; --count, blocks += 64) {
     const __m128i abef_before = abef, cdgh_before = cdgh;
-    __m128i w0 = words(blocks), w4 = words(blocks + 16), w8 = words(blocks + 32), w12 = words(blocks + 48);
-    for (size_t first = 0; first < 48; first += 16) {
-      rounds(abef, cdgh, w0, first);
-      w0 = next(w0, w4, w8, w12);
-      rounds(abef, cdgh, w4, first + 4);
-      w4 = next(w4, w8, w12, w0);
-      rounds(abef, cdgh, w8, first + 8);
-      w8 = next(w8, w12, w0, w4);
-      rounds(abef, cdgh, w12, first + 12);
-      w12 = next(w12, w0, w4, w8);
-    }
-    rounds(abef, cdgh, w0, 48);
-    rounds(abef, cdgh, w4, 52);
-    rounds(abef, cdgh, w8, 56);
-    rounds(abef, cdgh, w12, 60);
+    sha256_block(abef, cdgh, blocks);
     abef = _mm_add_epi32(abef, abef_before), cdgh = _mm_add_epi32(cdgh, cdgh_before);
   }
   const __m128i abef_up = _mm_shuffle_epi32(abef, 0x1b), cdgh_turned = _mm_shuffle_epi32(cdgh, 0xb1);
