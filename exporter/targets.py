@@ -15,6 +15,7 @@ from seqexport.exporter.passes.fuse_embedding import fuse_embedding
 from seqexport.exporter.passes.fuse_linear import fuse_linear
 from seqexport.exporter.passes.fuse_rms_norm import fuse_rms_norm
 from seqexport.exporter.passes.fuse_rotary_embedding import fuse_rotary_embedding
+from seqexport.exporter.passes.fuse_router import fuse_router
 from seqexport.exporter.passes.fuse_scan_gate import fuse_scan_gate
 from seqexport.exporter.passes.gelu_by_sigmoid import gelu_by_sigmoid
 from seqexport.exporter.passes.graph_pass import GraphPass
@@ -34,6 +35,7 @@ FUSIONS = (
     fuse_rms_norm,
     fuse_scan_gate,
     read_in_place,
+    fuse_router,
     unflatten_products,
     fuse_linear,
     fuse_rotary_embedding,

@@ -13,6 +13,7 @@ from seqexport.plugins.ops.rms_norm import rms_norm
 from seqexport.plugins.ops.rotary_embedding import rotary_embedding
 from seqexport.plugins.ops.selective_scan import selective_scan
 from seqexport.plugins.ops.ssd_scan import ssd_scan
+from seqexport.plugins.ops.top_k_router import top_k_router
 
 __all__ = [
     "causal_attention",
@@ -25,4 +26,5 @@ __all__ = [
     "rotary_embedding",
     "selective_scan",
     "ssd_scan",
+    "top_k_router",
 ]

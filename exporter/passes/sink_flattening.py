@@ -5,28 +5,46 @@ reshaped to [-1, N] in front of pointwise ops (seen on an H200). It also lets th
 
 1. Ops of one input.
 2. Ops of two, where the other is flattened likewise, or a constant that is the same for every token.
-3. A Reshape back to [batch, seq, N]: nothing is left to do.
+3. A Reshape back to [batch, seq, N], or a second one to [batch * seq, N]: nothing is left to do.
+4. TopKRouter and Experts, which are traced with all tokens in one row, [1, batch * seq, N].
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from seqexport.exporter.passes.matching import made_by, rank, takes_over
+from seqexport.exporter.passes.matching import is_constant, made_by, rank, same_shape, takes_over
 from seqexport.exporter.passes.parameters import numbers
+from seqexport.plugins.ops import DOMAIN
 
 UNARY = ("Cast", "Erf", "Exp", "Neg", "Relu", "Sigmoid", "Softplus", "Sqrt", "Tanh")
 BINARY = ("Add", "Div", "Mul", "Pow", "Sub")
+OF_ONE_ROW = {"TopKRouter": ("logits",), "Experts": ("x", "chosen", "weight")}
+"""Ops of ours that are traced so, and those of their inputs that have tokens."""
 
 
 def sink_flattening(graph: ir.Graph, node: ir.Node) -> None:
     """Apply a rule to a node, where one fits."""
-    if node.domain or not node.outputs or node.outputs[0].shape is None:
+    if node.domain == "" and node.op_type in UNARY:
+        _complete(node.outputs[0], node.inputs[0])
+    if not node.outputs or node.outputs[0].shape is None:
         return
-    if node.op_type == "Reshape":
+    if node.domain == DOMAIN and node.op_type in OF_ONE_ROW:
+        _leave_row(graph, node)
+    elif node.domain:
+        return
+    elif node.op_type == "Reshape":
         _restore(node)
+    elif node.op_type == "Squeeze":
+        _restore_flat(node)
     elif node.op_type in (*UNARY, *BINARY):
         _sink(graph, node)
+
+
+def _complete(y: ir.Value, x: ir.Value | None) -> None:
+    """What the rewriter that makes a pointwise op leaves open: its result is like its input."""
+    if x is not None and y.shape is None and y.type is None:
+        y.shape, y.type = x.shape, x.type
 
 
 def unflattened(value: ir.Value | None) -> ir.Value | None:
@@ -61,8 +79,45 @@ def _of_every_token(value: ir.Value | None) -> ir.Value | None:
 
 
 def _restore(node: ir.Node) -> None:  # 3
-    y, whole = node.outputs[0], unflattened(node.inputs[0])
-    if whole is None or whole.shape is None or y.is_graph_output():
+    y, flat = node.outputs[0], node.inputs[0]
+    whole = unflattened(flat)
+    if flat is None or whole is None or y.is_graph_output():
         return
-    if list(whole.shape) == list(y.shape or ()):
-        ir.convenience.replace_all_uses_with(y, whole)
+    same = next((each for each in (whole, flat) if same_shape(each, y)), None)
+    if same is not None:
+        ir.convenience.replace_all_uses_with(y, same)
+
+
+def _leave_row(graph: ir.Graph, node: ir.Node) -> None:  # 4
+    count = len(OF_ONE_ROW[node.op_type])
+    wholes = [unflattened(_without_row(value)) for value in node.inputs[:count]]
+    tokens = [list(whole.shape)[:2] for whole in wholes if whole is not None and whole.shape is not None]
+    if len(tokens) < count or any(each != tokens[0] for each in tokens):
+        return
+    whole = ir.node(
+        node.op_type, [*wholes, *node.inputs[count:]], dict(node.attributes), domain=DOMAIN,
+        num_outputs=len(node.outputs),
+    )  # fmt: skip
+    graph.insert_before(node, whole)
+    for made, old in zip(whole.outputs, node.outputs, strict=True):
+        features = old.shape[-1] if old.shape is not None else None
+        assert isinstance(features, int)
+        made.shape, made.type = ir.Shape([*tokens[0], features]), old.type
+        flatten = ir.node("Reshape", [made, numbers(graph, -1, features)])
+        flat = flatten.outputs[0]
+        flat.shape, flat.type = ir.Shape(list(old.shape or ())[1:]), old.type
+        row = ir.node("Unsqueeze", [flat, numbers(graph, 0)])
+        graph.insert_before(node, [flatten, row])
+        takes_over(old, row.outputs[0])
+
+
+def _without_row(value: ir.Value | None) -> ir.Value | None:
+    """[tokens, N] of [1, tokens, N]."""
+    row = made_by(value, "Unsqueeze")
+    return row.inputs[0] if row is not None and is_constant(row.inputs[1], 0) else None
+
+
+def _restore_flat(node: ir.Node) -> None:  # 3, of tokens that 4 put in a row
+    flat = _without_row(node.inputs[0]) if len(node.inputs) > 1 and is_constant(node.inputs[1], 0) else None
+    if flat is not None and not node.outputs[0].is_graph_output():
+        ir.convenience.replace_all_uses_with(node.outputs[0], flat)

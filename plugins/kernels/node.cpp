@@ -180,9 +180,16 @@ std::vector<std::pair<std::string, int64_t>> Node::placements() const {
     if (is_window(i)) all.emplace_back(op_->inputs[i].name + std::string(kWindowSuffix), windows_[i]);
   }
   for (size_t i = 0; i < op_->sizes.size(); ++i) {
-    if (stated(int(i)) >= 0) all.emplace_back(op_->sizes[i].name, stated(int(i)));
+    if (stated_.values[i] >= 0) all.emplace_back(op_->sizes[i].name, stated_.values[i]);
   }
   return all;
+}
+
+int64_t Node::stated(int size) const {
+  for (size_t i = 0; i < attributes_.size(); ++i) {
+    if (op_->attributes[i].size == size) return int64_t(attributes_[i]);
+  }
+  return stated_[size];
 }
 
 char Node::kind(const Tensor& tensor) const {
@@ -278,7 +285,8 @@ void Node::check_window(size_t place, const Given<Shape>& shapes, Sizes& sizes) 
 }
 
 Sizes Node::check_shapes(const Given<Shape>& shapes) const {
-  Sizes sizes = stated_;
+  Sizes sizes;
+  for (size_t i = 0; i < op_->sizes.size(); ++i) sizes[int(i)] = stated(int(i));
   Givers givers;
   givers.fill(-1);
   for (size_t i = 0; i < shapes.size(); ++i) {

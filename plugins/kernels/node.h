@@ -72,7 +72,7 @@ class Node {
   std::vector<std::pair<std::string, int64_t>> placements() const;
   bool is_window(size_t input) const { return windows_[input] >= 0; }
   // A size by its attribute; -1 without one.
-  int64_t stated(int size) const { return stated_[size]; }
+  int64_t stated(int size) const;
   // 'T', 'F' or 'I': what a tensor is in this node.
   char kind(const Tensor& tensor) const;
 

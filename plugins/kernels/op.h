@@ -71,7 +71,7 @@ struct Range {
 // A size of the op, such as B, and the field that holds it.
 struct Size {
   const char* name;
-  Field field;  // none where the kernels know tokens alone: see Op::rows
+  Field field;  // none where the kernels know tokens alone (see Op::rows), or an attribute gives it
   Range cpu, cuda;
 
   Size(const char* name, FieldOf<int32_t> field, Range range = {}) : Size(name, field, range, range) {}
@@ -145,6 +145,7 @@ struct Attribute {
   double fallback, low, high;
   std::vector<const char*> choices = {};
   int root_of = Axis::kNone;  // a size: 0 stands for 1 / sqrt of it, which the params then hold
+  int size = Axis::kNone;     // one that no input has, and that this attribute is
 
   Attribute(FieldOf<int32_t> field, int fallback, int64_t low, int64_t high)
       : name(field.name), field(field), kind(kInt), fallback(fallback), low(double(low)), high(double(high)) {}
@@ -156,6 +157,11 @@ struct Attribute {
   Attribute inverse_root_at_0(int size) const {
     Attribute copy = *this;
     copy.root_of = size;
+    return copy;
+  }
+  Attribute gives_size(int which) const {
+    Attribute copy = *this;
+    copy.size = which;
     return copy;
   }
 };

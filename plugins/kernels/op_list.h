@@ -14,6 +14,7 @@
   OP(rms_norm, RmsNormParams, CUDA, CPU)                   \
   OP(rotary_embedding, RotaryEmbeddingParams, CUDA, CPU)   \
   OP(selective_scan, SelectiveScanParams, CUDA, CPU)       \
-  OP(ssd_scan, SsdScanParams, CUDA, CPU)
+  OP(ssd_scan, SsdScanParams, CUDA, CPU)                   \
+  OP(top_k_router, TopKRouterParams, CUDA, CPU)
 
 #endif /* SEQEXPORT_KERNELS_OP_LIST_H_ */

@@ -44,6 +44,7 @@ CustomOp::CustomOp(const Op& described, Device device, ONNXTensorElementDataType
   GetOutputType = [](const OrtCustomOp* op, size_t index) {
     const char type = self(op).op->outputs[index].type;
     if (type == 'S') return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    if (type == 'I') return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
     return type == 'T' ? self(op).t : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   };
   // ONNX Runtime admits an output of any type where it is optional: its type is then that of the last input of any type

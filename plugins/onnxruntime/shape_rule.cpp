@@ -42,6 +42,13 @@ int64_t whole(const OrtShapeInferContext* context, const char* name) {
 
 bool is_wide(const OrtShapeInferContext* context) { return whole(context, kWideAttribute) == 1; }
 
+ONNXTensorElementDataType type_of(const OrtShapeInferContext* context, const Tensor& output,
+                                  ONNXTensorElementDataType t) {
+  if (output.type == 'I') return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+  const bool is_float = output.type == 'F' || (output.type == 'S' && is_wide(context));
+  return is_float ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : t;
+}
+
 bool is_window(const OrtShapeInferContext* context, const Tensor& input) {
   return input.stride && whole(context, (input.name + std::string(kWindowSuffix)).c_str()) >= 0;
 }
@@ -134,12 +141,14 @@ void infer_shapes(const Op& op, OrtShapeInferContext* context) {
   if (!inputs[0]) return;
   Sizes stated;
   for (size_t i = 2; i < op.sizes.size(); ++i) stated[int(i)] = whole(context, op.sizes[i].name);
+  for (const Attribute& each : op.attributes) {
+    if (each.size != Axis::kNone && stated[each.size] < 0) stated[each.size] = int64_t(each.fallback);
+  }
   const ONNXTensorElementDataType t = inputs[0]->type;
   for (size_t i = 0; i < op.outputs.size(); ++i) {
     const Tensor& output = op.outputs[i];
-    const bool is_float = output.type == 'F' || (output.type == 'S' && is_wide(context));
     std::optional<Extents> extents = extents_of(op, output, inputs, stated);
-    if (extents) set_output(context, i, is_float ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : t, std::move(*extents));
+    if (extents) set_output(context, i, type_of(context, output, t), std::move(*extents));
   }
 }
 

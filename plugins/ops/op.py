@@ -112,7 +112,9 @@ class Op:
                 )
                 for name, kind in self.outputs.items()
             ],
-            type_constraints=[(kind, TYPES[kind], "") for kind in sorted({*self.inputs.values()})],
+            type_constraints=[
+                (kind, TYPES[kind], "") for kind in sorted({*self.inputs.values(), *self.outputs.values()})
+            ],
             attributes=[OpSchema.Attribute(name, _attribute_value(name, v)) for name, v in self.attributes.items()],
         )
 

@@ -80,7 +80,9 @@ Type check_types(const Node& node, const DataType* types, int count) {
 }
 
 DataType output_type(const Node& node, int index, Type type) {
-  if (node.kind(node.output(index)) == 'F') return DataType::kFLOAT;
+  const char kind = node.kind(node.output(index));
+  if (kind == 'I') return DataType::kINT32;
+  if (kind == 'F') return DataType::kFLOAT;
 #if NV_TENSORRT_MAJOR > 8
   if (type == Type::kBfloat16) return DataType::kBF16;
 #endif

@@ -12,7 +12,7 @@ from typing import Any
 FIXED = ("CONSTANT", "SHAPE", "CAST", "PLUGIN_V2")
 """Layers whose types cannot be set."""
 
-OUTPUTS = {"SelectiveScan": "TF", "SsdScan": "TF", "RmsNorm": "TS"}
+OUTPUTS = {"SelectiveScan": "TF", "SsdScan": "TF", "RmsNorm": "TS", "TopKRouter": "IF"}
 """The output types of our ops that give other types than T, as in ``Op.outputs``. They stand here again because
 plugins/ops needs torch, which a machine that builds engines may lack; tests/ops/test_descriptions.py compares them."""
 

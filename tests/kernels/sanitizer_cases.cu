@@ -17,6 +17,7 @@
 #include "rotary_embedding.h"
 #include "selective_scan.h"
 #include "ssd_scan.h"
+#include "top_k_router.h"
 
 namespace {
 
@@ -187,6 +188,18 @@ void experts(int dtype, int rows, int channels, int choices, int experts, int hi
   finish("experts");
 }
 
+void router(int dtype, int rows, int experts, int k, int groups, int kept_groups) {
+  TopKRouterParams p = {dtype, rows, experts, k, SEQEXPORT_SIGMOID, 1, groups, kept_groups, 1e-6f, 2.5f};
+  p.logits = values(dtype, size_t(rows) * experts);
+  p.bias = floats(experts);
+  p.chosen = static_cast<int32_t*>(output(SEQEXPORT_FLOAT32, size_t(rows) * k));
+  p.weight = static_cast<float*>(output(SEQEXPORT_FLOAT32, size_t(rows) * k));
+  check(seqexport_top_k_router(&p, nullptr));
+  p.score = SEQEXPORT_SOFTMAX;
+  check(seqexport_top_k_router(&p, nullptr));
+  finish("top_k_router");
+}
+
 void norm(int dtype, int rows, int channels, bool wide, bool with_residual, int groups = 0) {  // 0: no gate either
   const int stream = wide ? int(SEQEXPORT_FLOAT32) : dtype;
   RmsNormParams p = {dtype, rows, channels, groups ? groups : 1, !with_residual, wide, 1e-5f};
@@ -266,6 +279,9 @@ int main() {
         experts(dtype, rows, 33, 2, 5, 9, gated);
       }
     }
+    router(dtype, 1, 1, 1, 1, 1);
+    router(dtype, 7, 33, 5, 1, 1);
+    router(dtype, 130, 256, 8, 8, 4);
     copies(dtype, 5, 33);
     copies(dtype, 3, 768);
     for (bool wide : {false, true}) {

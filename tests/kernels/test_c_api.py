@@ -86,6 +86,11 @@ def experts(**changed):
     return "experts", {**sizes, "gated": 1, "workspace_bytes": 1 << 20, **changed}
 
 
+def router(**changed):
+    sizes = {"dtype": 2, "rows": 4, "experts": 12, "k": 2, "groups": 1, "kept_groups": 1, "scale": 1}
+    return "top_k_router", {**sizes, **changed}
+
+
 def embedding(**changed):
     return "embedding", {"dtype": 2, "rows": 4, "vocab": 9, "channels": 8, **changed}
 
@@ -113,6 +118,13 @@ def last_token(**changed):
     (experts(activation=5), "activation must be 0 (silu), 1 (gelu), 2 (gelu_tanh), 3 (relu) or 4 (relu2), got 5"),
     (experts(workspace_bytes=47), "workspace_bytes must be at least 48, got 47"),
     (experts(workspace=None), "workspace is null; pass the device pointer of 48 bytes or more"),
+    (router(experts=1025), "experts (E) must be in 1 to 1024, got 1025"),
+    (router(k=257), "k must be in 1 to 256, got 257"),
+    (router(k=13), "k must be at most the 12 experts that a token may choose from, got 13"),
+    (router(groups=5), "groups must divide E (experts) = 12, got 5"),
+    (router(groups=4, kept_groups=5), "kept_groups must be at most groups = 4, got 5"),
+    (router(score=2), "score must be 0 (softmax) or 1 (sigmoid), got 2"),
+    (router(chosen=None), "chosen is null"),
     (embedding(vocab=0), "vocab (V) must be in 1 to"),
     (embedding(ids=ADDRESS + 2), "ids must be aligned to 4 bytes"),
     (last_token(seq_lens=None), "seq_lens is null"),

@@ -69,6 +69,7 @@ void run_all(const Kernels& k, const Pool& pool) {
   for (int dtype : {SEQEXPORT_FLOAT32, SEQEXPORT_FLOAT16, SEQEXPORT_BFLOAT16}) {
     run_sequence_cases(k, pool, dtype);
     run_experts_cases(k, pool, dtype);
+    run_router_cases(k, pool, dtype);
     run_token_cases(k, pool, dtype);
   }
 }

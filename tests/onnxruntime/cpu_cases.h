@@ -47,5 +47,8 @@ void run_sequence_cases(const Kernels& k, const Pool& pool, int dtype);
 // Experts.
 void run_experts_cases(const Kernels& k, const Pool& pool, int dtype);
 
+// TopKRouter.
+void run_router_cases(const Kernels& k, const Pool& pool, int dtype);
+
 // Linear, RmsNorm, RotaryQueryKey, Embedding and LastToken, which keep none.
 void run_token_cases(const Kernels& k, const Pool& pool, int dtype);

@@ -115,8 +115,10 @@ def one_node(name: str, given: Given, attributes: Mapping[str, Any], named: bool
     op = OPS[name]
     narrow = {k for k, dtype, _ in given if dtype == torch.bfloat16}
     present = {k: f"{k}_in" if k in narrow else k for k, _, _ in given}
-    wide = {**op.attributes, **attributes}.get("wide")
-    types = {k: torch.float32 if op.outputs[k] == "S" and wide else _type(given, k.replace("present", "past"))
+    fixed = {"I": torch.int32, "F": torch.float32}
+    if {**op.attributes, **attributes}.get("wide"):
+        fixed["S"] = torch.float32
+    types = {k: fixed.get(op.outputs[k]) or _type(given, k.replace("present", "past"))
              for k in op.output_names(present)}  # fmt: skip
     results = {k: f"{k}_out" if dtype == torch.bfloat16 else k for k, dtype in types.items()}
     inputs = list(present.values()) if named else [present.get(k, "") for k in op.input_names]

@@ -22,14 +22,15 @@ from tests.ops import (
     test_rms_norm,
     test_rotary_embedding,
     test_selective_scan,
+    test_top_k_router,
 )
 
 ATTENTION, CONV, SCAN = OPS["CausalAttention"], OPS["CausalConv1d"], OPS["SelectiveScan"]
 EMBEDDING, LAST, LINEAR = OPS["Embedding"], OPS["LastToken"], OPS["Linear"]
-NORM, ROTARY = OPS["RmsNorm"], OPS["RotaryQueryKey"]
+NORM, ROTARY, ROUTER = OPS["RmsNorm"], OPS["RotaryQueryKey"], OPS["TopKRouter"]
 attention, conv, scan = test_causal_attention.make, test_causal_conv1d.make, test_selective_scan.make
 embedding, last_token, linear = test_embedding.make, test_last_token.make, test_linear.make
-norm, rotary = test_rms_norm.make, test_rotary_embedding.make
+norm, rotary, router = test_rms_norm.make, test_rotary_embedding.make, test_top_k_router.make
 
 
 def int32(*values: int) -> torch.Tensor:
@@ -136,6 +137,22 @@ def test_sizes_that_do_not_go_together(library: Path, op: Any, values: Any, mess
 def test_attributes(library: Path, op: Any, values: Any, attributes: Any, message: str) -> None:
     with pytest.raises(Exception, match=f"{op.name}: attribute {message}"):
         LibraryOps(library).run(op, values, attributes)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"k": 7}, "k must be at most the 6 experts that a token may choose from, got 7"),
+        ({"groups": 4}, "groups must divide E (experts) = 6, got 4"),
+        ({"groups": 2, "kept_groups": 3}, "kept_groups must be at most groups = 2, got 3"),
+        ({"groups": 3, "k": 3}, "k must be at most the 2 experts that a token may choose from, got 3"),
+        ({"k": 0}, "attribute 'k' must be an integer of at least 1 and at most 256, got 0"),
+        ({"score": "tanh"}, "attribute 'score' must be softmax or sigmoid, got 'tanh'"),
+    ],
+)
+def test_routers_that_do_not_go_together(library: Path, attributes: Any, message: str) -> None:
+    with pytest.raises(Exception, match=re.escape(f"TopKRouter: {message}")):
+        LibraryOps(library).run(ROUTER, router(), attributes)
 
 
 def test_groups_that_do_not_divide_the_channels(library: Path) -> None:

@@ -26,6 +26,7 @@ from tests.ops import (
     test_rms_norm,
     test_rotary_embedding,
     test_selective_scan,
+    test_top_k_router,
 )
 
 Compare = Callable[..., None]
@@ -38,6 +39,7 @@ CALLS = {
     "Linear": (test_linear.make(length=70, features=(24, 8), biases=(False, True)), {}),
     "RmsNorm": (test_rms_norm.make(length=70, dtype=torch.float16, wide=1), {"wide": 1}),
     "RotaryQueryKey": (test_rotary_embedding.make(length=70, R=8), {}),
+    "TopKRouter": (test_top_k_router.make(length=70, E=24), {"k": 5, "score": "sigmoid", "normalised": 1}),
 }
 
 

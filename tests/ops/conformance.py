@@ -85,8 +85,10 @@ def single_node_model(
     names_out, call = op.output_names(names), Call(frozenset(names), attributes)
     node = helper.make_node(op.name, inputs, names_out, domain=DOMAIN, **attributes)
     infos = [_info(name, dtype, rank) for name, dtype, rank in given]
-    is_wide = {name for name, kind in op.outputs.items() if kind == "S" and attributes["wide"]}
-    outputs = [_info(name, *_alike(name, given, is_wide=name in is_wide)) for name in names_out]
+    fixed = {"I": TensorProto.INT32, "F": TensorProto.FLOAT} | (
+        {"S": TensorProto.FLOAT} if attributes.get("wide") else {}
+    )
+    outputs = [_info(name, *_alike(name, given, fixed.get(op.outputs[name]))) for name in names_out]
     model = helper.make_model(
         helper.make_graph([node], op.stem, infos, outputs),
         functions=[op.function(call, op.body(call), {"": OPSET})],
@@ -97,12 +99,11 @@ def single_node_model(
     return model
 
 
-def _alike(output: str, given: Sequence[tuple[str, int, int]], *, is_wide: bool) -> tuple[int, int]:
-    """dtype and rank of an output: y is like the first input, a present like its past, a wide stream float32."""
-    if is_wide:
-        return TensorProto.FLOAT, given[0][2]
+def _alike(output: str, given: Sequence[tuple[str, int, int]], fixed: int | None) -> tuple[int, int]:
+    """dtype and rank of an output: y is like the first input, a present like its past, but where its dtype is fixed."""
     source = output.replace("present", "past")
-    return next(((dtype, rank) for name, dtype, rank in given if name == source), given[0][1:])
+    dtype, rank = next(((dtype, rank) for name, dtype, rank in given if name == source), given[0][1:])
+    return dtype if fixed is None else fixed, rank
 
 
 def _info(name: str, dtype: int, rank: int) -> onnx.ValueInfoProto:

@@ -65,9 +65,10 @@ def test_attributes(told: dict[str, Description], name: str) -> None:
 def test_shapes_and_types(told: dict[str, Description], name: str) -> None:
     """Those of the reference's outputs are those that the axes give."""
     ours, values = told[name], values_of(name)
-    sizes = sizes_by_axes(ours, values)
+    sizes = {each.name: int(each.default) for each in ours.attributes} | sizes_by_axes(ours, values)
+    fixed = {"F": torch.float32, "I": torch.int32}
     expected = [
-        (shape_of(each.axes, sizes), torch.float32 if each.type == "F" else type_of_t(ours, values))
+        (shape_of(each.axes, sizes), fixed.get(each.type) or type_of_t(ours, values))
         for each in ours.outputs
         if each.needs is None or values[each.needs] is not None
     ]
@@ -111,6 +112,7 @@ RANGES = {
     ("SsdScan", "P"): {"cpu": [1, TOKENS], "cuda": [1, 256]},
     ("Experts", "k"): {"cpu": [1, TOKENS], "cuda": [1, 256]},
     ("Experts", "E"): {"cpu": [1, TOKENS], "cuda": [1, 1024]},
+    ("TopKRouter", "E"): {"cpu": [1, TOKENS], "cuda": [1, 1024]},
     **{("RotaryQueryKey", size): {"cpu": [1, GRID], "cuda": [1, GRID]} for size in ("Hq", "Hkv")},
     **{("RotaryQueryKey", size): {"cpu": [2, GRID], "cuda": [2, GRID]} for size in ("Dh", "R")},
 }  # fmt: skip

@@ -249,6 +249,40 @@ void experts(Arrays& a, const Case& call) {
   }
 }
 
+// Of a sigmoid with a bias where there is one, else of the softmax; weights are normalised and scaled.
+void top_k_router(Arrays& a, const Case& call) {
+  const int64_t B = a["logits"].shape[0], L = a["logits"].shape[1], E = a["logits"].shape[2];
+  const int64_t k = int64_t(call.attribute("k", 1));
+  a["chosen"] = zeros("BLk", {{'B', B}, {'L', L}, {'k', k}});
+  a["weight"] = a["chosen"];
+  a["chosen"].type = 'I', a["weight"].type = 'F';
+  for (int64_t token = 0; token < B * L; ++token) {
+    std::vector<double> scores, ranked;
+    double total = 0;
+    for (int64_t e = 0; e < E; ++e) {
+      const double x = a["logits"].values[size_t(token * E + e)];
+      scores.push_back(call.has("bias") ? 1 / (1 + std::exp(-x)) : std::exp(x));
+      total += scores.back();
+    }
+    for (int64_t e = 0; e < E; ++e) {
+      if (!call.has("bias")) scores[size_t(e)] /= total;
+      ranked.push_back(scores[size_t(e)] + (call.has("bias") ? a["bias"].at({e}) : 0));
+    }
+    double sum = call.attribute("epsilon", 0);
+    for (int64_t i = 0; i < k; ++i) {
+      const auto best = std::max_element(ranked.begin(), ranked.end());
+      const auto expert = size_t(best - ranked.begin());
+      *best = -INFINITY;
+      a["chosen"].values[size_t(token * k + i)] = double(expert);
+      a["weight"].values[size_t(token * k + i)] = scores[expert];
+      sum += scores[expert];
+    }
+    for (int64_t i = 0; i < k && call.attribute("normalised", 0) != 0; ++i) {
+      a["weight"].values[size_t(token * k + i)] *= call.attribute("scale", 1) / sum;
+    }
+  }
+}
+
 void embedding(Arrays& a, const Case&) {
   const int64_t B = a["ids"].shape[0], L = a["ids"].shape[1], V = a["weight"].shape[0], D = a["weight"].shape[1];
   a["y"] = zeros("BLD", {{'B', B}, {'L', L}, {'D', D}});

@@ -11,5 +11,6 @@ void linear(Arrays& a, const Case& call);
 void rms_norm(Arrays& a, const Case& call);
 void rotary_embedding(Arrays& a, const Case& call);
 void experts(Arrays& a, const Case& call);
+void top_k_router(Arrays& a, const Case& call);
 void embedding(Arrays& a, const Case& call);
 void last_token(Arrays& a, const Case& call);

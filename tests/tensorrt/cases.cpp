@@ -159,6 +159,21 @@ Case experts_case(const std::string& label, bool all, int64_t L) {
   return c;
 }
 
+// Logits on a grid, so that no rounding chooses.
+Case router_case(const std::string& label, bool all, int64_t L) {
+  const Extents sizes = {{'B', 2}, {'L', L}, {'E', 12}};
+  Case c = {"TopKRouter", label, {{"k", 3}}, {"logits"}, {"chosen", "weight"}, {}, {}, top_k_router};
+  c.arrays["logits"] = uniform('T', "BLE", sizes);
+  std::vector<double>& logits = c.arrays["logits"].values;
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = double(i * 7 % 12) / 4 - 1;
+  if (!all) return c;
+  c.inputs = {"logits", "bias"};
+  c.arrays["bias"] = uniform('F', "E", sizes);
+  for (size_t e = 0; e < 12; ++e) c.arrays["bias"].values[e] = double(e * 5 % 7) / 64;
+  c.attributes = {{"k", 4}, {"score", "sigmoid"}, {"normalised", 1}, {"epsilon", 0.25f}, {"scale", 2.5f}};
+  return c;
+}
+
 Case norm_case(const std::string& label, bool all, int64_t L) {
   const Extents sizes = {{'B', 2}, {'L', L}, {'D', 72}};
   Case c = {"RmsNorm", label, {}, {"x", "weight"}, {"y", "sum"}, {}, {}, rms_norm};
@@ -243,7 +258,7 @@ Array widened(const Array& input, int64_t first, int64_t width) {
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const auto make : {conv_case, scan_case, ssd_case, attention_case, embedding_case, last_token_case, linear_case,
-                          experts_case, norm_case, rotary_case}) {
+                          experts_case, norm_case, rotary_case, router_case}) {
     all.push_back(make("every input, prefill", true, 63));
     all.push_back(make("every input, decode", true, 1));
     all.push_back(make("needed inputs, prefill", false, 63));
