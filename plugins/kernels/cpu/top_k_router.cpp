@@ -38,7 +38,7 @@ template <class T>
 void score_experts(const TopKRouterParams& p, const T* logits, float* scores) {
   const int E = p.experts;
   const bool is_softmax = p.score == SEQEXPORT_SOFTMAX;
-  float most = -kInfinity, sum = 0;
+  float most = -kInfinity;
   for (int e = 0; e < E; e += W) store(scores + e, load(logits + e, smaller(W, E - e)), smaller(W, E - e));
   for (int e = 0; is_softmax && e < E; ++e) most = scores[e] > most ? scores[e] : most;
   for (int e = 0; e < E; e += W) {
@@ -47,8 +47,9 @@ void score_experts(const TopKRouterParams& p, const T* logits, float* scores) {
     store(scores + e, is_softmax ? exp(logit - most) : 1.f / (exp(-logit) + 1.f), count);
   }
   if (!is_softmax) return;
+  double sum = 0;
   for (int e = 0; e < E; ++e) sum += scores[e];
-  for (int e = 0; e < E; ++e) scores[e] /= sum;
+  for (int e = 0; e < E; ++e) scores[e] /= (float)sum;
 }
 
 // Experts of all but the best groups are behind any other.
@@ -79,13 +80,13 @@ void route(const TopKRouterParams& p, int64_t row, void* memory) {
   if (p.kept_groups < p.groups) keep_groups(p, ranks, group_ranks);
   int32_t* chosen = p.chosen + row * p.k;
   float* weight = p.weight + row * p.k;
-  float sum = 0;
+  double sum = 0;
   for (int i = 0; i < p.k; ++i) {
     chosen[i] = best_of(ranks, E);
     ranks[chosen[i]] = kTaken;
     sum += weight[i] = scores[chosen[i]];
   }
-  const float by = p.normalised ? sum + p.epsilon : 1;
+  const float by = p.normalised ? (float)(sum + p.epsilon) : 1;
   for (int i = 0; i < p.k; ++i) weight[i] = weight[i] / by * p.scale;
 }
 
