@@ -259,6 +259,9 @@ int main() {
     ssd(dtype, 2, 1, 3, 33, 17, 3, 0, true);
     ssd(dtype, 1, 300, 4, 64, 128, 2, 0, true);
     ssd(dtype, 8, 70, 40, 64, 128, 1, 0, false);
+    ssd(dtype, 8, 200, 54, 64, 64, 1, 0, true);
+    ssd(dtype, 8, 200, 40, 64, 128, 1, 0, true);
+    ssd(dtype, 3, 1352, 30, 64, 128, 1, 0, false);
     ssd(dtype, 2, 150, 3, 80, 64, 1, 2, true);
     ssd(dtype, 2, 100, 2, 80, 100, 1, 3, false);
     ssd(dtype, 1, 130, 2, 7, 16, 1, 0, false);

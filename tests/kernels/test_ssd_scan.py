@@ -103,6 +103,21 @@ def test_ragged(kernels, length, segments, dtype):
         assert torch.equal(present[0], args[8][0]), "a row without tokens must keep its state"
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("batch", "length", "heads", "states"),
+    [(8, 200, 54, 64), (8, 200, 40, 128), (3, 1352, 30, 128), (3, 1352, 44, 64)],
+)
+def test_blocks_that_scan_several_parts(kernels, batch, length, heads, states, dtype):
+    """On a device of some 130 multiprocessors; of the last two the last segment is two tiles shorter than the others."""
+    torch.manual_seed(6)
+    args = make(batch, length, heads, 64, states, dtype=dtype)
+    lens = torch.arange(batch, dtype=torch.int32, device="cuda") * length // max(batch - 1, 1)
+    for i in TOKENS:
+        poison_padding(args[i], lens)
+    check(f"parts {batch}x{length}x{heads}x{states}", run(kernels, args, lens), args, lens)
+
+
 @pytest.mark.parametrize("limits", [(0.05, 0.0), (0.0, 0.1), (0.03, 0.2)])
 def test_limits_of_the_step(kernels, limits):
     torch.manual_seed(4)
