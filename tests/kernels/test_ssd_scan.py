@@ -109,7 +109,7 @@ def test_ragged(kernels, length, segments, dtype):
     [(8, 200, 54, 64), (8, 200, 40, 128), (3, 1352, 30, 128), (3, 1352, 44, 64)],
 )
 def test_blocks_that_scan_several_parts(kernels, batch, length, heads, states, dtype):
-    """On a device of some 130 multiprocessors; of the last two the last segment is two tiles shorter than the others."""
+    """On a device of some 130 multiprocessors; of the last two the last segment is shorter than the others."""
     torch.manual_seed(6)
     args = make(batch, length, heads, 64, states, dtype=dtype)
     lens = torch.arange(batch, dtype=torch.int32, device="cuda") * length // max(batch - 1, 1)
