@@ -33,7 +33,7 @@ def common(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Objects of the sources that see no TensorRT, with sanitizers."""
     folder = tmp_path_factory.mktemp("common")
     sources = [file for file in (*PLUGINS, *HARNESS) if file not in ADAPTERS and not file.stem.startswith("harness")]
-    compile_cleanly(VERSIONS[0], *SANITIZERS, *INCLUDES, "-c", "-odir", folder, *sources)
+    compile_cleanly(VERSIONS[0], *SANITIZERS, *INCLUDES, "-O1", "-c", "-odir", folder, *sources)
     return sorted(folder.iterdir())
 
 
