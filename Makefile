@@ -19,7 +19,7 @@ test: $(INSTALLED) $(OLD_RUNTIMES:=/installed) $(TRITON)/installed $(RAY)/instal
 	SEQEXPORT_ORT_1_22=$(CURDIR)/build/onnxruntime-1.22/bin/python \
 	SEQEXPORT_TRITON=$(CURDIR)/$(TRITON)/bin/python \
 	SEQEXPORT_RAY=$(CURDIR)/$(RAY)/bin/python \
-	SEQEXPORT_TESTS=$(TESTS) $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	SEQEXPORT_TESTS=$(TESTS) $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)

@@ -20,7 +20,7 @@ from seqexport.exporter.pipeline import ExportOptions, export
 from seqexport.plugins import library
 from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.quiet import quiet
-from tests import groups, native
+from tests import groups, native, order
 from tests.exporter.families import EXPORTED, HEADS, JAMBA, MAMBA, SIZES, WINDOW, Build, of, save
 
 os.environ.setdefault("SEQEXPORT_PLUGINS", str(native.FOLDER.with_name("none")))  # not what this user has built
@@ -52,6 +52,11 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests.support.records import Recorder
 
         config.pluginmanager.register(Recorder(file))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order.arrange(items)
 
 
 @pytest.fixture(scope="session")

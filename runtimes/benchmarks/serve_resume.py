@@ -23,11 +23,11 @@ from typing import Any
 import click
 
 from seqexport.plugins.errors import UserError
-from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.benchmarks.cli import run, tell
 from seqexport.runtimes.benchmarks.server_process import server_process
 from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.machine import this_machine
-from seqexport.runtimes.output import as_json, require_writable, write_json
+from seqexport.runtimes.output import require_writable
 from seqexport.runtimes.tokenizer import BundleTokenizer
 
 WANTED = 0.1
@@ -141,10 +141,7 @@ def main(bundles: tuple[Path, ...], tokens: int, sessions: int, output: Path | N
         for line in lines(found):
             click.echo(line, err=True)
     told = {"machine": this_machine(), "sessions": sessions, "wanted": WANTED, "measured": measured}
-    if output is None:
-        click.echo(as_json(told).decode())
-    else:
-        write_json(output, told)
+    tell(told, output)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ import numpy as np
 
 from seqexport.plugins.errors import UserError
 from seqexport.runtimes.backends import backend_named
-from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.benchmarks.cli import run, tell
 from seqexport.runtimes.benchmarks.server_process import server_process
 from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.machine import this_machine
-from seqexport.runtimes.output import as_json, require_writable, write_json
+from seqexport.runtimes.output import require_writable
 from seqexport.runtimes.serve.engine import Engine
 from seqexport.runtimes.serve.requests import End, Event, Limits, Request
 from seqexport.runtimes.tokenizer import BundleTokenizer
@@ -183,11 +183,7 @@ def main(
     found = measure(open_bundle(bundle), backend, given, streams, tokens, rounds)
     for line in lines(found):
         click.echo(line, err=True)
-    told = {"machine": this_machine(), **found}
-    if output is None:
-        click.echo(as_json(told).decode())
-    else:
-        write_json(output, told)
+    tell({"machine": this_machine(), **found}, output)
 
 
 if __name__ == "__main__":

@@ -84,13 +84,18 @@ class Tensor:
 
     def write_row(self, row: int, given: NDArray[Any]) -> None:
         """Values [1, ...] of one sequence, the first along axis 2 where there are fewer, to the same address."""
-        stored = self._stored_row(row) if self._has_rows else self._stored()
-        part = stored if self._has_rows else stored[row : row + 1]
-        (part if part.ndim < 3 else part[:, :, : given.shape[2]])[...] = from_float32(given, self.dtype)
         if self._has_rows:
-            device_copy.copy(self._address(row), stored.ctypes.data, stored.nbytes)
-        elif self._memory is None:
+            part = self._stored_row(row)
+            self._fill(part, given)
+            device_copy.copy(self._address(row), part.ctypes.data, part.nbytes)
+            return
+        stored = self._stored()
+        self._fill(stored[row : row + 1], given)
+        if self._memory is None:
             self.value.update_inplace(stored)
+
+    def _fill(self, part: NDArray[Any], given: NDArray[Any]) -> None:
+        (part if part.ndim < 3 else part[:, :, : given.shape[2]])[...] = from_float32(given, self.dtype)
 
     def copy_row(self, row: int, other: Tensor, its_row: int) -> bool:
         """Take over one sequence of another tensor without leaving the device; False where that cannot be done."""

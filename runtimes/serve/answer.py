@@ -50,6 +50,10 @@ class Answer:
         self.end: Reason | None = None
         self.text = AnswerText(stream, request.stop)
 
+    def ends_with(self, token: int) -> bool:
+        """Whether its last token is this one; not so for one that ended the text and is no part of it."""
+        return self.tokens[-1:] == [token]
+
     def add(self, token: int) -> bool:
         """Take the next token, which may set ``end``; whether it is part of the answer."""
         if token in self._ends:

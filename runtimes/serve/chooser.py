@@ -47,6 +47,6 @@ class Chooser:
     def _pieces(self, job: Job, token: int) -> list[Piece]:
         """The token's text, made here and now, and its probability; nothing where there is nothing to tell."""
         text, count = job.answer.say(token), job.request.logprobs
-        part = job.answer.tokens[-1:] == [token]
+        part = job.answer.ends_with(token)
         chosen = Chosen.among(self._batch.logits(job.key), token, count) if part and count is not None else None
         return [Piece(text, chosen)] if text or chosen else []

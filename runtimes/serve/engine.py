@@ -302,7 +302,7 @@ class Engine(Closing):
                 self._told.append((job, Failed(said(error))))
                 return None
             self._told += [(job, what) for what in told]
-            part = job.answer.tokens[-1:] == [token]
+            part = job.answer.ends_with(token)
             if part:
                 self._timed(job)
             job.reads_last = job.answer.end is not None and job.request.keep and part

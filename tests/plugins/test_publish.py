@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -231,37 +232,34 @@ def test_what_a_killed_writer_left_is_swept_by_the_next(tmp_path: Path) -> None:
     assert contents(tmp_path) == folder_of(b"second")
 
 
-def test_a_failed_step_brings_the_old_one_back(tmp_path: Path, without_exchange: None) -> None:
-    write_folder(tmp_path / "out", b"old")
-    real, calls = Path.rename, []
+@contextmanager
+def failed_replacement(path: Path, fails: Callable[[Path], bool]) -> Iterator[None]:
+    """A folder that is there cannot be replaced: renames fail to the targets of which ``fails`` says so."""
+    write_folder(path, b"old")
+    real = Path.rename
 
-    def rename(path: Path, target: Path) -> Path:
-        calls.append(target.name)
-        if len(calls) == 2:
+    def rename(source: Path, target: Path) -> Path:
+        if fails(target):
             raise OSError(errno.EIO, "Input/output error")
-        return real(path, target)
+        return real(source, target)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "rename", rename)
         with pytest.raises(OSError, match="Input/output"):
-            write_folder(tmp_path / "out", b"new", replaces=())
-    assert contents(tmp_path) == folder_of(b"old")
+            write_folder(path, b"new", replaces=())
+        yield
+
+
+@pytest.mark.usefixtures("without_exchange")
+def test_a_failed_step_brings_the_old_one_back(tmp_path: Path) -> None:
+    renames = itertools.count(1)
+    with failed_replacement(tmp_path / "out", lambda target: next(renames) == 2):
+        assert contents(tmp_path) == folder_of(b"old")
 
 
 @pytest.mark.usefixtures("without_exchange")
 def test_an_old_one_that_cannot_be_brought_back_is_kept_for_the_next_writer(tmp_path: Path) -> None:
-    write_folder(tmp_path / "out", b"old")
-    real = Path.rename
-
-    def rename(path: Path, target: Path) -> Path:
-        if target.name == "out":
-            raise OSError(errno.EIO, "Input/output error")
-        return real(path, target)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "rename", rename)
-        with pytest.raises(OSError, match="Input/output"):
-            write_folder(tmp_path / "out", b"new", replaces=())
+    with failed_replacement(tmp_path / "out", lambda target: target.name == "out"):
         assert folder_of(b"old", ".out.old").items() <= contents(tmp_path).items()
     with claimed(tmp_path / "out"):
         pass

@@ -30,7 +30,7 @@ import click
 import psutil
 
 from seqexport.runtimes.backends import open_runner
-from seqexport.runtimes.benchmarks.cli import run
+from seqexport.runtimes.benchmarks.cli import run, tell
 from seqexport.runtimes.benchmarks.serve_load import refused
 from seqexport.runtimes.benchmarks.serve_load.answered import Client
 from seqexport.runtimes.benchmarks.serve_load.questions import Question, Questions
@@ -39,7 +39,7 @@ from seqexport.runtimes.benchmarks.serve_load.wire import Connection
 from seqexport.runtimes.benchmarks.server_process import ServerProcess, server_process
 from seqexport.runtimes.bundle import Bundle, open_bundle
 from seqexport.runtimes.machine import this_machine
-from seqexport.runtimes.output import as_json, require_writable, write_json
+from seqexport.runtimes.output import require_writable
 
 QUESTIONS = 400
 LIMITS = ("--session-bytes", str(4 << 20), "--prefix-bytes", str(16 << 20))
@@ -192,11 +192,7 @@ def main(bundle: Path, requests: int, connections: int, seed: int, threads: int 
         click.echo(f"\ndiffers: {error}", err=True)
         raise SystemExit(1) from error
     click.echo(f"\n{line(found)}", err=True)
-    told = {"machine": this_machine(), **found}
-    if output is None:
-        click.echo(as_json(told).decode())
-    else:
-        write_json(output, told)
+    tell({"machine": this_machine(), **found}, output)
     if found["memory"]["drift"] > MOST_DRIFT:
         raise SystemExit(1)
 
