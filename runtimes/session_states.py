@@ -131,35 +131,38 @@ class SessionStates(Closing):
             self._check_capacity(lengths - self.lengths)
             self._write_row(row, self._given_states(sequence.states, lengths[row : row + 1]), lengths)
             self.lengths = lengths
-            self._take_row(row, sequence.logits[0], sequence.recent[0])
+            self._take_rows(slice(row, row + 1), sequence.logits, sequence.recent)
 
-    def copy_row(self, row: int, other: Session, its_row: int) -> None:
+    def copy_rows(self, row: int, other: Session, its_row: int, count: int = 1) -> None:
         """What ``write_row`` of the other session's ``read_row`` does, without leaving the device where it can.
 
         Args:
             other: of the same runner.
+            count: sequences from there on, which become neighbours here.
 
         Raises:
-            UserError: there is no such row, or it has more tokens than the capacity.
+            UserError: there is no such row, or one has more tokens than the capacity.
         """
         with other._in_use(), self._in_use():
-            self._check_row(row)
-            other._check_row(its_row)
+            for session, first in ((self, row), (other, its_row)):
+                session._check_row(first)
+                session._check_row(first + count - 1)
+            ours, theirs = slice(row, row + count), slice(its_row, its_row + count)
             lengths = self.lengths.copy()
-            lengths[row] = other.lengths[its_row]
+            lengths[ours] = other.lengths[theirs]
             self._check_capacity(lengths - self.lengths)
-            self._copy_row(row, other, its_row, lengths)
+            self._copy_rows(ours, other, theirs, lengths)
             self.lengths = lengths
-            self._take_row(row, other._logits[its_row], other.recent[its_row])
+            self._take_rows(ours, other._logits[theirs], other.recent[theirs])
 
-    def _take_row(self, row: int, logits: NDArray[Any], recent: Tokens) -> None:
-        """What is on the host of a sequence."""
+    def _take_rows(self, rows: slice, logits: NDArray[Any], recent: Tokens) -> None:
+        """What is on the host of sequences."""
         if logits.dtype != self._logits.dtype:
             logits, held = widened(logits), widened(self._logits)
             self._logits = held.astype(np.promote_types(held.dtype, logits.dtype), copy=False)
         if self._others_have_logits or not self._logits.flags.writeable:
             self._logits, self._others_have_logits = self._logits.copy(), False
-        self._logits[row], self.recent[row] = logits, recent
+        self._logits[rows], self.recent[rows] = logits, recent
         if self._checkpoints is not None:
             self._checkpoints.forget()
 
@@ -201,9 +204,10 @@ class SessionStates(Closing):
         """A state [1, ...] of one sequence; a cache has at least its own length. By way of all, unless overridden."""
         return self._read_state(spec)[row : row + 1]
 
-    def _copy_row(self, row: int, other: Session, its_row: int, lengths: Lengths) -> None:
-        """Take over one sequence of another session, one of ``lengths`` here; by way of the host, unless overridden."""
-        self._write_row(row, self._given_states(other._row_states(its_row), lengths[row : row + 1]), lengths)
+    def _copy_rows(self, rows: slice, other: Session, theirs: slice, lengths: Lengths) -> None:
+        """Take over sequences of another session, of ``lengths`` here; by way of the host, unless overridden."""
+        for row, its_row in zip(range(rows.start, rows.stop), range(theirs.start, theirs.stop), strict=True):
+            self._write_row(row, self._given_states(other._row_states(its_row), lengths[row : row + 1]), lengths)
 
     def _row_states(self, row: int) -> States:
         """Every state of one sequence; caches cut to its own length."""

@@ -137,10 +137,10 @@ class OrtSession(Session):
         for name, tensor in self._past.items():
             tensor.write_row(row, states[name])
 
-    def _copy_row(self, row: int, other: Session, its_row: int, lengths: Lengths) -> None:
+    def _copy_rows(self, rows: slice, other: Session, theirs: slice, lengths: Lengths) -> None:
         assert isinstance(other, OrtSession)
-        if not all(tensor.copy_row(row, other._past[name], its_row) for name, tensor in self._past.items()):
-            super()._copy_row(row, other, its_row, lengths)
+        if not all(tensor.copy_rows(rows, other._past[name], theirs) for name, tensor in self._past.items()):
+            super()._copy_rows(rows, other, theirs, lengths)
 
     def _close(self) -> None:
         self._close_decoder()

@@ -97,11 +97,17 @@ class Tensor:
     def _fill(self, part: NDArray[Any], given: NDArray[Any]) -> None:
         (part if part.ndim < 3 else part[:, :, : given.shape[2]])[...] = from_float32(given, self.dtype)
 
-    def copy_row(self, row: int, other: Tensor, its_row: int) -> bool:
-        """Take over one sequence of another tensor without leaving the device; False where that cannot be done."""
-        if not self._has_rows or self._row_bytes != other._row_bytes:
+    def copy_rows(self, rows: slice, other: Tensor, theirs: slice) -> bool:
+        """Take over sequences of another tensor without leaving the device; False where that cannot be done."""
+        if self._row_bytes != other._row_bytes:
             return False
-        device_copy.copy(self._address(row), other._address(its_row), self._row_bytes)
+        if self._memory is not None and other._memory is not None:
+            self._memory[rows] = other._memory[theirs]
+        elif self._has_rows and other._has_rows:
+            size = (rows.stop - rows.start) * self._row_bytes
+            device_copy.copy(self._address(rows.start), other._address(theirs.start), size)
+        else:
+            return False
         return True
 
     def clear(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -44,14 +44,15 @@ class Batch:
         """Places of the session, those of no row too."""
         return 0 if self._session is None else self._session.batch
 
-    def join(self, key: int, other: Session, row: int, soon: int = 0) -> None:
-        """A row of another session goes on here; ``soon``: so many more will come."""
-        session = self._session
-        if session is None or len(self._places) == session.batch:
-            session = self._resize(min(power_of_two(len(self._places) + 1 + soon), self._most))
-        place = min(set(range(session.batch)) - set(self._places.values()))
-        session.copy_row(place, other, row)
-        self._places[key] = place
+    def join(self, rows: Mapping[int, int], other: Session, soon: int = 0) -> None:
+        """Rows of another session, by the keys that they have here, go on here; ``soon``: so many more will come."""
+        session, needed = self._session, len(self._places) + len(rows)
+        if session is None or needed > session.batch:
+            session = self._resize(min(power_of_two(needed + soon), self._most))
+        free = sorted(set(range(session.batch)) - set(self._places.values()))
+        places = dict(zip(rows, free, strict=False))
+        _copy(session, places.values(), other, rows.values())
+        self._places |= places
 
     def leave(self, key: int) -> None:
         """A row is gone."""
@@ -101,8 +102,7 @@ class Batch:
         self._session = self._runner.session(size, self._capacity)
         self._places = {key: place for place, key in enumerate(places)}
         if before is not None:
-            for key, place in self._places.items():
-                self._session.copy_row(place, before, places[key])
+            _copy(self._session, self._places.values(), before, places.values())
             before.close()
         return self._session
 
@@ -112,6 +112,18 @@ class Batch:
             self._session.close()
             self._session = None
         self._places.clear()
+
+
+def _copy(session: Session, places: Iterable[int], other: Session, rows: Iterable[int]) -> None:
+    """Rows of another session to these places; neighbours that stay neighbours in one copy."""
+    first: list[list[int]] = []
+    for place, row in sorted(zip(places, rows, strict=True)):
+        if first and (place, row) == (first[-1][0] + first[-1][2], first[-1][1] + first[-1][2]):
+            first[-1][2] += 1
+        else:
+            first.append([place, row, 1])
+    for place, row, count in first:
+        session.copy_rows(place, other, row, count)
 
 
 def power_of_two(rows: int) -> int:

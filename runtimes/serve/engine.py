@@ -19,7 +19,7 @@ from seqexport.runtimes.serve.batch import Batch
 from seqexport.runtimes.serve.chooser import Chooser
 from seqexport.runtimes.serve.jobs import Busy, Job
 from seqexport.runtimes.serve.observer import Observer
-from seqexport.runtimes.serve.pace import Pace
+from seqexport.runtimes.serve.pace import MOST, Pace
 from seqexport.runtimes.serve.prefixes import Prefixes
 from seqexport.runtimes.serve.reader import Reader
 from seqexport.runtimes.serve.requests import Deliver, Failed, Limits, Request
@@ -192,11 +192,13 @@ class Engine(Closing):
 
     def _read_prompts(self) -> None:
         """Those that came first, as much of them as the pace allows."""
-        began, left = time.monotonic(), self._pace.tokens
+        left = self._pace.tokens if self._running else MOST
         while left > 0 and (jobs := self._next_to_read(left)):
-            left -= self._read(jobs, left)
-        if left <= 0:
-            self._pace.read(time.monotonic() - began)
+            began = time.monotonic()
+            cost = self._read(jobs, left)
+            if cost:
+                self._pace.read(cost, time.monotonic() - began)
+            left -= max(cost, 1)
 
     def _next_to_read(self, most: int) -> list[Job]:
         """The prompt that is half read, or the next: together with those behind it, where one call reads them all."""
@@ -245,13 +247,10 @@ class Engine(Closing):
         cost = self._reader.read(parts)
         for row, (job, part) in enumerate(zip(jobs, parts, strict=True)):
             job.read += len(part)
-            whole = job.read == len(job.tokens)
-            if part.size and (whole or job.read % self.limits.chunk == 0):
+            if part.size and (job.whole or job.read % self.limits.chunk == 0):
                 self._remember(job, row)
-            if whole:
-                self._join(job, row)
-        if jobs[0].read == len(jobs[0].tokens):
-            self._reading = []
+        if jobs[0].whole:
+            self._join(jobs)
         return cost
 
     def _remember(self, job: Job, row: int) -> None:
@@ -260,11 +259,14 @@ class Engine(Closing):
             assert self._reader.session is not None
             self._prefixes.keep(job.tokens[: job.read], self._reader.session.read_row(row))
 
-    def _join(self, job: Job, row: int) -> None:
+    def _join(self, jobs: list[Job]) -> None:
         assert self._reader.session is not None
-        self._batch.join(job.key, self._reader.session, row, soon=len(self._waiting))
-        self._running[job.key] = job
-        self._observer.read(len(job.tokens), job.reused)
+        rows = {job.key: row for row, job in enumerate(jobs)}
+        self._batch.join(rows, self._reader.session, soon=len(self._waiting))
+        self._running |= {job.key: job for job in jobs}
+        self._reading = []
+        for job in jobs:
+            self._observer.read(len(job.tokens), job.reused)
 
     def _leave(self, job: Job) -> None:
         del self._running[job.key]

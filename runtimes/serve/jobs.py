@@ -43,6 +43,11 @@ class Job:
         self.cancelled = self.reads_last = False
         self._deliver = deliver
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of its prompt was read."""
+        return self.read == len(self.tokens)
+
     def cancel(self) -> None:
         """It is wanted no more; its last event may be on its way."""
         self.cancelled = True

@@ -11,7 +11,7 @@ from seqexport.runtimes.serve.batch import power_of_two
 from seqexport.runtimes.snapshot import Snapshot
 
 TOGETHER = 16
-"""Prompts at most."""
+"""Prompts that one call may read; a quarter of what the runner takes, where that is more."""
 
 
 class Reader:
@@ -29,7 +29,7 @@ class Reader:
     def __init__(self, runner: Runner, capacity: int | None, most: int) -> None:
         self._runner, self._capacity = runner, capacity
         self._sessions: dict[int, Session] = {}
-        self.most = 1 << (min(most, TOGETHER).bit_length() - 1)
+        self.most = 1 << (max(min(most, TOGETHER), most // 4).bit_length() - 1)
         self.session: Session | None = None
 
     def begin(self, starts: Sequence[Snapshot | None]) -> None:

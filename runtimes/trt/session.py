@@ -199,18 +199,22 @@ class TrtSession(Session):
             stored = stored_zeros(sizes, dtype, states[spec.past_name])
             self.cuda.write(self._row_of(spec, row, stored.nbytes), stored)
 
-    def _copy_row(self, row: int, other: Session, its_row: int, lengths: Lengths) -> None:
+    def _copy_rows(self, rows: slice, other: Session, theirs: slice, lengths: Lengths) -> None:
         assert isinstance(other, TrtSession)
         if self._room != other._room and any(spec.grows for spec in self.manifest.states):
-            super()._copy_row(row, other, its_row, lengths)
+            super()._copy_rows(rows, other, theirs, lengths)
             return
         for spec in self.manifest.states:
             size = self._states[spec.past_name][0].bytes // self.batch
-            self.cuda.copy(self._row_of(spec, row, size), other._row_of(spec, its_row, size))
+            self.cuda.copy(self._rows_of(spec, rows, size), other._rows_of(spec, theirs, size))
+
+    def _rows_of(self, spec: StateSpec, rows: slice, size: int) -> Memory:
+        """Where a state of some sequences lies, of each in ``size`` bytes; the batch is every state's first axis."""
+        start = self._states[spec.past_name][self._place].address + rows.start * size
+        return Memory(start, (rows.stop - rows.start) * size)
 
     def _row_of(self, spec: StateSpec, row: int, size: int) -> Memory:
-        """Where a state of one sequence lies; the batch is every state's first axis."""
-        return Memory(self._states[spec.past_name][self._place].address + row * size, size)
+        return self._rows_of(spec, slice(row, row + 1), size)
 
     def _copy_states(self, other: Session) -> None:
         assert isinstance(other, TrtSession)

@@ -151,7 +151,7 @@ def moved_rows(runner: OrtRunner) -> list[NDArray[Any]]:
     with runner.session(3, CAPACITY) as a, runner.session(2, 12) as b:
         a.prefill(tokens(3, 6), lens(6, 3, 5))
         b.prefill(tokens(2, 4, seed=1), lens(2, 4))
-        b.copy_row(0, a, 1)
+        b.copy_rows(0, a, 1)
         a.write_row(2, b.read_row(1))
         return [b.step(tokens(2)), a.step(tokens(3)), *b.read_states().values(), *a.read_states().values()]
 

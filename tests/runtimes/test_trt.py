@@ -201,7 +201,7 @@ def test_a_row_goes_on_in_another_session(jamba: Any, capacity: int, on_device: 
     with runner.session(2, 20) as session, runner.session(4, capacity) as other:
         session.prefill(tokens(2, 7), lens(7, 4))
         other.prefill(tokens(4, 3, seed=5))
-        other.copy_row(2, session, 1)
+        other.copy_rows(2, session, 1)
         assert runtime.copied_on_device == on_device * len(runner.manifest.states)
         row, copied = session.read_row(1), other.read_row(2)
         np.testing.assert_array_equal(other.lengths, [3, 3, 4, 3])

@@ -92,7 +92,7 @@ def test_stop_texts_end_an_answer_across_tokens(runner: OrtRunner, engine: Engin
     assert isinstance(cut.last, End) and cut.last.reason == "stop"
     assert cut.last.usage.answer == whole.index(stop) + len(stop)
     assert kept.text == never.text == whole
-    assert kept.last == End("length", Usage(prompt=14, reused=14, answer=40))
+    assert isinstance(kept.last, End) and kept.last.reason == "length" and kept.last.usage.answer == 40
 
 
 def test_log_probabilities_are_the_models(runner: OrtRunner, engine: Engine) -> None:
@@ -150,7 +150,7 @@ class Held:
 @pytest.fixture
 def held(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     """Whose steps take as long as the test lets them wait, which tells nothing of a pace."""
-    monkeypatch.setattr(Pace, "read", lambda pace, seconds: None)
+    monkeypatch.setattr(Pace, "read", lambda pace, tokens, seconds: None)
     found = Held(monkeypatch)
     yield found
     found.allow()
@@ -283,7 +283,7 @@ def test_a_batch_has_the_places_that_it_needs(runner: OrtRunner) -> None:
         rows = [session.read_row(key) for key in range(6)]
         batch, sizes = Batch(runner, None, 6), []
         for key in range(6):
-            batch.join(key, session, key)
+            batch.join({key: key}, session)
             sizes.append(batch.size)
         assert sizes == [1, 2, 4, 4, 6, 6] and batch.places == 0
         for key in (0, 1, 2, 4):
@@ -305,11 +305,11 @@ def test_a_batch_has_the_places_that_it_needs(runner: OrtRunner) -> None:
         assert batch.size == 3
         batch.clear()
         for key in range(2):
-            batch.join(key, session, key, soon=3 - key)
+            batch.join({key: key}, session, soon=3 - key)
             assert batch.size == 4
         batch.clear()
         for _ in range(2):
-            batch.join(7, session, 0)
+            batch.join({7: 0}, session)
             batch.clear()
             assert (batch.size, batch.places) == (0, 6)
 
@@ -328,13 +328,37 @@ def test_short_prompts_are_read_together(runner: OrtRunner, engine: Engine, held
     assert (2, 4) in together
 
 
-def test_a_pace_follows_the_time_of_a_step() -> None:
-    pace, seen = Pace(64), []
-    for step, read in ((0.0, 0.1), (0.1, 0.04), (0.1, 0.04), (0.1, 0.08), (0.1, 0.2), (0.1, 0.2), (0.1, 0.2)):
-        pace.stepped(step)
-        pace.read(read)
-        seen.append(pace.tokens)
-    assert seen == [64, 128, 256, 256, 128, 64, 64]
-    for _ in range(10):
-        pace.read(0.0)
-    assert pace.tokens == MOST
+@pytest.mark.parametrize(
+    ("step", "alone", "each", "tokens"),
+    [
+        (0.1, 0.0, 1e-3, 100),  # as long as a step
+        (0.1, 0.02, 1e-3, 80),
+        (0.02, 0.02, 1e-4, 200),  # a read costs a step by itself: as long again for its tokens
+        (0.1, 0.0, 1.0, 64),  # at least
+        (0.1, 0.0, 1e-7, MOST),  # at most
+    ],
+)
+def test_a_pace_follows_the_time_of_a_step(step: float, alone: float, each: float, tokens: int) -> None:
+    pace = Pace(64)
+    pace.read(64, alone + 64 * each)
+    pace.stepped(step)
+    for _ in range(30):
+        pace.read(pace.tokens, alone + pace.tokens * each)
+    assert pace.tokens == pytest.approx(tokens, rel=0.02)
+
+
+def test_a_pace_follows_what_reads_take_now() -> None:
+    pace = Pace(64)
+    pace.stepped(0.1)
+    for each in (1e-3, 1e-4):
+        for tokens in [64, 500] * 30:
+            pace.read(tokens, tokens * each)
+        assert pace.tokens == pytest.approx(0.1 / each, rel=0.02)
+
+
+def test_reads_that_shrink_with_their_size_break_no_pace() -> None:
+    pace = Pace(64)
+    pace.stepped(0.1)
+    for tokens, seconds in ((1000, 0.01), (10, 0.2), (1, 0.0), (2000, 0.001)) * 3:
+        pace.read(tokens, seconds)
+        assert 64 <= pace.tokens <= MOST
