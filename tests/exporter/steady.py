@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -16,19 +16,23 @@ NOISE = 2.0**-10
 """What each weight is changed by, relative to it: about four times what a run in float16 rounds away."""
 
 
-def is_steady(model: PreTrainedModel, ids: Tensor) -> bool:
-    """Whether each token goes to the same experts in runs whose weights differ a little; without experts it is so."""
+def is_steady(model: PreTrainedModel, read: Callable[[], object]) -> bool:
+    """Whether each token goes to the same experts in runs whose weights differ a little; without experts it is so.
+
+    Args:
+        read: runs the model over some text.
+    """
     if not any(goes_through_interface(module) for module in model.modules()):
         return True
-    own = _chosen(model, ids)
+    own = _chosen(model, read)
     for run in range(RUNS):
         with _shaken(model, torch.Generator().manual_seed(run)):
-            if any(not torch.equal(a, b) for a, b in zip(own, _chosen(model, ids), strict=True)):
+            if any(not torch.equal(a, b) for a, b in zip(own, _chosen(model, read), strict=True)):
                 return False
     return True
 
 
-def _chosen(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
+def _chosen(model: PreTrainedModel, read: Callable[[], object]) -> list[Tensor]:
     """The experts of each token, sorted, layer by layer."""
     found: list[Tensor] = []
     hooks = [
@@ -37,7 +41,7 @@ def _chosen(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
         if goes_through_interface(module)
     ]
     with torch.no_grad(), experts_implementation(model, "eager"):
-        model(ids[None], use_cache=False)
+        read()
     for hook in hooks:
         hook.remove()
     assert found

@@ -20,7 +20,7 @@ from seqexport.runtimes.benchmarks.lock import alone
 from seqexport.runtimes.serve.requests import Limits
 
 STREAMS = (1, 16, 64, 256)
-PROMPT, TOKENS, STEPS = 32, 128, 64
+PROMPT, TOKENS, STEPS = 32, 256, 64
 SHARE = 0.7
 """Of the engine's own tokens/s at the largest batch, that reach the clients."""
 
