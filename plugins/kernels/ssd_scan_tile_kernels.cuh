@@ -19,12 +19,16 @@ __device__ __forceinline__ void with_ssd_role(const Body& body) {
     return;
   } else if constexpr (!Traits::kFed) {
     body(SsdRoleTag<typename Traits::template Tile<kLocal>>());
-  } else if (threadIdx.x / Traits::kUnitThreads == Traits::kUnits) {
-    give_registers<Traits::kFeedRegisters>();
-    body(SsdRoleTag<typename Traits::template Feed<kLocal>>());
   } else {
-    take_registers<Traits::kTileRegisters>();
-    body(SsdRoleTag<typename Traits::template Tile<kLocal>>());
+    extern __shared__ __align__(1024) unsigned char bytes[];
+    Traits::begin(bytes);
+    if (threadIdx.x / Traits::kUnitThreads == Traits::kUnits) {
+      give_registers<Traits::kFeedRegisters>();
+      body(SsdRoleTag<typename Traits::template Feed<kLocal>>());
+    } else {
+      take_registers<Traits::kTileRegisters>();
+      body(SsdRoleTag<typename Traits::template Tile<kLocal>>());
+    }
   }
 }
 

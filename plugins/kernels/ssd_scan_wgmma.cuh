@@ -76,26 +76,26 @@ struct SsdWgmmaTile : SsdWgmmaScores<Traits> {
 
   __device__ __forceinline__ void run() {
     if (!kLocal) Scores::clear_scores();
-    const int count = Scores::tiles(place);
+    int token = place.t_begin;
 #pragma unroll 1
-    for (int i = 0; i < count; ++i) {
+    for (int i = shared.tiles_done; token < place.t_end; ++i, token += kTokens) {
       // What follows from the thread's number is made again for each tile, rather than kept in registers.
       asm volatile("" : "+r"(thread));
       Stage& stage = shared.stages[i % 2];
       const Steps& steps = shared.steps[i % 2][unit];
       shared.full[i % 2].wait(i / 2);
-      if (p.seq_lens && valid(i) < kTokens) clear_padding(stage, max(valid(i), 0));
+      if (p.seq_lens && valid(token) < kTokens) clear_padding(stage, max(valid(token), 0));
       if (kLocal) {
         update_alone(stage, steps);
       } else {
-        tile(stage, steps, i);
+        tile(stage, steps, token);
       }
       shared.empty[i % 2].arrive();
     }
-    if (!kLocal && count > 0) {
+    if (!kLocal && token > place.t_begin) {
       show_to_async();
       meet_unit();
-      store(count - 1);
+      store(token - kTokens);
       if (stores()) bulk_stores_read();
     }
     Scores::end();
@@ -118,9 +118,9 @@ struct SsdWgmmaTile : SsdWgmmaScores<Traits> {
 
   // The thread of a unit that asks for its stores.
   __device__ __forceinline__ bool stores() const { return thread == 0; }
-  __device__ __forceinline__ void store(int tile) const {
+  __device__ __forceinline__ void store(int token) const {
     if (!stores() || place.rows == 0) return;
-    bulk_store(Scores::access.y, shared.y[unit], place.first_row, place.head, place.t_begin + tile * kTokens, place.b);
+    bulk_store(Scores::access.y, shared.y[unit], place.first_row, place.head, token, place.b);
   }
 
   // Padded tokens, from the first on, are 0.
@@ -141,11 +141,11 @@ struct SsdWgmmaTile : SsdWgmmaScores<Traits> {
   }
 
   // 3 and 4.
-  __device__ __forceinline__ void tile(const Stage& stage, const Steps& steps, int tile) {
+  __device__ __forceinline__ void tile(const Stage& stage, const Steps& steps, int token) {
     Scores::score(stage, steps);
     Rows y;
     Operand x, weighed;
-    from_states(stage, steps, tile, y, x);
+    from_states(stage, steps, token, y, x);
     HalfScale scales[2];
     from_tokens(steps, y, x, weighed, scales);
     if (stores()) bulk_stores_read();
@@ -154,11 +154,11 @@ struct SsdWgmmaTile : SsdWgmmaScores<Traits> {
       p.z ? finish<true>(stage, y) : finish<false>(stage, y);
       end_update(scales);
     } else {
-      token_by_token(stage, steps, valid(tile));
+      token_by_token(stage, steps, valid(token));
     }
-    if (p.seq_lens && valid(tile) < kTokens) {
+    if (p.seq_lens && valid(token) < kTokens) {
       meet_unit();
-      clear_rows(shared.y[unit], max(valid(tile), 0));
+      clear_rows(shared.y[unit], max(valid(token), 0));
     }
     show_to_async();
   }
@@ -180,7 +180,7 @@ struct SsdWgmmaTile : SsdWgmmaScores<Traits> {
   }
 
   // y <- 2^c h . C; reads x meanwhile.
-  __device__ __forceinline__ void from_states(const Stage& stage, const Steps& steps, int tile, Rows& y,
+  __device__ __forceinline__ void from_states(const Stage& stage, const Steps& steps, int token, Rows& y,
                                               Operand& x) const {
     HalfScale scales[2];
     if constexpr (kHalf) scale_states(scales);
@@ -206,7 +206,7 @@ struct SsdWgmmaTile : SsdWgmmaScores<Traits> {
     wgmma_wait<0>();
     pin(y);
     meet_unit();
-    if (tile > 0) store(tile - 1);
+    if (token > place.t_begin) store(token - kTokens);
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
       float2 decay = load_pair(&steps.decay[8 * n + t2()]);

@@ -37,17 +37,17 @@ struct SsdWgmmaFeed : SsdWgmmaRole<Traits> {
   }
 
  private:
-  __device__ __forceinline__ void wait_until_empty(int tile) {
-    if (tile >= 2) shared.empty[tile % 2].wait(tile / 2 - 1);
+  __device__ __forceinline__ void wait_until_empty(int i) {
+    if (i >= 2) shared.empty[i % 2].wait(i / 2 - 1);
   }
 
   __device__ __forceinline__ void copy_tiles() {
     if (lane() > 0) return;
-    const int count = Role::tiles(shared.places[0]);
+    const SsdPlace<Traits>& place = shared.places[0];
 #pragma unroll 1
-    for (int i = 0; i < count; ++i) {
+    for (int i = shared.tiles_done, token = place.t_begin; token < place.t_end; ++i, token += kTokens) {
       wait_until_empty(i);
-      copy_tile(shared.stages[i % 2], shared.full[i % 2], shared.places[0].t_begin + i * kTokens);
+      copy_tile(shared.stages[i % 2], shared.full[i % 2], token);
     }
   }
   __device__ __forceinline__ void copy_tile(Stage& stage, BulkBarrier& full, int token) {
@@ -72,29 +72,28 @@ struct SsdWgmmaFeed : SsdWgmmaRole<Traits> {
   __device__ __forceinline__ void make_all_steps(int unit) {
     const SsdPlace<Traits>& place = shared.places[unit];
     const float rate = decay_rate(p.A[place.head]), bias = p.dt_bias ? p.dt_bias[place.head] : 0.f;
-    const int count = Role::tiles(place);
     T dt[2];
-    read_dt(place, 0, dt);
+    read_dt(place, place.t_begin, dt);
 #pragma unroll 1
-    for (int i = 0; i < count; ++i) {
+    for (int i = shared.tiles_done, token = place.t_begin; token < place.t_end; ++i, token += kTokens) {
       float delta[2];
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        delta[k] = 2 * lane() + k < Role::valid(place, i) ? ssd_delta<T>(p, to_float(dt[k]), bias) : 0.f;
+        delta[k] = 2 * lane() + k < Role::valid(place, token) ? ssd_delta<T>(p, to_float(dt[k]), bias) : 0.f;
       }
-      read_dt(place, i + 1, dt);
+      read_dt(place, token + kTokens, dt);
       wait_until_empty(i);
       make_steps(shared.steps[i % 2][unit], delta, rate);
       shared.full[i % 2].arrive();
     }
   }
-  __device__ __forceinline__ void read_dt(const SsdPlace<Traits>& place, int tile, T (&dt)[2]) const {
+  __device__ __forceinline__ void read_dt(const SsdPlace<Traits>& place, int token, T (&dt)[2]) const {
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      const int token = tile * kTokens + 2 * lane() + k;
+      const int own = token + 2 * lane() + k;
       dt[k] = from_float<T>(0.f);
-      if (2 * lane() + k < Role::valid(place, tile)) {
-        dt[k] = static_cast<const T*>(p.dt)[(place.token(p) + token) * p.dt_stride + place.head];
+      if (own < place.valid) {
+        dt[k] = static_cast<const T*>(p.dt)[(int64_t(place.b) * p.length + own) * p.dt_stride + place.head];
       }
     }
   }

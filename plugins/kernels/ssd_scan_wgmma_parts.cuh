@@ -53,10 +53,22 @@ struct SsdWgmmaTraits {
     float up[kUnits][kTokens], down[kUnits][kTokens];  // the scale of a row of S in fp16, and its inverse
     SsdPlace<SsdWgmmaTraits> places[kUnits];           // these here, since registers are short
     float skips[kUnits];
-    BulkBarrier full[2], empty[2];                     // a stage and its steps: have come; were used
+    // A stage and its steps: have come; were used. Tile i of the block, over all its scans, takes stage i % 2, and its
+    // phases are number i / 2.
+    BulkBarrier full[2], empty[2];
+    int tiles_done;  // by the scans before this one
   };
   static_assert(sizeof(Shared) <= 227 * 1024);
   static size_t shared_bytes(int) { return sizeof(Shared); }
+  // By all, before a block's first scan.
+  __device__ __forceinline__ static void begin(unsigned char* bytes) {
+    Shared& shared = *reinterpret_cast<Shared*>(bytes);
+    if (threadIdx.x < 2) {
+      shared.full[threadIdx.x].init(1 + 32 * kUnits);  // who asks for copies, and the lanes that make steps
+      shared.empty[threadIdx.x].init(kUnitThreads * kUnits);
+    }
+    if (threadIdx.x == 0) shared.tiles_done = 0;
+  }
 
   // Whether bulk copies take such rows, and heads fill most of their units.
   static bool fit(const SsdScanParams& p) {
@@ -109,27 +121,22 @@ struct SsdWgmmaRole {
       shared.places[own] = place;
       shared.skips[own] = p.D ? p.D[place.head] : 0.f;
     }
-    if (threadIdx.x < 2) {
-      shared.full[threadIdx.x].init(1 + 32 * kUnits);  // who asks for copies, and the lanes that make steps
-      shared.empty[threadIdx.x].init(Traits::kUnitThreads * kUnits);
-    }
     meet_block<Traits>();
   }
   // By all, before the next scan.
   __device__ __forceinline__ void end() {
     meet_block<Traits>();
-    if (threadIdx.x < 2) shared.full[threadIdx.x].end(), shared.empty[threadIdx.x].end();
+    if (threadIdx.x == 0) shared.tiles_done += tiles(shared.places[0]);
   }
 
   __device__ __forceinline__ int warp() const { return int(thread / 32); }
   __device__ __forceinline__ int lane() const { return int(thread % 32); }
+  // None where a share lies past the end of a segment shorter than the others.
   __device__ __forceinline__ static int tiles(const SsdPlace<Traits>& place) {
-    return ceil_div(place.t_end - place.t_begin, kTokens);
+    return ceil_div(max(place.t_end - place.t_begin, 0), kTokens);
   }
-  // The tokens of a tile, from the first on, that are there.
-  __device__ __forceinline__ static int valid(const SsdPlace<Traits>& place, int tile) {
-    return place.valid - place.t_begin - tile * kTokens;
-  }
+  // The tokens of the tile that begins at `token`, from the first on, that are there.
+  __device__ __forceinline__ static int valid(const SsdPlace<Traits>& place, int token) { return place.valid - token; }
 };
 
 }  // namespace seqexport

@@ -33,8 +33,8 @@ struct SsdWgmmaScores : SsdWgmmaRole<Traits> {
   __device__ __forceinline__ static int unit_of_warpgroup() { return __shfl_sync(0xffffffffu, threadIdx.x / 128, 0); }
   __device__ __forceinline__ int g() const { return int(thread % 32 / 4); }
   __device__ __forceinline__ int t2() const { return int(thread % 4 * 2); }
-  // Of a tile's tokens, those from the first on that are there.
-  __device__ __forceinline__ int valid(int tile) const { return Role::valid(place, tile); }
+  // Of the tokens of the tile that begins at `token`, those from the first on that are there.
+  __device__ __forceinline__ int valid(int token) const { return Role::valid(place, token); }
   __device__ __forceinline__ uint32_t at(const void* in_shared) const {
     return base + uint32_t(static_cast<const char*>(in_shared) - reinterpret_cast<const char*>(&shared));
   }
