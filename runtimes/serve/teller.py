@@ -16,7 +16,7 @@ from seqexport.runtimes.tokenizer import BundleTokenizer
 Told = tuple[Job, int | Event]
 """A token whose text nobody waits for, or an event that is whole."""
 
-PIECE_SECONDS = 1e-4
+PIECE_SECONDS = 4e-4
 """Between two pieces of text, on average. One costs the thread that sends them about a third of it, and all threads of
 Python share one lock: with many streams a piece is what came of several tokens."""
 

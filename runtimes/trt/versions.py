@@ -201,7 +201,7 @@ def loses_timings(trt: Any, cause: str) -> bool:
 def known_fault(trt: Any, ops: Collection[str], graph: bytes) -> str | None:
     """What engines of these ops of ours, in a graph like this, were seen to get wrong in this TensorRT, if anything.
 
-    Routers of experts by sigmoid take the scores of the chosen by GatherElements; those by softmax are right.
+    Of routers that are not one TopKRouter: those by sigmoid take the scores of the chosen by GatherElements.
     """
     if major(trt) >= 10 or "Experts" not in ops or b"GatherElements" not in graph:
         return None
