@@ -11,6 +11,7 @@ none of them in float16 for some sizes (seen on an H200). Routers of other forms
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -20,6 +21,10 @@ from seqexport.exporter.passes.matching import FLOATS, constant, is_constant, ma
 from seqexport.exporter.passes.parameters import numbers
 from seqexport.plugins.ops import DOMAIN
 
+Attributes = dict[str, int | float | str]
+MASK = ("Not", "Reshape", "Expand", "Unsqueeze", "ScatterElements")
+"""From which experts are lost back to which groups are kept."""
+
 
 @dataclass
 class Router:
@@ -27,7 +32,7 @@ class Router:
 
     logits: ir.Value
     bias: ir.Value | None
-    attributes: dict[str, int | float | str]
+    attributes: Attributes
 
 
 @dataclass
@@ -79,8 +84,8 @@ def _of_all_logits(top: ir.Node, weights: Weights) -> Router | None:  # 1, 2, 3
         return None
     if node.op_type == "Softmax" and not _is_last(node):
         return None
-    attributes = {"score": node.op_type.lower(), "normalised": int(weights.normalised), "epsilon": weights.epsilon}
-    return Router(logits, bias, attributes | groups)
+    attributes: Attributes = {"score": node.op_type.lower(), "normalised": int(weights.normalised)}
+    return Router(logits, bias, attributes | {"epsilon": weights.epsilon} | groups)
 
 
 def _of_one_row(value: ir.Value | None) -> ir.Value | None:
@@ -160,29 +165,40 @@ def _is_gathered(picked: ir.Value | None, scores: ir.Value | None, top: ir.Node)
     return _narrow(gather.inputs[0]) is scores and _narrow(gather.inputs[1]) is top.outputs[1]
 
 
-def _kept_groups(value: ir.Value | None) -> tuple[ir.Value | None, dict[str, int | float | str]]:  # 2
+def _kept_groups(value: ir.Value | None) -> tuple[ir.Value | None, Attributes]:  # 2
     """What is ranked before all but some groups are lost, and how many groups there are and are kept."""
     where = made_by(value, "Where")
     if where is None:
         return value, {}
-    lost, lowest, ranked = made_by(where.inputs[0], "Not"), _scalar(where.inputs[1]), _narrow(where.inputs[2])
-    spread = made_by(_narrow(lost.inputs[0]), "Reshape") if lost is not None else None
-    column = made_by(spread.inputs[0], "Expand") if spread is not None else None
-    mask = made_by(column.inputs[0], "Unsqueeze") if column is not None else None
-    scatter = made_by(mask.inputs[0], "ScatterElements") if mask is not None else None
-    kept = made_by(_narrow(scatter.inputs[1]), "TopK") if scatter is not None else None
-    total = made_by(_narrow(kept.inputs[0]), "ReduceSum") if kept is not None else None
-    best = made_by(total.inputs[0], "TopK") if total is not None else None
-    grouped = made_by(best.inputs[0], "Reshape") if best is not None else None
-    if lowest != -float("inf") or total is None or not _sums_last(total, keepdims=0) or grouped is None:
+    ranked, scatter = where.inputs[2], _chain(where.inputs[0], *MASK)
+    kept = _chain(scatter.inputs[1], "TopK") if scatter is not None else None
+    total = _chain(kept.inputs[0], "ReduceSum") if kept is not None else None
+    best = _chain(total.inputs[0], "TopK") if total is not None else None
+    grouped = _chain(best.inputs[0], "Reshape") if best is not None else None
+    if kept is None or total is None or best is None or grouped is None or _scalar(where.inputs[1]) != -math.inf:
         return None, {}
-    in_groups, count = best and best.inputs[0], constant(kept.inputs[1]) if kept is not None else None
-    if in_groups is None or in_groups.shape is None or best is None or not is_constant(best.inputs[1], 2):
+    groups, count = _group_count(best.inputs[0]), constant(kept.inputs[1])
+    is_sum_of_two = _sums_last(total, keepdims=0) and is_constant(best.inputs[1], 2)
+    if not is_sum_of_two or groups is None or count is None or _narrow(grouped.inputs[0]) is not _narrow(ranked):
         return None, {}
-    groups = in_groups.shape[1]
-    if _narrow(grouped.inputs[0]) is not ranked or rank(in_groups) != 3 or not isinstance(groups, int) or count is None:
-        return None, {}
-    return ranked, {"groups": groups, "kept_groups": int(count.reshape(()))}
+    return _narrow(ranked), {"groups": groups, "kept_groups": int(count.reshape(()))}
+
+
+def _chain(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """The last of these nodes, each of which makes the first input of the one before it, or a cast of it."""
+    node = None
+    for op_type in op_types:
+        node = made_by(_narrow(value), op_type)
+        if node is None:
+            return None
+        value = node.inputs[0]
+    return node
+
+
+def _group_count(grouped: ir.Value | None) -> int | None:
+    """The groups of [tokens, groups, experts]."""
+    shape = grouped.shape if grouped is not None else None
+    return shape[1] if shape is not None and len(shape) == 3 and isinstance(shape[1], int) else None
 
 
 def _replace(graph: ir.Graph, experts: ir.Node, router: Router) -> None:

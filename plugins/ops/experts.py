@@ -9,7 +9,7 @@ U rows of gate_up: 2F where gated, F where not.
 
     x            T[B,L,D]
     chosen       I[B,L,k]    an index outside 0..E-1 contributes nothing, as of a padded token
-    weight       F[B,L,k]    the router's, which stays in standard ops
+    weight       F[B,L,k]    the router's, as ``top_k_router`` gives them
     gate_up      T[E,U,D]    as ``gate_up_proj`` (``up_proj`` where not gated) of transformers' experts
     down         T[E,D,F]
     gate_up_bias T[E,U]      optional

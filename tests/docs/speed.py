@@ -105,7 +105,7 @@ def _served(report: Report, step: StepResult) -> Iterator[str]:
         yield "### A server under many streams"
         yield _text(f"""
             Tokens a second of all streams together, over HTTP, beside what steps of a batch of that size give without a
-            server; float16, random weights, prompts of 32 tokens, answers of 128, one {report.gpu}
+            server; float16, random weights, prompts of 32 tokens, answers of 256, one {report.gpu}
             ({_made(report, step)}). The longest gap is that of 99 of 100 between two pieces of a text:
         """)
         yield f"![Tokens a second against streams, of the server and of the engine alone]({PICTURE.name})"
