@@ -76,7 +76,7 @@ def _of_chosen_logits(top: ir.Node, weights: Weights) -> Router | None:  # 4
 
 def _of_all_logits(top: ir.Node, weights: Weights) -> Router | None:  # 1, 2, 3
     ranked, groups = _kept_groups(_narrow(top.inputs[0]))
-    scores, bias = _biased(ranked)
+    scores, bias = _biased(ranked, _experts(top))
     node = made_by(scores, "Softmax") or made_by(scores, "Sigmoid")
     logits = _narrow(node.inputs[0]) if node is not None else None
     is_of_top = weights.picked is top.outputs[0] and bias is None and not groups
@@ -145,14 +145,20 @@ def _sums_last(total: ir.Node, keepdims: int) -> bool:
     return is_last and (kept.as_int() if kept is not None else 1) == keepdims
 
 
-def _biased(ranked: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
-    """Scores, and the bias [E] that is added to them."""
+def _experts(top: ir.Node) -> int | None:
+    shape = top.inputs[0].shape if top.inputs[0] is not None else None
+    return shape[-1] if shape is not None and isinstance(shape[-1], int) else None
+
+
+def _biased(ranked: ir.Value | None, experts: int | None) -> tuple[ir.Value | None, ir.Value | None]:
+    """Scores, and the float32 bias of each expert that is added to them."""
     total = made_by(ranked, "Add")
     for bias in total.inputs if total is not None else ():
-        if total is not None and bias is not None and bias.is_initializer() and rank(bias) == 1:
-            if bias.dtype != ir.DataType.FLOAT:
-                return None, None
-            return _narrow(other_input(total, bias)), bias
+        if total is None or bias is None or not bias.is_initializer() or bias.shape is None:
+            continue
+        if bias.dtype != ir.DataType.FLOAT or list(bias.shape) != [experts]:
+            return None, None
+        return _narrow(other_input(total, bias)), bias
     return ranked, None
 
 

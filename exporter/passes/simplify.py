@@ -10,6 +10,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 
+from seqexport.exporter.passes.no_ops import RULES
+
 
 def simplify(model: ir.Model) -> None:
     parameters = {value for value in model.graph.initializers.values() if "." in (value.name or "")}
@@ -20,7 +22,7 @@ def simplify(model: ir.Model) -> None:
     optimizer.inline(model)
     for _ in range(2):
         optimizer.fold_constants(model, should_fold=should_fold)
-        rewriter.rewrite(model)
+        rewriter.rewrite(model, RULES)
     for each in (
         common.RemoveUnusedNodesPass(),
         common.CommonSubexpressionEliminationPass(),

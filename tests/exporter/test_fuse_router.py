@@ -19,8 +19,8 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "jamba": {"score": "softmax", "normalised": 0, "k": 2, "scale": 1.0},
     "qwen2_moe": {"score": "softmax", "normalised": 0, "k": 3, "scale": 1.0},
     "granite_hybrid": {"score": "softmax", "normalised": 1, "k": 2, "scale": 1.0},
-    "nemotron_h": {**SIGMOID, "scale": 2.5, "groups": 1, "kept_groups": 1},
-    "nemotron_h_groups": {**SIGMOID, "scale": 2.5, "groups": 4, "kept_groups": 2},
+    "nemotron_h": {**SIGMOID, "scale": 2.5, "epsilon": pytest.approx(1e-20), "groups": 1, "kept_groups": 1},
+    "nemotron_h_groups": {**SIGMOID, "scale": 2.5, "epsilon": pytest.approx(1e-20), "groups": 4, "kept_groups": 2},
     "lfm2_moe": {**SIGMOID, "scale": 1.5, "epsilon": pytest.approx(1e-6)},
 }
 BIASED = {"nemotron_h", "nemotron_h_groups", "lfm2_moe"}
@@ -87,6 +87,9 @@ STAYS = {
     ),
     "scaled below zero": "p = Sigmoid(logits) v, index = TopK(p, k) picked = Mul(v, minus)",
     "each expert by its own": "p = Sigmoid(logits) r = Mul(p, each) picked, index = TopK(r, k)",
+    "one bias for all": (
+        "p = Sigmoid(logits) r = Add(two, p) v, index = TopK(r, k) picked = GatherElements <axis = 1> (p, index)"
+    ),
     "another activation": "p = Tanh(logits) picked, index = TopK(p, k)",
 }
 
