@@ -22,7 +22,7 @@ def test_it_exports_verifies_times_and_draws_both(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("verify in ONNX Runtime") == 2 and "not allowed" not in done.stdout
-    assert re.search(r"^\| 16 × 16 \|( [\d.]+.(s|ms|µs) \| [\d.]+.[KMG]?i?B \|){2}$", done.stdout, re.MULTILINE)
+    assert re.search(r"^\| 16 × 16 \|( [\d.,]+.(s|ms|µs) \| [\d.,]+.[KMG]?i?B \|){2}$", done.stdout, re.MULTILINE)
     sizes = [open_bundle(tmp_path / name).manifest.source.parameters for name in ("Mamba", "ViT")]
     assert max(sizes) < 1.03 * min(sizes)
     assert open_bundle(tmp_path / "Mamba").manifest.ops == {"SelectiveScan": 1}

@@ -185,20 +185,30 @@ def test_a_build_is_found_again_with_what_it_was_built_from(copy: Bundle, tools:
     assert record.flags == flags
 
 
-@pytest.mark.parametrize(("family", "warnings"), [("lfm2_moe", 1), ("mixtral", 0), ("llama", 0)])
-def test_experts_by_sigmoid_in_tensorrt_8_are_warned_of(
-    exported: Exported, tools: Any, family: str, warnings: int, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("family", ["lfm2_moe", "mixtral"])
+def test_routers_that_are_one_op_are_not_warned_of(exported: Exported, tools: Any, family: str, tmp_path: Path) -> None:
     tools(b"the plan")
     source = exported(family, target="tensorrt", logits="last").path
     progress: Any = Warnings()
     engine.build(open_bundle(shutil.copytree(source, tmp_path / family)), BuildOptions(), progress)
-    assert len(progress.said) == warnings
-    assert all("gave wrong logits, or none that are finite, in TensorRT 8.6.0" in told for told in progress.said)
+    assert progress.said == []
 
 
-def test_experts_in_later_versions_are_not() -> None:
-    assert versions.known_fault(SimpleNamespace(__version__="10.3.0"), {"Experts": 1}, b"GatherElements") is None
+@pytest.mark.parametrize(
+    ("version", "ops", "graph", "warned"),
+    [
+        ("8.6.0", {"Experts": 1}, b"GatherElements", True),
+        ("8.6.0", {"Experts": 1, "TopKRouter": 1}, b"", False),
+        ("8.6.0", {"Linear": 1}, b"GatherElements", False),
+        ("10.3.0", {"Experts": 1}, b"GatherElements", False),
+    ],
+)
+def test_other_routers_by_sigmoid_in_tensorrt_8_are_warned_of(
+    version: str, ops: dict[str, int], graph: bytes, warned: bool
+) -> None:
+    told = versions.known_fault(SimpleNamespace(__version__=version), ops, graph)
+    assert (told is not None) == warned
+    assert told is None or "gave wrong logits, or none that are finite, in TensorRT 8.6.0" in told
 
 
 def test_a_build_that_fails_leaves_the_last_one(copy: Bundle, tools: Any) -> None:
