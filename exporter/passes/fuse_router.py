@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from seqexport.exporter.passes.matching import FLOATS, constant, is_constant, made_by, other_input, rank
+from seqexport.exporter.passes.matching import FLOATS, constant, is_constant, made_by, other_input, rank, without_row
 from seqexport.exporter.passes.parameters import numbers
 from seqexport.plugins.ops import DOMAIN
 
@@ -56,7 +56,7 @@ def fuse_router(model: ir.Model) -> None:
 
 
 def _match(experts: ir.Node) -> Router | None:
-    top, weights = made_by(_of_one_row(experts.inputs[1]), "TopK"), _weights(_of_one_row(experts.inputs[2]))
+    top, weights = _chain(_rows(experts.inputs[1]), "TopK"), _weights(_rows(experts.inputs[2]))
     k = constant(top.inputs[1]) if top is not None else None
     if top is None or k is None or not _is_over_experts(top):
         return None
@@ -88,10 +88,9 @@ def _of_all_logits(top: ir.Node, weights: Weights) -> Router | None:  # 1, 2, 3
     return Router(logits, bias, attributes | {"epsilon": weights.epsilon} | groups)
 
 
-def _of_one_row(value: ir.Value | None) -> ir.Value | None:
-    """[tokens, k] of [1, tokens, k]."""
-    row = made_by(_narrow(value), "Unsqueeze")
-    return _narrow(row.inputs[0]) if row is not None and is_constant(row.inputs[1], 0) else None
+def _rows(value: ir.Value | None) -> ir.Value | None:
+    """[tokens, k] of [1, tokens, k], before casts."""
+    return _narrow(without_row(_narrow(value)))
 
 
 def _narrow(value: ir.Value | None) -> ir.Value | None:
@@ -209,9 +208,7 @@ def _group_count(grouped: ir.Value | None) -> int | None:
 
 def _replace(graph: ir.Graph, experts: ir.Node, router: Router) -> None:
     row = ir.node("Unsqueeze", [router.logits, numbers(graph, 0)])
-    node = ir.node(
-        "TopKRouter", [row.outputs[0], router.bias], router.attributes, domain=DOMAIN, num_outputs=2
-    )  # fmt: skip
+    node = ir.node("TopKRouter", [row.outputs[0], router.bias], router.attributes, domain=DOMAIN, num_outputs=2)
     graph.insert_before(experts, [row, node])
     (logits,), tokens = row.outputs, experts.inputs[1]
     assert router.logits.shape is not None and tokens is not None

@@ -74,6 +74,12 @@ def split_sizes(node: ir.Node) -> list[int] | None:
     return [whole // count] * count if isinstance(whole, int) and whole % count == 0 else None
 
 
+def without_row(value: ir.Value | None) -> ir.Value | None:
+    """[tokens, N] of [1, tokens, N], as our ops of tokens alone are traced."""
+    row = made_by(value, "Unsqueeze")
+    return row.inputs[0] if row is not None and is_constant(row.inputs[1], 0) else None
+
+
 def same_shape(a: ir.Value, b: ir.Value) -> bool:
     return a.shape is not None and b.shape is not None and list(a.shape) == list(b.shape)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from seqexport.exporter.passes.matching import is_constant, made_by, rank, same_shape, takes_over
+from seqexport.exporter.passes.matching import is_constant, made_by, rank, same_shape, takes_over, without_row
 from seqexport.exporter.passes.parameters import numbers
 from seqexport.plugins.ops import DOMAIN
 
@@ -90,7 +90,7 @@ def _restore(node: ir.Node) -> None:  # 3
 
 def _leave_row(graph: ir.Graph, node: ir.Node) -> None:  # 4
     count = len(OF_ONE_ROW[node.op_type])
-    wholes = [unflattened(_without_row(value)) for value in node.inputs[:count]]
+    wholes = [unflattened(without_row(value)) for value in node.inputs[:count]]
     tokens = [list(whole.shape)[:2] for whole in wholes if whole is not None and whole.shape is not None]
     if len(tokens) < count or any(each != tokens[0] for each in tokens):
         return
@@ -111,13 +111,7 @@ def _leave_row(graph: ir.Graph, node: ir.Node) -> None:  # 4
         takes_over(old, row.outputs[0])
 
 
-def _without_row(value: ir.Value | None) -> ir.Value | None:
-    """[tokens, N] of [1, tokens, N]."""
-    row = made_by(value, "Unsqueeze")
-    return row.inputs[0] if row is not None and is_constant(row.inputs[1], 0) else None
-
-
 def _restore_flat(node: ir.Node) -> None:  # 3, of tokens that 4 put in a row
-    flat = _without_row(node.inputs[0]) if len(node.inputs) > 1 and is_constant(node.inputs[1], 0) else None
+    flat = without_row(node.inputs[0]) if len(node.inputs) > 1 and is_constant(node.inputs[1], 0) else None
     if flat is not None and not node.outputs[0].is_graph_output():
         ir.convenience.replace_all_uses_with(node.outputs[0], flat)

@@ -19,7 +19,7 @@ from seqexport.runtimes.serve.batch import Batch
 from seqexport.runtimes.serve.chooser import Chooser
 from seqexport.runtimes.serve.jobs import Busy, Job
 from seqexport.runtimes.serve.observer import Observer
-from seqexport.runtimes.serve.pace import MOST, Pace
+from seqexport.runtimes.serve.pace import Pace
 from seqexport.runtimes.serve.prefixes import Prefixes
 from seqexport.runtimes.serve.reader import Reader
 from seqexport.runtimes.serve.requests import Deliver, Failed, Limits, Request
@@ -192,7 +192,7 @@ class Engine(Closing):
 
     def _read_prompts(self) -> None:
         """Those that came first, as much of them as the pace allows."""
-        left = self._pace.tokens if self._running else MOST
+        left = self._pace.tokens if self._running else self._pace.most
         while left > 0 and (jobs := self._next_to_read(left)):
             began = time.monotonic()
             cost = self._read(jobs, left)

@@ -18,10 +18,13 @@ class Pace:
 
     Args:
         least: tokens, however long they take.
+
+    Attributes:
+        most: tokens, however short they take.
     """
 
     def __init__(self, least: int) -> None:
-        self._least = least
+        self._least, self.most = least, max(MOST, least)
         self._step = 0.0
         self._count = self._x = self._y = self._xx = self._xy = 0.0
 
@@ -48,7 +51,7 @@ class Pace:
         return self._bounded((max(self._step, 2 * alone) - alone) / each)
 
     def _bounded(self, tokens: float) -> int:
-        return round(min(max(tokens, self._least), max(MOST, self._least)))
+        return round(min(max(tokens, self._least), self.most))
 
     def _slope(self) -> float | None:
         """Seconds of a token, by the line through the reads; None where all had one size."""

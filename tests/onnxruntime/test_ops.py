@@ -21,17 +21,15 @@ from tests.ops import (
     test_rotary_embedding,
     test_selective_scan,
     test_ssd_scan,
-    test_top_k_router,
 )
 from tests.ops.conformance import assert_as_accurate_as_torch, run_float64, run_reference
 
 ATTENTION, CONV, SCAN, SSD = OPS["CausalAttention"], OPS["CausalConv1d"], OPS["SelectiveScan"], OPS["SsdScan"]
 EMBEDDING, EXPERTS, LAST, LINEAR = OPS["Embedding"], OPS["Experts"], OPS["LastToken"], OPS["Linear"]
-NORM, ROTARY, ROUTER = OPS["RmsNorm"], OPS["RotaryQueryKey"], OPS["TopKRouter"]
+NORM, ROTARY = OPS["RmsNorm"], OPS["RotaryQueryKey"]
 attention, conv, scan = test_causal_attention.make, test_causal_conv1d.make, test_selective_scan.make
 embedding, experts, last_token, linear = test_embedding.make, test_experts.make, test_last_token.make, test_linear.make
 norm, rotary, ssd = test_rms_norm.make, test_rotary_embedding.make, test_ssd_scan.make
-router = test_top_k_router.make
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 lengths = pytest.mark.parametrize("length", [1, 2, 63, 500, 2049])
@@ -315,61 +313,6 @@ def test_experts_that_no_token_chose_are_not_read(ops: LibraryOps, length: int) 
 def test_last_token_sizes(ops: LibraryOps, D: int, dtype: torch.dtype) -> None:
     values = last_token(batch=5, D=D, dtype=dtype, seq_lens=[5, 1, 3, 0, 9])
     assert torch.equal(ops.run(LAST, values)[0].to(dtype), run_reference(LAST, values)[0])
-
-
-def check_router(ops: LibraryOps, values: Any, **attributes: Any) -> None:
-    """The choice is the reference's; every weight is at its expert."""
-    chosen, weight = ops.run(ROUTER, values, attributes)
-    test_top_k_router.assert_same_choice(values, chosen, attributes)
-    ours, plain, true = (
-        [test_top_k_router.weights_of(each, values, attributes)]
-        for each in (
-            (chosen, weight),
-            run_reference(ROUTER, values, attributes),
-            run_float64(ROUTER, values, attributes),
-        )
-    )
-    assert_as_accurate_as_torch(ours, plain, true, torch.float32)
-    for threads in (2, 1):
-        again = ops.run(ROUTER, values, attributes, threads)
-        assert torch.equal(again[0], chosen)
-        assert torch.equal(again[1], weight)
-
-
-@dtypes
-@lengths
-@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
-def test_router_lengths(ops: LibraryOps, length: int, score: str, dtype: torch.dtype) -> None:
-    values = router(length=length, E=24, bias=False, dtype=dtype)
-    check_router(ops, values, k=4, score=score, normalised=1, scale=2.5)
-
-
-@pytest.mark.parametrize(("E", "k"), [(1, 1), (2, 2), (5, 3), (33, 1), (64, 64), (512, 22), (1000, 200)])
-@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("bias", [False, True])
-def test_router_sizes(ops: LibraryOps, E: int, k: int, score: str, bias: bool) -> None:
-    check_router(ops, router(E=E, bias=bias), k=k, score=score)
-
-
-@pytest.mark.parametrize(
-    ("E", "groups", "kept_groups", "k"), [(8, 4, 2, 3), (8, 8, 3, 3), (12, 2, 1, 6), (256, 8, 4, 8), (9, 3, 3, 9)]
-)
-def test_router_groups(ops: LibraryOps, E: int, groups: int, kept_groups: int, k: int) -> None:
-    values = router(E=E, bias=False, seed=3)
-    check_router(ops, values, k=k, score="sigmoid", groups=groups, kept_groups=kept_groups, normalised=1)
-
-
-def test_router_of_what_is_no_number(ops: LibraryOps) -> None:
-    """NaN is chosen first and stays NaN; other tokens do not see it; equal scores come in the experts' order."""
-    logits = torch.zeros(1, 3, 40)
-    logits[0, 1, 35] = torch.nan
-    chosen, weight = ops.run(ROUTER, {"logits": logits, "bias": None}, {"k": 3, "score": "sigmoid"})
-    assert chosen.tolist() == [[[0, 1, 2], [35, 0, 1], [0, 1, 2]]]
-    assert torch.isnan(weight[0, 1, 0])
-    assert (weight[0, [0, 2]] == 0.5).all()
-    _, softmax = ops.run(ROUTER, {"logits": logits, "bias": None}, {"k": 3})
-    assert torch.isnan(softmax[0, 1]).all()
-    assert torch.isfinite(softmax[0, [0, 2]]).all()
 
 
 PASTS = {
