@@ -66,6 +66,28 @@ def test_projections_of_one_input_share_nodes_of_three() -> None:
     assert sorted(len(node.outputs) for node in graph.graph if node.op_type == "Linear") == [1, 1, 3]
 
 
+MAPS = {
+    "of a fixed size": ("batch, 3, 2, 6", "batch, 3, 2", {"Reshape": 2, "Linear": 1}),
+    "of any size": ("batch, room, seq, 6", "batch, room, seq", {"Reshape": 2, "Shape": 1, "Concat": 1, "Linear": 1}),
+}
+
+
+@pytest.mark.parametrize("case", MAPS)
+def test_a_map_is_projected_as_tokens(case: str) -> None:
+    x, places, kinds = MAPS[case]
+    body = "columns = Transpose <perm = [1, 0]> (weight) xw = MatMul (x, columns) y = Add (bias, xw)"
+    graph = model(f"float[{x}] x", f"float[{places}, 4] y", body, weight=values(4, 6), bias=values(4))
+    assert fused(graph, fold_parameters, fuse_linear) == kinds
+    assert names(node_of(graph, "Linear"))[1:] == ["weight", "bias"]
+
+
+def test_parts_of_a_projected_map_are_maps() -> None:
+    body = "p = MatMul (x, w) y, z = Split <axis = 3> (p, sizes)"
+    outputs = "float[batch, 3, 2, 4] y, float[batch, 3, 2, 2] z"
+    graph = model("float[batch, 3, 2, 6] x", outputs, body, w=values(6, 6), sizes=np.array([4, 2]))
+    assert fused(graph, fuse_linear) == {"Reshape": 3, "Linear": 1}
+
+
 PLAIN = "y = MatMul (x, w)"
 LEFT = {
     "of a matrix": ("float[seq, 6] x", "float[seq, 6] y", PLAIN, {"MatMul"}),
