@@ -9,17 +9,21 @@ TRITON := build/triton
 RAY := build/ray
 SOURCES := seqexport exporter plugins runtimes tests examples
 
-.PHONY: demo test lint types docs tree wheel clean
+INSTALLS := $(INSTALLED) $(OLD_RUNTIMES:=/installed) $(TRITON)/installed $(RAY)/installed
+
+.PHONY: demo test installed lint types docs tree wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
-test: $(INSTALLED) $(OLD_RUNTIMES:=/installed) $(TRITON)/installed $(RAY)/installed
+test: $(INSTALLS)
 	SEQEXPORT_ORT_1_18=$(CURDIR)/build/onnxruntime-1.18/bin/python \
 	SEQEXPORT_ORT_1_22=$(CURDIR)/build/onnxruntime-1.22/bin/python \
 	SEQEXPORT_TRITON=$(CURDIR)/$(TRITON)/bin/python \
 	SEQEXPORT_RAY=$(CURDIR)/$(RAY)/bin/python \
 	SEQEXPORT_TESTS=$(TESTS) $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+installed: $(INSTALLS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)
