@@ -18,6 +18,7 @@ typedef struct SelectiveScanParams {
   int32_t states;          /* N, 1 to 256 */
   int32_t groups;          /* G, 1 to D: channel d uses group floor(d * G / D) */
   int32_t dt_softplus;     /* 0 or 1 */
+  int32_t reverse_groups;  /* the last so many groups, or all, run from the last valid token to the first */
   int32_t chunks;          /* time chunks scanned in parallel; 0: chosen from the sizes and the device */
   int64_t x_stride;        /* elements between tokens of x, >= D */
   int64_t dt_stride;       /* the same for dt */

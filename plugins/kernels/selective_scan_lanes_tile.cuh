@@ -137,12 +137,12 @@ struct LaneMover {
 
   __device__ __forceinline__ void load_channels(typename Traits::Channels& tile, const void* base, int64_t stride,
                                                 int t0) {
-    const T* global = static_cast<const T*>(base) + (int64_t(s.b) * p.length + t0) * stride + s.d_begin;
-    copy_rows<Traits::kChannels, kPiece>(tile, global, int(stride), s.len - t0, s.width, vector_x);
+    const T* global = static_cast<const T*>(base) + s.token(p.length, t0) * stride + s.d_begin;
+    copy_rows<Traits::kChannels, kPiece>(tile, global, s.step * int(stride), s.len - t0, s.width, vector_x);
   }
   __device__ __forceinline__ void load_states(typename Traits::States& tile, const void* base, int64_t stride, int t0) {
-    const T* global = static_cast<const T*>(base) + (int64_t(s.b) * p.length + t0) * stride + s.group * p.states;
-    copy_rows<Traits::kStates, Traits::kVector>(tile, global, int(stride), s.len - t0, p.states, vector_bc);
+    const T* global = static_cast<const T*>(base) + s.token(p.length, t0) * stride + s.group * p.states;
+    copy_rows<Traits::kStates, Traits::kVector>(tile, global, s.step * int(stride), s.len - t0, p.states, vector_bc);
   }
   __device__ __forceinline__ void load_states(int t0) {
     load_states(shared.B, p.B, p.B_stride, t0);
@@ -183,12 +183,12 @@ struct LaneMover {
     struct alignas(kPiece * sizeof(T)) Piece {
       T v[kPiece];
     };
-    T* y_tile = static_cast<T*>(p.y) + (int64_t(s.b) * p.length + t0) * p.channels + s.d_begin;
+    T* const y = static_cast<T*>(p.y) + s.d_begin;
     const int rows = p.length - t0;
     for_pieces<Traits::kChannels, kPiece>([&](int t, int c) {
       if (t >= rows || c >= s.width) return;
       const Piece piece = *reinterpret_cast<const Piece*>(shared.x[stage].at(t, c));
-      T* y_row = y_tile + (t * p.channels + c);
+      T* y_row = y + s.token(p.length, t0 + t) * p.channels + c;
       if (vector_y) {
         *reinterpret_cast<Piece*>(y_row) = piece;
       } else {

@@ -35,7 +35,7 @@ Op selective_scan_op() {
                {FIELD(past), 'F', {B, D, N}},
                Tensor(FIELD(seq_lens), 'I', {B}).optional()};
   op.outputs = {{FIELD(y), 'T', {B, L, D}}, {FIELD(present), 'F', {B, D, N}}};
-  op.attributes = {{FIELD(dt_softplus), 0, 0, 1}};
+  op.attributes = {{FIELD(dt_softplus), 0, 0, 1}, {FIELD(reverse_groups), 0, 0, kMaxSize}};
   op.tuning = {{FIELD(chunks), kMaxGrid}};
   op.workspace = {FIELD(workspace), FIELD(workspace_bytes), kSplitBytes, SEQEXPORT_IF_CUDA(selective_scan_workspace)};
   op.check = check;

@@ -89,9 +89,15 @@ struct ReduceScatter<1> {
   __device__ static __forceinline__ void run(float*, int) {}
 };
 
-// Where a block stands: its row of the batch, channel range, group and tokens.
+// Where a block stands: its row of the batch, channel range, group and tokens, counted in the order of its scan.
 struct ScanPlace {
   int b, group, d_begin, width, chunk, t_begin, t_end, len;
+  int step;  // to the next token: 1, or -1 where the group runs backwards
+
+  // Among those of all rows, the token that is the t-th of the scan; padded ones stay where they are.
+  __device__ __forceinline__ int64_t token(int64_t length, int t) const {
+    return b * length + (step < 0 && t < len ? len - 1 - t : t);
+  }
 
   template <typename Traits>
   __device__ static __forceinline__ ScanPlace of(const SelectiveScanParams& p, const ScanChunks& chunks) {
@@ -107,6 +113,7 @@ struct ScanPlace {
     s.t_begin = s.chunk * chunks.tokens;
     s.t_end = min(s.t_begin + chunks.tokens, p.length);
     s.len = p.seq_lens ? min(max(p.seq_lens[s.b], 0), p.length) : p.length;
+    s.step = s.group >= p.groups - p.reverse_groups ? -1 : 1;
     return s;
   }
 };
@@ -179,19 +186,19 @@ struct ScanBlock {
     typename Traits::Raw& raw = shared.raw[stage];
     constexpr int R = Traits::kTokens, W = Traits::kChannels, N = Traits::kStates, kT = Traits::kThreads;
     const int rows = min(min(s.t_end, s.len) - t0, R);
-    const int64_t token = int64_t(s.b) * p.length + t0;
+    const int64_t token = s.token(p.length, t0);
     const T* x = static_cast<const T*>(p.x) + token * p.x_stride + s.d_begin;
     const T* dt = static_cast<const T*>(p.dt) + token * p.dt_stride + s.d_begin;
     const T* B = static_cast<const T*>(p.B) + token * p.B_stride + s.group * p.states;
     const T* C = static_cast<const T*>(p.C) + token * p.C_stride + s.group * p.states;
-    copy_tile<T, R, W, kT>(raw.x, x, p.x_stride, rows, s.width, vector_x);
-    copy_tile<T, R, W, kT>(raw.dt, dt, p.dt_stride, rows, s.width, vector_x);
-    copy_tile<T, R, N, kT>(raw.B, B, p.B_stride, rows, p.states, vector_bc);
+    copy_tile<T, R, W, kT>(raw.x, x, s.step * p.x_stride, rows, s.width, vector_x);
+    copy_tile<T, R, W, kT>(raw.dt, dt, s.step * p.dt_stride, rows, s.width, vector_x);
+    copy_tile<T, R, N, kT>(raw.B, B, s.step * p.B_stride, rows, p.states, vector_bc);
     if (!kLocal) {
-      copy_tile<T, R, N, kT>(raw.C, C, p.C_stride, rows, p.states, vector_bc);
+      copy_tile<T, R, N, kT>(raw.C, C, s.step * p.C_stride, rows, p.states, vector_bc);
       if (p.z) {
         const T* z = static_cast<const T*>(p.z) + token * p.z_stride + s.d_begin;
-        copy_tile<T, R, W, kT>(raw.z, z, p.z_stride, rows, s.width, vector_x);
+        copy_tile<T, R, W, kT>(raw.z, z, s.step * p.z_stride, rows, s.width, vector_x);
       }
     }
     copy_async_commit();
@@ -299,12 +306,15 @@ struct ScanBlock {
   __device__ __forceinline__ void finish_tile(const typename Traits::Raw& raw, int t0) {
     const int e = threadIdx.x % Traits::kPairs, c = 2 * e, t_first = threadIdx.x / Traits::kPairs;
     if (!kWhole && c >= s.width) return;
-    T* y = static_cast<T*>(p.y) + (int64_t(s.b) * p.length + t0 + t_first) * p.channels + s.d_begin + c;
+    T* const y_channel = static_cast<T*>(p.y) + s.d_begin + c;
+    const int64_t first = s.token(p.length, t0 + t_first);
 #pragma unroll(kWhole ? ceil_div(Traits::kTokens, kSplit) : 1)
-    for (int i = 0; i < ceil_div(Traits::kTokens, kSplit); ++i, y += int64_t(kSplit) * p.channels) {
+    for (int i = 0; i < ceil_div(Traits::kTokens, kSplit); ++i) {
       const int t = t_first + i * kSplit;
       if (Traits::kTokens < kSplit && t >= Traits::kTokens) return;
       if (!kWhole && t0 + t >= s.t_end) return;
+      const int64_t token = kWhole ? first + i * kSplit * s.step : s.token(p.length, t0 + t);
+      T* const y = y_channel + token * p.channels;
       const float4 v = shared.delta_u[t][e];
       const float2 x = load_pair(&raw.x[t][c]);
       float y0 = fmaf(D.x, x.x, v.x), y1 = fmaf(D.y, x.y, v.z);

@@ -18,6 +18,9 @@ Symbols: B batch, L tokens in this call, D channels, N states of a channel, G gr
     y        T[B,L,D]
     present  F[B,D,N]
 
+The last ``reverse_groups`` of the groups run backwards: their channels start from ``past`` at the last valid token, and
+``present`` is their state after the first. Vision models scan a map in several orders and back (Liu et al. 2024, VMamba).
+
 T is float32, float16 or bfloat16; F is float32, and so is all arithmetic.
 """
 
@@ -37,7 +40,7 @@ Fewer where they have more than ``ROOM`` states, which would leave the cache bet
 
 def reference(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    dt_bias: Tensor | None, past: Tensor, seq_lens: Tensor | None, dt_softplus: int = 0,
+    dt_bias: Tensor | None, past: Tensor, seq_lens: Tensor | None, dt_softplus: int = 0, reverse_groups: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     batch, L, channels = x.shape
     wide = accumulation_dtype(past)
@@ -46,6 +49,12 @@ def reference(
     delta = delta if dt_bias is None else delta + dt_bias
     delta = F.softplus(delta) if dt_softplus else delta
     entering, B_tokens = (_zero_where_padded(each, valid) for each in (delta * values, B_tokens))
+    G = B.shape[2]
+    back = max(G - reverse_groups, 0)
+    first = -(-back * channels // G)
+    delta, entering = _turned(delta, first), _turned(entering, first)
+    B_tokens, C_tokens = _turned(B_tokens, back), _turned(C_tokens, back)
+    scanned = valid if valid is None or first >= channels else _turned(valid.expand(-1, -1, channels), first)
     if channels % B.shape[2]:  # groups of two sizes: each channel becomes one
         group = torch.arange(channels, device=x.device) * B.shape[2] // channels
         B_tokens, C_tokens = B_tokens[:, :, group], C_tokens[:, :, group]
@@ -55,16 +64,22 @@ def reference(
     for start in range(0, L, tokens):
         now = slice(start, start + tokens)
         decay = (delta[:, now, :, None] * A.to(wide)).exp_()
-        decay = decay if valid is None else decay.masked_fill_(~valid[:, now, :, None], 1)
+        decay = decay if scanned is None else decay.masked_fill_(~scanned[:, now, :, None], 1)
         states = entering[:, now] * B_tokens[:, now, :, None]  # [B,T,G,D/G,N]
         for kept, state in zip(decay.unbind(1), states.flatten(2, 3).unbind(1), strict=True):
             h = state.addcmul_(kept, h)
         outputs.append((states @ C_tokens[:, now, :, :, None]).view(batch, -1, channels))
-    y = torch.cat(outputs, dim=1)
+    y = _turned(torch.cat(outputs, dim=1), first)
     y = y if D is None else y + D * values
     y = y if z is None else y * F.silu(z.to(wide))
     y = y if valid is None else torch.where(valid, y, 0)
     return y.to(x.dtype), h.clone()
+
+
+def _turned(each: Tensor, first: int) -> Tensor:
+    """Of [B,L,channels or groups,...], those from ``first`` on with their tokens backwards. Padded tokens come first
+    then, and change nothing there either."""
+    return each if first >= each.shape[2] else torch.cat([each[:, :, :first], each[:, :, first:].flip(1)], 2)
 
 
 def _zero_where_padded(each: Tensor, valid: Tensor | None) -> Tensor:
@@ -74,10 +89,13 @@ def _zero_where_padded(each: Tensor, valid: Tensor | None) -> Tensor:
 
 def fake(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    dt_bias: Tensor | None, past: Tensor, seq_lens: Tensor | None, dt_softplus: int = 0,
+    dt_bias: Tensor | None, past: Tensor, seq_lens: Tensor | None, dt_softplus: int = 0, reverse_groups: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return torch.empty_like(x), torch.empty_like(past)
 
+
+END = 1 << 62
+"""Past the last element of any axis."""
 
 TOKEN_SCAN = [
     "last_rows, y_rows = Scan <num_scan_inputs = 4, body = token (h, step, step_x, b, c) => (h_next, out) {",
@@ -94,6 +112,7 @@ TOKEN_SCAN = [
 
 def body(call: Call) -> list[str]:
     """One Scan step a token, on a state laid out [B,G,N,D/G] so that every broadcast runs along channels."""
+    turn = _turn if call.attributes["reverse_groups"] else _leave
     return [
         *entering(call),
         "dx = Mul (delta, x_valid)",
@@ -106,15 +125,19 @@ def body(call: Call) -> list[str]:
         "L_ = Shape <start = 1, end = 2> (x)",
         "row_shape = Concat <axis = 0> (L_, batch, G, unit, rest)",
         "delta_steps = Transpose <perm = [1, 0, 2]> (delta)",
-        "delta_rows = Reshape (delta_steps, row_shape)",
+        "delta_forth = Reshape (delta_steps, row_shape)",
+        *turn(call, "delta_forth", "delta_rows"),
         "dx_steps = Transpose <perm = [1, 0, 2]> (dx)",
-        "dx_rows = Reshape (dx_steps, row_shape)",
+        "dx_forth = Reshape (dx_steps, row_shape)",
+        *turn(call, "dx_forth", "dx_rows"),
         "B_steps = Transpose <perm = [1, 0, 2, 3]> (B_valid)",
-        "B_columns = Unsqueeze (B_steps, rest)",
+        "B_forth = Unsqueeze (B_steps, rest)",
+        *turn(call, "B_forth", "B_columns"),
         "C_wide = Cast <to = 1> (C)",
         "C_steps = Transpose <perm = [1, 0, 2, 3]> (C_wide)",
         "before_last = Constant <value_ints = [-2]> ()",
-        "C_rows = Unsqueeze (C_steps, before_last)",
+        "C_forth = Unsqueeze (C_steps, before_last)",
+        *turn(call, "C_forth", "C_rows"),
         "A_shape = Concat <axis = 0> (G, rest, N)",
         "A_groups = Reshape (A, A_shape)",
         "A_rows = Transpose <perm = [0, 2, 1]> (A_groups)",
@@ -126,10 +149,32 @@ def body(call: Call) -> list[str]:
         "last_groups = Transpose <perm = [0, 1, 3, 2]> (last_rows)",
         "present = Reshape (last_groups, past_shape)",
         "y_shape = Concat <axis = 0> (L_, batch, rest)",
-        "y_steps = Reshape (y_rows, y_shape)",
+        *turn(call, "y_rows", "y_forth"),
+        "y_steps = Reshape (y_forth, y_shape)",
         "y_scan = Transpose <perm = [1, 0, 2]> (y_steps)",
         *gated(call),
         *_masked(call),
+    ]
+
+
+def _leave(call: Call, given: str, made: str) -> list[str]:
+    return [f"{made} = Identity ({given})"]
+
+
+def _turn(call: Call, given: str, made: str) -> list[str]:
+    """Of rows [L,B,G,...], the last groups with their tokens backwards: padded ones first, which change nothing."""
+    last = call.attributes["reverse_groups"]
+    return [
+        f"{made}_axis = Constant <value_ints = [2]> ()",
+        f"{made}_time = Constant <value_ints = [0]> ()",
+        f"{made}_cut = Constant <value_ints = [{-last}]> ()",
+        f"{made}_back = Constant <value_ints = [-1]> ()",
+        f"{made}_end = Constant <value_ints = [{END}]> ()",
+        f"{made}_before = Constant <value_ints = [{-END}]> ()",
+        f"{made}_kept = Slice ({given}, {made}_time, {made}_cut, {made}_axis)",
+        f"{made}_last = Slice ({given}, {made}_cut, {made}_end, {made}_axis)",
+        f"{made}_turned = Slice ({made}_last, {made}_back, {made}_before, {made}_time, {made}_back)",
+        f"{made} = Concat <axis = 2> ({made}_kept, {made}_turned)",
     ]
 
 
@@ -185,7 +230,7 @@ def _masked(call: Call) -> list[str]:
 def selective_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, z: Tensor | None = None,
     dt_bias: Tensor | None = None, past: Tensor | None = None, seq_lens: Tensor | None = None, *,
-    dt_softplus: bool = False,
+    dt_softplus: bool = False, reverse_groups: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The selective scan of Mamba-1 (Gu & Dao 2023): ``h = exp(dt * A) * h + dt * B * x``, ``y = C . h + D * x``.
 
@@ -199,13 +244,17 @@ def selective_scan(
         past: float32[B,D,N], the state before this call; None: zeros.
         seq_lens: int32[B], valid tokens of each sequence; later ones give 0 and leave the state as it is. None: all L.
         dt_softplus: pass ``dt + dt_bias`` through softplus.
+        reverse_groups: so many of the groups, the last ones (all where there are fewer), run from the last valid token
+            to the first.
 
     Returns:
         y T[B,L,D], and the state after the call, float32[B,D,N].
     """
     if past is None:
         past = A.new_zeros(x.shape[0], *A.shape)
-    y, present = torch.ops.seqexport.selective_scan(x, dt, A, B, C, D, z, dt_bias, past, seq_lens, int(dt_softplus))
+    y, present = torch.ops.seqexport.selective_scan(
+        x, dt, A, B, C, D, z, dt_bias, past, seq_lens, int(dt_softplus), reverse_groups
+    )
     return y, present
 
 
@@ -225,7 +274,7 @@ OP = Op(
         "seq_lens?": "I",
     },
     outputs={"y": "T", "present": "F"},
-    attributes={"dt_softplus": 0},
+    attributes={"dt_softplus": 0, "reverse_groups": 0},
     windows={**dict.fromkeys(("x", "dt", "z"), ("D",)), **dict.fromkeys(("B", "C"), ("G", "N"))},
     reference=reference,
     fake=fake,

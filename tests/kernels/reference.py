@@ -77,10 +77,25 @@ def step(dt, dt_bias, dt_softplus):
     return torch.nn.functional.softplus(delta) if dt_softplus else delta
 
 
-def scan_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, dtype):
+def backwards(tensor, valid):
+    """[B,L,...] with the valid tokens of each row in the other order."""
+    ends, t = valid.sum(1, keepdim=True), torch.arange(tensor.shape[1], device=DEVICE)
+    order = torch.where(t < ends, ends - 1 - t, t)
+    return tensor.gather(1, order.view(*order.shape, *(1,) * (tensor.dim() - 2)).expand_as(tensor))
+
+
+def scan_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, dtype, back=0):
+    """The last ``back`` groups by a scan of turned tokens."""
     batch, length, channels = x.shape
     group = torch.arange(channels, device=DEVICE) * B.shape[2] // channels
     valid = torch.ones(batch, length, dtype=torch.bool, device=DEVICE) if lens is None else lens_mask(lens, length)
+    if back:
+        turned = [None if each is None else backwards(each, valid) for each in (x, dt, B, C, z)]
+        there = scan_reference(x, dt, A, B, C, D, z, dt_bias, past, lens, dt_softplus, dtype)
+        again = scan_reference(*turned[:2], A, *turned[2:4], D, turned[4], dt_bias, past, lens, dt_softplus, dtype)
+        is_back = group >= B.shape[2] - back
+        y = torch.where(is_back, backwards(again[0], valid), there[0])
+        return y, torch.where(is_back[:, None], again[1], there[1])
     x, dt, B, C, z = (None if each is None else cleaned(each, valid, dtype) for each in (x, dt, B, C, z))
     delta = step(dt, dt_bias, dt_softplus)
     delta = delta.masked_fill(~valid[..., None], 0)

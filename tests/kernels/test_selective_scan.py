@@ -20,11 +20,11 @@ def make(batch, length, channels, states, groups=1, dtype=torch.float32, optiona
     ]
 
 
-def run(kernels, args, lens=None, softplus=True, chunks=0, in_place=False, workspace=None):
+def run(kernels, args, lens=None, softplus=True, chunks=0, in_place=False, workspace=None, back=0):
     x, past = args[0], args[8].clone()
     y = poisoned(*x.shape, dtype=x.dtype)
     present = past if in_place else torch.full_like(past, reference.NAN)
-    params = kernels.params("selective_scan", *args[:8], past, lens, y, present, softplus, chunks)
+    params = kernels.params("selective_scan", *args[:8], past, lens, y, present, softplus, back, chunks)
     wanted = kernels.workspace("selective_scan", params) if workspace is None else workspace
     if chunks:
         wanted = x.shape[0] * chunks * x.shape[2] * (past.shape[2] + 1) * 4
@@ -34,11 +34,11 @@ def run(kernels, args, lens=None, softplus=True, chunks=0, in_place=False, works
     return y, present
 
 
-def check(name, results, args, lens=None, softplus=True):
+def check(name, results, args, lens=None, softplus=True, back=0):
     """`results`: one (y, present) or several for the same arguments."""
     dtype = args[0].dtype
-    double = scan_reference(*args, lens, softplus, torch.float64)
-    single = scan_reference(*args, lens, softplus, torch.float32)
+    double = scan_reference(*args, lens, softplus, torch.float64, back)
+    single = scan_reference(*args, lens, softplus, torch.float32, back)
     for y, present in results if isinstance(results, list) else [results]:
         assert_near(f"{name} y", y, single[0].to(dtype), double[0])
         assert_near(f"{name} present", present, single[1], double[1])
@@ -89,6 +89,30 @@ def test_ragged(kernels, length, chunks, dtype):
     check(f"ragged L={length}", results, args, lens)
     for _, present in results:
         assert torch.equal(present[0], args[8][0]), "a row without tokens must keep its state"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "groups", "back"),
+    [
+        (2, 1, 64, 2, 1),
+        (3, 70, 200, 4, 2),
+        (3, 500, 33, 8, 3),
+        (2, 521, 1539, 3, 1),
+        (1, 2049, 1536, 4, 2),
+        (1, 2049, 1536, 1, 1),
+        (5, 300, 5120, 2, 9),
+    ],
+)
+def test_groups_that_run_backwards(kernels, batch, length, channels, groups, back, dtype):
+    torch.manual_seed(10)
+    args = make(batch, length, channels, 16, groups, dtype)
+    check("whole rows", [run(kernels, args, chunks=chunks, back=back) for chunks in (0, 1, 4)], args, back=back)
+    lens = torch.tensor([length - 1, 0, 1, length // 2, length][:batch], dtype=torch.int32, device="cuda")
+    for i in (0, 1, 3, 4, 6):
+        poison_padding(args[i], lens)
+    ragged = [run(kernels, args, lens, chunks=chunks, in_place=True, back=back) for chunks in (0, 1, 4)]
+    check("ragged rows", ragged, args, lens, back=back)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -46,7 +46,7 @@ void conv_case(const Kernels& k, const Pool& pool, int dtype, int B, int L, int 
 }
 
 void scan_case(const Kernels& k, const Pool& pool, int dtype, int B, int L, int D, int N, int G, double step) {
-  const int F = SEQEXPORT_FLOAT32;
+  const int F = SEQEXPORT_FLOAT32, back = G / 2;
   Tensor x(dtype, size_t(B) * L * D), dt(dtype, x.size()), z(dtype, x.size()), y(dtype, x.size());
   Tensor A(F, size_t(D) * N), skip(F, D), bias(F, D), past(F, size_t(B) * D * N), present(F, past.size());
   Tensor Bm(dtype, size_t(B) * L * G * N), C(dtype, Bm.size());
@@ -58,8 +58,9 @@ void scan_case(const Kernels& k, const Pool& pool, int dtype, int B, int L, int 
   Doubles truth_y(x.size()), h(past.size());
   for (size_t i = 0; i < h.size(); ++i) h[i] = past[i];
   for (int b = 0; b < B; ++b) {
-    for (int t = 0; t < lens[b]; ++t) {
+    for (int i = 0; i < lens[b]; ++i) {
       for (int d = 0; d < D; ++d) {
+        const int t = int64_t(d) * G / D >= G - back ? lens[b] - 1 - i : i;
         const size_t at = (size_t(b) * L + t) * D + d, row = ((size_t(b) * L + t) * G + size_t(d) * G / D) * N;
         const double delta = std::log1p(std::exp(dt[at] + bias[d]));
         double sum = 0;
@@ -75,6 +76,7 @@ void scan_case(const Kernels& k, const Pool& pool, int dtype, int B, int L, int 
   present.copy(past);
   SelectiveScanParams p{};
   p.dtype = dtype, p.batch = B, p.length = L, p.channels = D, p.states = N, p.groups = G, p.dt_softplus = 1;
+  p.reverse_groups = back;
   p.x_stride = p.dt_stride = p.z_stride = D, p.B_stride = p.C_stride = int64_t(G) * N;
   p.x = x.data(), p.dt = dt.data(), p.A = (float*)A.data(), p.B = Bm.data(), p.C = C.data();
   p.D = (float*)skip.data(), p.z = z.data(), p.dt_bias = (float*)bias.data(), p.seq_lens = lens.data();

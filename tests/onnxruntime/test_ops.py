@@ -68,6 +68,14 @@ def test_selective_scan_sizes(ops: LibraryOps, D: int, N: int, G: int) -> None:
     ops.check(SCAN, scan(length=64, D=D, N=N, G=G, batch=len(lens), seq_lens=lens), dt_softplus=1)
 
 
+@dtypes
+@lengths
+def test_selective_scan_backwards(ops: LibraryOps, length: int, dtype: torch.dtype) -> None:
+    lens = [length, max(1, length // 3)]
+    values = scan(length=length, D=132, N=16, G=4, dtype=dtype, seq_lens=lens)
+    ops.check(SCAN, values, dt_softplus=1, reverse_groups=2)
+
+
 @pytest.mark.parametrize("without", [(), ("D",), ("z",), ("dt_bias",), ("D", "z", "dt_bias", "seq_lens")], ids=str)
 @pytest.mark.parametrize("dt_softplus", [0, 1])
 def test_selective_scan_optional_inputs(ops: LibraryOps, without: Any, dt_softplus: int) -> None:

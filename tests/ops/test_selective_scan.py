@@ -74,6 +74,37 @@ def test_padded_tokens_change_nothing(run):
     assert torch.equal(present[3], values["past"][3])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("length", "D", "G", "back"), [(1, 6, 1, 1), (63, 12, 4, 2), (500, 33, 3, 1), (63, 8, 2, 9)])
+def test_groups_that_run_backwards(length, D, G, back, dtype):
+    lens = [length, 1, length // 2]
+    values = make(batch=3, length=length, D=D, G=G, dtype=dtype, seq_lens=lens)
+    check(values, dtype, dt_softplus=1, reverse_groups=back)
+    check(values | {"seq_lens": None}, dtype, dt_softplus=1, reverse_groups=back)
+
+
+@pytest.mark.parametrize("run", [run_reference, *BACKENDS])
+def test_backwards_is_forwards_over_turned_tokens(run):
+    lens = [7, 3, 1, 0]
+    values = make(batch=4, length=7, D=6, G=3, seq_lens=lens)
+    turned = dict(values)
+    for name in ("x", "dt", "B", "C", "z"):
+        turned[name] = _backwards(values[name], lens)
+        for each in (values[name], turned[name]):
+            for b, valid in enumerate(lens):
+                each[b, valid:] = torch.nan
+    y, present = run(OP, values, {"dt_softplus": 1, "reverse_groups": 1})
+    forth, back = (run(OP, each, {"dt_softplus": 1}) for each in (values, turned))
+    torch.testing.assert_close(y[..., :4], forth[0][..., :4], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(y[..., 4:], _backwards(back[0], lens)[..., 4:], rtol=1e-6, atol=1e-6)
+    expected = torch.cat([forth[1][:, :4], back[1][:, 4:]], 1)
+    torch.testing.assert_close(present, expected, rtol=1e-6, atol=1e-6)
+
+
+def _backwards(each, lens):
+    return torch.stack([torch.cat([row[:n].flip(0), row[n:]]) for row, n in zip(each, lens, strict=True)])
+
+
 def make_row(values, b):
     n = int(values["seq_lens"][b])
     row = {k: v if v.dim() <= 2 and k != "seq_lens" else v[b : b + 1] for k, v in values.items()}

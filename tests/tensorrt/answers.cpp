@@ -55,7 +55,9 @@ void selective_scan(Arrays& a, const Case& call) {
   a["present"] = a["past"];
   for (int64_t b = 0; b < B; ++b) {
     for (int64_t d = 0; d < D; ++d) {
-      for (int64_t t = 0; t < valid(a, b, L); ++t) {
+      const bool is_backwards = d * G / D >= G - int64_t(call.attribute("reverse_groups", 0));
+      for (int64_t i = 0, tokens = valid(a, b, L); i < tokens; ++i) {
+        const int64_t t = is_backwards ? tokens - 1 - i : i;
         const double x = a["x"].at({b, t, d});
         double delta = a["dt"].at({b, t, d}) + (call.has("dt_bias") ? a["dt_bias"].at({d}) : 0);
         if (call.attribute("dt_softplus", 0) != 0) delta = softplus(delta);

@@ -56,7 +56,7 @@ Case scan_case(const std::string& label, bool all, int64_t L) {
   c.arrays["past"] = uniform('F', "BDN", sizes);
   if (!all) return c;
   c.inputs = {"x", "dt", "A", "B", "C", "D", "z", "dt_bias", "past", "seq_lens"};
-  c.attributes = {{"dt_softplus", 1}};
+  c.attributes = {{"dt_softplus", 1}, {"reverse_groups", 1}};
   c.arrays["D"] = uniform('F', "D", sizes);
   c.arrays["z"] = uniform('T', "BLD", sizes);
   c.arrays["dt_bias"] = uniform('F', "D", sizes, -2, -1);

@@ -15,9 +15,9 @@ from seqexport.plugins.ops.selective_scan import TOKEN_SCAN, entering, gated
 
 
 def body(node: ir.Node, call: Call) -> list[str] | None:
-    """None where B and C have more groups than one."""
+    """None where B and C have more groups than one, or run backwards."""
     B = node.inputs[3]
-    if B is None or B.shape is None or B.shape[2] != 1 or "seq_lens" not in call:
+    if B is None or B.shape is None or B.shape[2] != 1 or "seq_lens" not in call or call.attributes["reverse_groups"]:
         return None
     N = B.shape[3]
     return [

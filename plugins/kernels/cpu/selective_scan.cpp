@@ -36,7 +36,9 @@ class Scan : public InScratch {
 
   void run() {
     const int valid = valid_tokens(p_.seq_lens, b_, p_.length);
+    if (g_ >= p_.groups - p_.reverse_groups) start_ = valid - 1, stride_ = -1;
     valid == 1 && p_.states % W == 0 ? step() : scan(valid);
+    start_ = 0, stride_ = 1;
     for (int t = valid; t < p_.length; ++t) {
       for (int v = 0; v < vecs_; ++v) store(y(t, v), zero(), count(v));
     }
@@ -89,7 +91,8 @@ class Scan : public InScratch {
 
   int channel(int v) const { return first_ + v * W; }
   int count(int v) const { return smaller(W, end_ - channel(v)); }
-  int64_t token(int t) const { return (int64_t)b_ * p_.length + t; }
+  // Of all rows, the token that is the t-th in the order of the scan.
+  int64_t token(int t) const { return (int64_t)b_ * p_.length + start_ + t * stride_; }
   Vec input(const void* base, int64_t stride, int t, int v) const {
     return load((const T*)base + token(t) * stride + channel(v), count(v));
   }
@@ -198,6 +201,7 @@ class Scan : public InScratch {
 
   const SelectiveScanParams& p_;
   const int b_, g_, first_, end_, vecs_;
+  int start_ = 0, stride_ = 1;
   Room room_;
 };
 
