@@ -19,6 +19,7 @@ from seqexport.exporter.passes.fuse_router import fuse_router
 from seqexport.exporter.passes.fuse_scan_gate import fuse_scan_gate
 from seqexport.exporter.passes.gelu_by_sigmoid import gelu_by_sigmoid
 from seqexport.exporter.passes.graph_pass import GraphPass
+from seqexport.exporter.passes.join_directions import join_directions
 from seqexport.exporter.passes.name_inputs import name_inputs
 from seqexport.exporter.passes.opset_17 import to_opset_17
 from seqexport.exporter.passes.ort import lower_for_ort
@@ -37,6 +38,7 @@ FUSIONS = (
     read_in_place,
     fuse_router,
     unflatten_products,
+    join_directions,
     fuse_linear,
     fuse_rotary_embedding,
 )

@@ -26,6 +26,8 @@ from seqexport.exporter.passes import opset_27
 from seqexport.exporter.passes.cancel_transposes import cancel_transposes
 from seqexport.exporter.passes.einsum_to_matmul import einsum_to_matmul
 from seqexport.exporter.passes.fold_parameters import fold_parameters
+from seqexport.exporter.passes.part_directions import part_directions
+from seqexport.exporter.passes.raise_maps import raise_maps
 from seqexport.exporter.passes.repeat_layers import repeat_layers
 from seqexport.exporter.passes.share_sizes import share_sizes
 from seqexport.exporter.passes.simplify import simplify
@@ -72,6 +74,7 @@ def trace_module(
     *,
     opset: int = DEFAULT_OPSET,
     translations: Translations | None = None,
+    least: Mapping[str, int] | None = None,
 ) -> Traced:
     """Trace a module, in evaluation mode; afterwards it is as it was.
 
@@ -91,6 +94,8 @@ def trace_module(
         opset: ONNX opset of the graph, 18 to 23, or 27.
         translations: for torch ops of your own, what makes ONNX nodes of a call (``torch.onnx.export``'s
             ``custom_translation_table``).
+        least: of dynamic axes, by name, the smallest size that is known to run, where it is. PyTorch traces a module
+            twice that wants more than some size, to find that out.
 
     Returns:
         The graph and its states. Outputs are named as the module names them: by the keys of a dictionary, the fields of
@@ -103,10 +108,10 @@ def trace_module(
     axes = named_axes(module, inputs, dynamic_axes or {})
     with explained(module):
         found = discover_states(module, inputs)
-        graph = None if found else _repeated(module, inputs, axes, opset, translations)
+        graph = None if found else _repeated(module, inputs, axes, opset, translations, least)
         if graph is None:
             states_kept = GraphStates(found, cached=False)
-            graph = capture(module, inputs, axes, states_kept, opset=opset, translations=translations)
+            graph = capture(module, inputs, axes, states_kept, opset=opset, translations=translations, least=least)
         _check_axes(graph.graph, axes)
         finish(graph)
     explicit = [explicit_state(graph.graph, past, present) for past, present in (states or {}).items()]
@@ -114,7 +119,12 @@ def trace_module(
 
 
 def _repeated(
-    module: nn.Module, inputs: Inputs, axes: DynamicAxes, opset: int, translations: Translations | None
+    module: nn.Module,
+    inputs: Inputs,
+    axes: DynamicAxes,
+    opset: int,
+    translations: Translations | None,
+    least: Mapping[str, int] | None,
 ) -> ir.Model | None:
     """The graph out of one traced part of each kind; None where that cannot be, whatever the reason."""
 
@@ -129,7 +139,8 @@ def _repeated(
             run()  # what speaks against it is mostly seen here, before the long work
         with representatives_only(stack):
             known = {MARK: translate_mark, **(translations or {})}
-            graph = capture(module, inputs, axes, GraphStates(cached=False), opset=opset, translations=known)
+            states = GraphStates(cached=False)
+            graph = capture(module, inputs, axes, states, opset=opset, translations=known, least=least)
         repeat_layers(graph, stack, [], dict((*module.named_parameters(), *module.named_buffers())))
     except Exception as error:
         logger.debug("%s is traced whole, not a part of each kind: %s", type(module).__name__, error, exc_info=True)
@@ -164,6 +175,7 @@ def capture(
     *,
     opset: int,
     translations: Translations | None = None,
+    least: Mapping[str, int] | None = None,
 ) -> ir.Model:
     """The graph of a module, tidied, with every parameter as the module has it; ``finish`` does the rest.
 
@@ -184,7 +196,7 @@ def capture(
             optimize=False,
             opset_version=written,
             input_names=names,
-            dynamic_shapes=_dynamic_shapes(inputs, axes, specs),
+            dynamic_shapes=_dynamic_shapes(inputs, axes, specs, least or {}),
             custom_translation_table={
                 **{getattr(torch.ops.seqexport, op.stem).default: _translation(op) for op in OPS.values()},
                 **(translations or {}),
@@ -198,12 +210,18 @@ def capture(
     share_sizes(graph)
     simplify(graph)
     einsum_to_matmul(graph)
+    part_directions(graph)
     cancel_transposes(graph)
+    raise_maps(graph)
     for value, name in zip(graph.graph.inputs, names, strict=True):
         value.name = name
     _name_outputs(graph.graph, told[-1])
     _name_parameters(graph.graph)
     return graph
+
+
+EVERY_MODULE = 2
+"""A size that PyTorch takes every module to run at."""
 
 
 def uncached_shapes() -> AbstractContextManager[None]:
@@ -248,11 +266,14 @@ def _example(spec: StateSpec, sizes: Mapping[str, int]) -> Tensor:
     return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
 
 
-def _dynamic_shapes(inputs: Inputs, axes: DynamicAxes, states: Sequence[StateSpec]) -> tuple[Any, ...]:
+def _dynamic_shapes(
+    inputs: Inputs, axes: DynamicAxes, states: Sequence[StateSpec], least: Mapping[str, int]
+) -> tuple[Any, ...]:
     dims: dict[str, Any] = {}
 
     def dim(axis: str) -> Any:
-        return dims.setdefault(axis, torch.export.Dim(axis))
+        smallest = least.get(axis, 0)
+        return dims.setdefault(axis, torch.export.Dim(axis, min=smallest if smallest > EVERY_MODULE else None))
 
     given = [{index: dim(axis) for index, axis in axes.get(name, {}).items()} for name in inputs]
     past = [{index: dim(axis) for index, axis in enumerate(spec.shape) if isinstance(axis, str)} for spec in states]

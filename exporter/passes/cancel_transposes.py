@@ -26,7 +26,7 @@ from seqexport.exporter.passes.sink_transposes import sink
 from seqexport.plugins.ops import DOMAIN
 
 LAST_TWO = [0, 2, 1]
-ARRANGING = ("Transpose", "Reshape", "Slice", "Gather", "Add")
+ARRANGING = ("Transpose", "Reshape", "Split", "Slice", "Gather", "Add")
 TOKENS_FIRST, ROWS_FIRST, MATRICES, TOKENS_LAST = [0, 3, 1, 2], [0, 2, 1, 3], [0, 1, 3, 2], [0, 2, 3, 1]
 """Of [B,K,D,L]: to [B,L,K,D]; of [B,K,L,D]: to the same; each matrix; and back from [B,L,K,D]."""
 
@@ -105,7 +105,7 @@ def _swap_product(graph: ir.Graph, node: ir.Node) -> bool:  # 3
 
 def _reshape_last(graph: ir.Graph, node: ir.Node) -> bool:  # 4
     reshape = node.inputs[0].producer() if permutation(node.outputs[0]) == LAST_TWO and node.inputs[0] else None
-    if reshape is None or not _joins_channels(reshape, reshape.inputs[0], reshape.outputs[0]):
+    if reshape is None or not joins_channels(reshape, reshape.inputs[0], reshape.outputs[0]):
         return False
     x, whole = reshape.inputs[0], reshape.outputs[0]
     assert x is not None and x.shape is not None and whole.shape is not None
@@ -118,7 +118,7 @@ def _reshape_last(graph: ir.Graph, node: ir.Node) -> bool:  # 4
 
 
 def _reshape_first(graph: ir.Graph, node: ir.Node) -> bool:  # 4
-    if permutation(node.inputs[0]) != LAST_TWO or not _joins_channels(node, node.outputs[0], node.inputs[0]):
+    if permutation(node.inputs[0]) != LAST_TWO or not joins_channels(node, node.outputs[0], node.inputs[0]):
         return False
     parted, y = node.outputs[0], untransposed(node.inputs[0])
     assert parted.shape is not None
@@ -164,7 +164,7 @@ def _follows_an_op(node: ir.Node | None) -> bool:
     return node is not None and node.domain == DOMAIN
 
 
-def _joins_channels(reshape: ir.Node, parted: ir.Value | None, whole: ir.Value | None) -> bool:
+def joins_channels(reshape: ir.Node, parted: ir.Value | None, whole: ir.Value | None) -> bool:
     """Whether a Reshape stands between [B,K,D,L] and [B,K*D,L], with K and D known."""
     if reshape.op_type != "Reshape" or reshape.domain or rank(parted) != 4 or rank(whole) != 3:
         return False

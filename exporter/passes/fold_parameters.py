@@ -39,6 +39,8 @@ def fold(graph: ir.Graph, node: ir.Node) -> None:
     output = node.outputs[0]
     shape, dtype = _result_type(node, tensors[0])
     name = f"{sources[0].name}.{node.op_type.lower()}"
+    if node.op_type == "Gather":
+        name = f"{sources[0].name}.{int(tensors[1].numpy())}"
 
     def compute() -> Array:
         return evaluate(node, *(tensor.numpy() for tensor in tensors))
@@ -54,6 +56,8 @@ def _result_type(node: ir.Node, tensor: ir.TensorProtocol) -> tuple[Sequence[int
     stand_in = np.broadcast_to(np.zeros((), np.int8), tensor.shape.numpy())
     if node.op_type == "Transpose":
         return stand_in.transpose(node.attributes["perm"].as_ints()).shape, tensor.dtype
+    if node.op_type == "Gather":
+        return stand_in[0].shape, tensor.dtype
     if node.op_type == "Squeeze":
         axes = node.inputs[1]
         assert axes is not None and axes.const_value is not None
@@ -83,6 +87,7 @@ def _cast(node: ir.Node, x: Array) -> Array:
 EVALUATE: dict[str, Callable[..., Array]] = {
     "Cast": _cast,
     "Exp": lambda node, x: np.exp(x),
+    "Gather": lambda node, x, index: x[int(index)],
     "Neg": lambda node, x: -x,
     "Squeeze": _squeeze,
     "Transpose": _transpose,

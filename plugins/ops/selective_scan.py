@@ -19,7 +19,7 @@ Symbols: B batch, L tokens in this call, D channels, N states of a channel, G gr
     present  F[B,D,N]
 
 The last ``reverse_groups`` of the groups run backwards: their channels start from ``past`` at the last valid token, and
-``present`` is their state after the first. Vision models scan a map in several orders and back (Liu et al. 2024, VMamba).
+``present`` is their state after the first. Vision models scan a map in several orders and back (VMamba, Liu 2024).
 
 T is float32, float16 or bfloat16; F is float32, and so is all arithmetic.
 """
@@ -163,7 +163,7 @@ def _leave(call: Call, given: str, made: str) -> list[str]:
 
 def _turn(call: Call, given: str, made: str) -> list[str]:
     """Of rows [L,B,G,...], the last groups with their tokens backwards: padded ones first, which change nothing."""
-    last = call.attributes["reverse_groups"]
+    last = int(call.attributes["reverse_groups"])
     return [
         f"{made}_axis = Constant <value_ints = [2]> ()",
         f"{made}_time = Constant <value_ints = [0]> ()",
