@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seqexport.exporter import notes
 from seqexport.exporter.destination import Destination, destination
-from seqexport.exporter.interface import DynamicAxes
+from seqexport.exporter.interface import DynamicAxes, named_axes
 from seqexport.exporter.other_sizes import other_sizes, resized
 from seqexport.exporter.standins import mamba_ssm
 from seqexport.exporter.targets import finish_for
@@ -25,6 +25,7 @@ from seqexport.plugins.errors import UserError
 from seqexport.runtimes.bundle import FACTORY, MEMORY, Bundle
 from seqexport.runtimes.comparison.module_reference import (
     ModuleReference,
+    Sizes,
     drawn,
     record,
     write_module_reference,
@@ -98,13 +99,17 @@ def _exported(
     for said in notes.of_dtype(dtype, options.target):
         note(said)
     with stage("trace"):
+        examples = resized(inputs, axes, _at_least_two(inputs, axes))
+        axes = named_axes(original, examples, axes)
+        sizes, not_recorded = other_sizes(original, inputs, axes)
         traced = trace_module(
             original,
-            resized(inputs, axes, _at_least_two(inputs, axes)),
+            examples,
             axes,
             options.states,
             opset=options.opset,
             translations=options.translations,
+            least=_least(inputs, axes, sizes),
         )
         _check_states(traced)
         for name in inputs.keys() - {value.name for value in traced.graph.graph.inputs}:
@@ -115,9 +120,20 @@ def _exported(
         ops |= our_ops(graph)
     source = f"{FACTORY}{model}" if isinstance(model, str) else f"{MEMORY}{kind}"
     manifest = _manifest(original, source, options, dtype, graph, traced, ops)
+    for axis, why in not_recorded.items():
+        note(f"no other size of {axis} is checked: {why}")
+    calls = [inputs, *(resized(inputs, axes, each) for each in sizes)]
     return write_bundle(
-        output, manifest, graph, stage, record=lambda bundle: _record(bundle, original, inputs, axes, note)
+        output, manifest, graph, stage, record=lambda bundle: _record(bundle, original, calls, not_recorded)
     )
+
+
+def _least(inputs: Mapping[str, Tensor], axes: DynamicAxes, tried: Sequence[Sizes]) -> dict[str, int]:
+    """Of each dynamic axis the smallest size that is known to run: the example's own, or one that was tried."""
+    least = {axis: inputs[name].shape[index] for name in axes for index, axis in axes[name].items()}
+    for sizes in tried:
+        least |= {axis: min(size, least[axis]) for axis, size in sizes.items()}
+    return least
 
 
 def _given(model: Any, options: ModuleOptions) -> nn.Module:
@@ -254,21 +270,18 @@ def _manifest(
 
 
 def _record(
-    bundle: Bundle, module: nn.Module, inputs: dict[str, Tensor], axes: DynamicAxes, note: Callable[[str], None]
+    bundle: Bundle, module: nn.Module, calls: Sequence[dict[str, Tensor]], not_recorded: dict[str, str]
 ) -> None:
-    """The original's answers at the examples' sizes and at others."""
+    """The original's answers to calls, of which the first is the examples'."""
     native, float64 = TorchModule(bundle, module), TorchModule(bundle, module, arithmetic="float64")
-    found, not_recorded = other_sizes(module, inputs, axes)
-    for axis, why in not_recorded.items():
-        note(f"no other size of {axis} is checked: {why}")
-    arrays = {name: to_numpy(tensor) for name, tensor in inputs.items()}
-    calls = [arrays, *(_arrays(resized(inputs, axes, sizes)) for sizes in found)]
+    given = [_arrays(call) for call in calls]
+    arrays = given[0]
     carried = {spec.past_name for spec in bundle.manifest.states}
 
     def draw(random: np.random.Generator) -> Arrays:
         return {name: x if name in carried else drawn(x, x.shape, random) for name, x in arrays.items()}
 
-    cases, errors = record(native, float64, calls, draw)
+    cases, errors = record(native, float64, given, draw)
     write_module_reference(bundle.reference, ModuleReference(cases, errors, not_recorded))
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seqexport.exporter.interface import DynamicAxes
+from seqexport.exporter.layers import representatives_only
+from seqexport.exporter.repeated_parts import repeated_parts
 from seqexport.runtimes.comparison.module_reference import Sizes, drawn
 from seqexport.runtimes.pytorch.attributes import evaluating
 from seqexport.runtimes.pytorch.outputs import to_numpy
@@ -25,6 +27,7 @@ def other_sizes(
     batch of one does, grows where the others shrink, so that no call is much larger than the example.
     """
     own = {axis: inputs[name].shape[index] for name in axes for index, axis in axes[name].items()}
+    trial = _Trial(module, inputs, axes)
     larger: Sizes = {}
     smaller: Sizes = {}
     refused: dict[str, str] = {}
@@ -32,7 +35,7 @@ def other_sizes(
         failed = list[str]()
         more = (size + 1 + index, (2 if index % 2 else 3) * size, 2 * size)
         for found, tried in ((larger, more), (smaller, (1, size // 2))):
-            runs = next(_running(module, inputs, axes, axis, [n for n in tried if 0 < n != size], failed), None)
+            runs = next(trial.running(axis, [n for n in tried if 0 < n != size], failed), None)
             if runs is not None:
                 found[axis] = runs
         if axis not in larger and axis not in smaller:
@@ -41,30 +44,53 @@ def other_sizes(
         smaller |= {axis: larger.pop(axis) for axis in larger.keys() - smaller.keys()}
     together = [sizes for sizes in (larger, smaller) if sizes]
     for sizes in list(together):
-        if why := _why_not(module, inputs, axes, sizes):
+        if why := trial.why_not(sizes):
             together.remove(sizes)
             refused |= dict.fromkeys(sizes, f"together with the others {why}")
     return together, refused
 
 
-def _running(
-    module: nn.Module, inputs: Mapping[str, Tensor], axes: DynamicAxes, axis: str, tried: list[int], failed: list[str]
-) -> Iterator[int]:
-    for size in tried:
-        if why := _why_not(module, inputs, axes, {axis: size}):
-            failed.append(why)
-        else:
-            yield size
+class _Trial:
+    """Runs a module at other sizes on tensors without values, one part of each kind where parts repeat each other."""
 
+    def __init__(self, module: nn.Module, inputs: Mapping[str, Tensor], axes: DynamicAxes) -> None:
+        self.module, self.inputs, self.axes = module, inputs, axes
+        try:
+            self.stack = repeated_parts(module, lambda: self._run({}))
+        except Exception:  # the module tells why, at sizes that it is tried at
+            self.stack = None
 
-def _why_not(module: nn.Module, inputs: Mapping[str, Tensor], axes: DynamicAxes, sizes: Sizes) -> str | None:
-    """Why the module does not run at the sizes, if so."""
-    try:
-        with evaluating(module), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            module(**{name: _empty(x, axes.get(name, {}), sizes) for name, x in inputs.items()})
-    except Exception as error:
-        return f"at {', '.join(map(str, sizes.values()))}, {type(error).__name__}: {' '.join(str(error).split())[:160]}"
-    return None
+    def running(self, axis: str, tried: list[int], failed: list[str]) -> Iterator[int]:
+        for size in tried:
+            if why := self.why_not({axis: size}):
+                failed.append(why)
+            else:
+                yield size
+
+    def why_not(self, sizes: Sizes) -> str | None:
+        """Why the module does not run at the sizes, if so."""
+        if self._runs_in_part(sizes):
+            return None
+        try:
+            self._run(sizes)
+        except Exception as error:
+            said = " ".join(str(error).split())[:160]
+            return f"at {', '.join(map(str, sizes.values()))}, {type(error).__name__}: {said}"
+        return None
+
+    def _runs_in_part(self, sizes: Sizes) -> bool:
+        if self.stack is None:
+            return False
+        try:
+            with representatives_only(self.stack):
+                self._run(sizes)
+        except Exception:
+            return False
+        return True
+
+    def _run(self, sizes: Sizes) -> None:
+        with evaluating(self.module), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            self.module(**{name: _empty(x, self.axes.get(name, {}), sizes) for name, x in self.inputs.items()})
 
 
 def _empty(tensor: Tensor, axes: Mapping[int, str], sizes: Sizes) -> Tensor:
