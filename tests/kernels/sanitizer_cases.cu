@@ -87,7 +87,7 @@ void conv(int dtype, int batch, int length, int channels, int taps, bool ragged)
 }
 
 void scan(int dtype, int batch, int length, int channels, int states, int groups, int chunks, bool ragged) {
-  SelectiveScanParams p = {dtype, batch, length, channels, states, groups, 1, chunks};
+  SelectiveScanParams p = {dtype, batch, length, channels, states, groups, 1, groups / 2, chunks};
   p.x_stride = p.dt_stride = p.z_stride = channels;
   p.B_stride = p.C_stride = groups * states;
   const size_t tokens = size_t(batch) * length;
