@@ -24,7 +24,7 @@ from seqexport.exporter.passes.parameters import numbers
 from seqexport.plugins.ops import DOMAIN, OPS
 
 NAMES = OPS["SelectiveScan"].input_names
-X, DT, B, C, Z = (NAMES.index(name) for name in ("x", "dt", "B", "C", "z"))
+X, DT, B, C, Z, LENS = (NAMES.index(name) for name in ("x", "dt", "B", "C", "z", "seq_lens"))
 
 
 def part_directions(model: ir.Model) -> None:
@@ -54,9 +54,13 @@ def _part(graph: ir.Graph, scan: ir.Node) -> None:
 
 
 def _stacks(scan: ir.Node) -> dict[int, ir.Value]:
-    """By place, the inputs that a direction has its own of, [B,K,C,L] each; none where they are not arranged so."""
+    """By place, the inputs that a direction has its own of, [B,K,C,L] each; none where they are not arranged so.
+
+    Nor where rows end early: a flip puts their padded tokens first, and the scan would leave them where they are.
+    """
     has_order = "reverse_groups" in scan.attributes and scan.attributes["reverse_groups"].as_int() > 0
-    if scan.inputs[Z] is not None or has_order:
+    has_more = any(index < len(scan.inputs) and scan.inputs[index] is not None for index in (Z, LENS))
+    if has_more or has_order:
         return {}
     stacks = {index: _parted(scan.inputs[index]) for index in (X, DT)}
     stacks |= {index: _tokens_last(scan.inputs[index]) for index in (B, C)}

@@ -52,9 +52,11 @@ def _upright(y: Tensor, height: int, width: int) -> Tensor:
 class MapScan(nn.Module):
     """x [B,D,H,W] to [B,H,W,D]."""
 
-    def __init__(self, stack: Stack = there_and_back, merge: Merge = summed_first, offset: float = 0.0) -> None:
+    def __init__(self, stack: Stack = there_and_back, merge: Merge = summed_first, **more: float) -> None:
+        """``more``: an ``offset`` of the steps, or ``ragged``, which tells the scan how long rows are."""
         super().__init__()
-        self.stack, self.merge, self.offset = stack, merge, offset
+        self.stack, self.merge = stack, merge
+        self.offset, self.ragged = more.get("offset", 0.0), bool(more.get("ragged"))
         g = torch.Generator().manual_seed(0)
         self.mix = nn.Parameter(torch.randn(K, R + 2 * N, D, generator=g) * D**-0.5)
         self.step = nn.Parameter(torch.randn(K, D, R, generator=g))
@@ -69,7 +71,8 @@ class MapScan(nn.Module):
         dt = dt + self.offset if self.offset else dt
         u, dt = (each.reshape(batch, K * D, -1).transpose(1, 2) for each in (seen, dt))
         B, C = (each.permute(0, 3, 1, 2) for each in (B, C))
-        y, _ = selective_scan(u, dt, -self.A_log.exp(), B, C, dt_softplus=True)
+        lens = torch.full((batch,), height * width, dtype=torch.int32) if self.ragged else None
+        y, _ = selective_scan(u, dt, -self.A_log.exp(), B, C, seq_lens=lens, dt_softplus=True)
         y = self.merge(y.transpose(1, 2).reshape(batch, K, D, -1), height, width)
         return self.norm(y.transpose(1, 2)).unflatten(1, (height, width)).contiguous()
 

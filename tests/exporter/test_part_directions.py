@@ -69,8 +69,9 @@ def test_directions_are_computed_apart(stack: Stack, merge: Merge, back: int, tu
     check(graph, module)
 
 
-def test_a_step_that_is_not_followed_leaves_the_graph() -> None:
-    module = MapScan(offset=0.5)
+@pytest.mark.parametrize("more", [{"offset": 0.5}, {"ragged": True}])
+def test_what_is_not_followed_leaves_the_graph(more: dict[str, float]) -> None:
+    module = MapScan(**more)
     graph = traced(module)
     assert Counter(node.op_type for node in graph.graph)["MatMul"] == 2
     assert scan_of(graph).attributes["reverse_groups"].as_int() == 0
