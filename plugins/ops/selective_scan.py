@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops.op import Call, Op
 from seqexport.plugins.ops.ragged import TOKEN_MASK, accumulation_dtype, token_mask
 
@@ -249,7 +250,12 @@ def selective_scan(
 
     Returns:
         y T[B,L,D], and the state after the call, float32[B,D,N].
+
+    Raises:
+        UserError: ``reverse_groups`` is negative.
     """
+    if reverse_groups < 0:
+        raise UserError(f"`reverse_groups` must be 0 or more, got {reverse_groups}")
     if past is None:
         past = A.new_zeros(x.shape[0], *A.shape)
     y, present = torch.ops.seqexport.selective_scan(

@@ -3,7 +3,9 @@ import functools
 import pytest
 import torch
 
+from seqexport.plugins.errors import UserError
 from seqexport.plugins.ops import OPS
+from seqexport.plugins.ops.selective_scan import selective_scan
 from tests.ops.conformance import (
     BACKENDS,
     assert_as_accurate_as_torch,
@@ -99,6 +101,12 @@ def test_backwards_is_forwards_over_turned_tokens(run):
     torch.testing.assert_close(y[..., 4:], _backwards(back[0], lens)[..., 4:], rtol=1e-6, atol=1e-6)
     expected = torch.cat([forth[1][:, :4], back[1][:, 4:]], 1)
     torch.testing.assert_close(present, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_fewer_groups_than_none_are_refused():
+    values = make(without=("seq_lens",))
+    with pytest.raises(UserError, match="`reverse_groups` must be 0 or more, got -1"):
+        selective_scan(**values, reverse_groups=-1)
 
 
 def _backwards(each, lens):
