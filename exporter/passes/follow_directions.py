@@ -3,7 +3,7 @@
 1. Concat of directions, or Unsqueeze: to its own part, whose channels are put last.
 2. Slice of all tokens backwards: the direction runs backwards.
 3. MatMul of K matrices that the graph stores: to the product of its tokens and its matrix.
-4. Split of channels, and Cast.
+4. Split of channels, Cast, and a Reshape that changes nothing.
 5. Slice of directions, and Add.
 """
 
@@ -202,6 +202,18 @@ def _split(follower: Follower, node: ir.Node, value: ir.Value, direction: int) -
     return Direction(follower.split(whole.tokens, known)[node.outputs.index(value)], whole.backwards)
 
 
+def keeps_shape(node: ir.Node) -> bool:
+    """Whether a Reshape gives the sizes that it takes, as ``view`` of what has them already."""
+    given, made = node.inputs[0], node.outputs[0]
+    if given is None or given.shape is None or made.shape is None:
+        return False
+    return [str(size) for size in given.shape] == [str(size) for size in made.shape]
+
+
+def _reshape(follower: Follower, node: ir.Node, value: ir.Value, direction: int) -> Direction | None:  # 4
+    return follower.follow(node.inputs[0], direction) if keeps_shape(node) else None
+
+
 def _cast(follower: Follower, node: ir.Node, value: ir.Value, direction: int) -> Direction | None:  # 4
     whole = follower.follow(node.inputs[0], direction)
     if whole is None or whole.tokens.shape is None:
@@ -225,6 +237,7 @@ RULES: dict[str, Rule] = {
     "Cast": _cast,
     "Concat": _concat,
     "MatMul": _product,
+    "Reshape": _reshape,
     "Slice": _slice,
     "Split": _split,
     "Unsqueeze": _unsqueeze,

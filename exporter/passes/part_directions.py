@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
 from seqexport.exporter.passes.cancel_transposes import LAST_TWO, TOKENS_FIRST, joins_channels
-from seqexport.exporter.passes.follow_directions import CHANNELS, DIRECTIONS, Direction, Follower
+from seqexport.exporter.passes.follow_directions import CHANNELS, DIRECTIONS, Direction, Follower, keeps_shape
 from seqexport.exporter.passes.matching import constant, made_by, permutation, untransposed
 from seqexport.exporter.passes.parameters import numbers
 from seqexport.plugins.ops import DOMAIN, OPS
@@ -116,10 +116,10 @@ def _part_behind(follower: Follower, y: ir.Value, order: Sequence[bool]) -> None
 
 
 def _read_apart(follower: Follower, stack: ir.Value) -> None:
-    for node, _ in list(stack.uses()):
-        if node.domain == "" and node.op_type in ("Slice", "Add"):
+    for node in [node for node, _ in stack.uses() if node.domain == ""]:
+        if node.op_type in ("Slice", "Add") or (node.op_type == "Reshape" and keeps_shape(node)):
             _read_apart(follower, node.outputs[0])
-        elif node.domain == "" and node.op_type == "Gather" and node.attributes["axis"].as_int() == DIRECTIONS:
+        elif node.op_type == "Gather" and node.attributes["axis"].as_int() == DIRECTIONS:
             which = constant(node.inputs[1])
             direction = follower.follow(stack, int(which)) if which is not None and not which.ndim else None
             if direction is not None:

@@ -23,6 +23,15 @@ def there_and_back(x: Tensor) -> Tensor:
     return torch.cat([both, both.flip(-1)], 1)
 
 
+def viewed(x: Tensor) -> Tensor:
+    """The same, with MambaIR's views of what has their sizes already."""
+    batch, _, height, width = x.shape
+    L = height * width
+    columns = x.transpose(2, 3).contiguous().view(batch, -1, L)
+    both = torch.stack([x.contiguous().view(batch, -1, L), columns], dim=1).view(batch, 2, -1, L)
+    return torch.cat([both, torch.flip(both, dims=[-1])], dim=1).view(batch, K, -1, L)
+
+
 def back_and_there(x: Tensor) -> Tensor:
     both = torch.stack([x.flatten(2), x.transpose(2, 3).flatten(2)], 1)
     return torch.cat([both.flip(-1), both], 1)
@@ -36,7 +45,7 @@ def summed_first(y: Tensor, height: int, width: int) -> Tensor:
 
 def summed_last(y: Tensor, height: int, width: int) -> Tensor:
     """The same, as MambaIR does."""
-    back = y[:, 2:4].flip(-1)
+    back = y[:, 2:4].flip(-1).view(y.shape[0], 2, -1, height * width)
     return y[:, 0] + back[:, 0] + _upright(y[:, 1], height, width) + _upright(back[:, 1], height, width)
 
 

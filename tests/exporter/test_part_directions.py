@@ -29,6 +29,7 @@ from tests.exporter.scans import (
     summed_last,
     there_and_back,
     traced,
+    viewed,
 )
 
 SHAPES = [(2, D, 9, 5), (1, D, 3, 7), (3, D, 1, 1), (1, D, 1, 6)]
@@ -54,7 +55,7 @@ def flips(graph: ir.Model) -> int:
     ("stack", "merge", "back", "turned"),
     [
         (there_and_back, summed_first, 2, 0),
-        (there_and_back, summed_last, 2, 0),
+        (viewed, summed_last, 2, 0),
         (there_and_back, added_up, 2, 2),  # whose orders no reader wants turned again
         (back_and_there, summed_first, 0, None),
     ],
