@@ -22,10 +22,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
 from seqexport.exporter.passes.matching import made_by, permutation, rank, untransposed
 from seqexport.exporter.passes.parameters import numbers
-from seqexport.exporter.passes.sink_transposes import sink
+from seqexport.exporter.passes.sink_transposes import LAST_TWO, sink
 from seqexport.plugins.ops import DOMAIN
 
-LAST_TWO = [0, 2, 1]
 ARRANGING = ("Transpose", "Reshape", "Split", "Slice", "Gather", "Add")
 TOKENS_FIRST, ROWS_FIRST, MATRICES, TOKENS_LAST = [0, 3, 1, 2], [0, 2, 1, 3], [0, 1, 3, 2], [0, 2, 3, 1]
 """Of [B,K,D,L]: to [B,L,K,D]; of [B,K,L,D]: to the same; each matrix; and back from [B,L,K,D]."""

@@ -16,15 +16,24 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from seqexport.exporter.passes.matching import constant, is_constant, made_by, permutation, rank, untransposed
+from seqexport.exporter.passes.matching import (
+    constant,
+    features,
+    is_constant,
+    made_by,
+    permutation,
+    rank,
+    same_shape,
+    untransposed,
+)
 from seqexport.exporter.passes.parameters import initializer, numbers
+from seqexport.exporter.passes.sink_transposes import LAST_TWO
 
 DIRECTIONS, CHANNELS, TOKENS = 1, 2, 3
 """The axes of [B,K,C,L] after the first."""
 
-TURNED, CHANNELS_LAST, COLUMNS_FIRST, LAST_TWO = [0, 1, 3, 2], [0, 2, 3, 1], [0, 2, 1, 3], [0, 2, 1]
-"""Of a map [B,C,H,W]: its columns as rows, and its channels last; of the latter, its columns as rows. Of [B,C,L]: its
-channels last."""
+TURNED, CHANNELS_LAST, COLUMNS_FIRST = [0, 1, 3, 2], [0, 2, 3, 1], [0, 2, 1, 3]
+"""Of a map [B,C,H,W]: its columns as rows, and its channels last; of the latter, its columns as rows."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ class Follower:
         if not direction.backwards:
             return tokens
         bounds = [numbers(self.graph, number) for number in (-1, np.iinfo(np.int64).min, 1, -1)]
-        return self.of_tokens("Slice", tokens, *bounds, channels=_channels(tokens))
+        return self.of_tokens("Slice", tokens, *bounds, channels=features(tokens))
 
     def channels_last(self, whole: ir.Value) -> ir.Value:
         """[B,C,L] as [B,L,C]. Of a map that is read by columns, whole rows of channels are moved; the Reshapes keep
@@ -116,7 +125,7 @@ class Follower:
     def _on_map(self, tokens: ir.Value, like: ir.Value) -> ir.Value:
         """[B,L,C] as [B,H,W,C], of which ``like`` is [B,C,H,W]."""
         assert like.shape is not None
-        shape, channels = [like.shape[axis] for axis in CHANNELS_LAST], _channels(tokens)
+        shape, channels = [like.shape[axis] for axis in CHANNELS_LAST], features(tokens)
         if isinstance(shape[1], int) and isinstance(shape[2], int):
             sizes = numbers(self.graph, 0, shape[1], shape[2], channels)
         else:
@@ -126,12 +135,6 @@ class Follower:
             parts = [around[0], height, *around[1:]]
             (sizes,) = self.put("Concat", *parts, shapes=[[4]], type_=integers, axis=0)
         return self.put("Reshape", tokens, sizes, shapes=[shape], type_=tokens.type)[0]
-
-
-def _channels(tokens: ir.Value) -> int:
-    size = tokens.shape[2] if tokens.shape is not None else None
-    assert isinstance(size, int)
-    return size
 
 
 def _concat(follower: Follower, node: ir.Node, value: ir.Value, direction: int) -> Direction | None:  # 1
@@ -202,12 +205,10 @@ def _split(follower: Follower, node: ir.Node, value: ir.Value, direction: int) -
     return Direction(follower.split(whole.tokens, known)[node.outputs.index(value)], whole.backwards)
 
 
-def keeps_shape(node: ir.Node) -> bool:
-    """Whether a Reshape gives the sizes that it takes, as ``view`` of what has them already."""
-    given, made = node.inputs[0], node.outputs[0]
-    if given is None or given.shape is None or made.shape is None:
-        return False
-    return [str(size) for size in given.shape] == [str(size) for size in made.shape]
+def keeps_shape(reshape: ir.Node) -> bool:
+    """Whether it gives the sizes that it takes, as ``view`` of what has them already."""
+    given = reshape.inputs[0]
+    return given is not None and same_shape(given, reshape.outputs[0])
 
 
 def _reshape(follower: Follower, node: ir.Node, value: ir.Value, direction: int) -> Direction | None:  # 4
@@ -228,7 +229,7 @@ def _add(follower: Follower, node: ir.Node, value: ir.Value, direction: int) -> 
         return None
     alike = a.backwards == b.backwards
     first, second = (each.tokens if alike else follower.forwards(each) for each in (a, b))
-    return Direction(follower.of_tokens("Add", first, second, channels=_channels(first)), alike and a.backwards)
+    return Direction(follower.of_tokens("Add", first, second, channels=features(first)), alike and a.backwards)
 
 
 Rule = Callable[[Follower, ir.Node, ir.Value, int], Direction | None]

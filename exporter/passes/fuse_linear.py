@@ -22,6 +22,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 from seqexport.exporter.passes.fold_parameters import TRANSPOSED, transposed
 from seqexport.exporter.passes.matching import (
     FLOATS,
+    features,
     only_user,
     other_input,
     permutation,
@@ -138,7 +139,7 @@ def _as_tokens(graph: ir.Graph, x: ir.Value, place: ir.Node) -> ir.Value:  # 4
     assert x.shape is not None
     if len(x.shape) == 3:
         return x
-    flat = ir.node("Reshape", [x, numbers(graph, 0, -1, _features(x))])
+    flat = ir.node("Reshape", [x, numbers(graph, 0, -1, features(x))])
     graph.insert_before(place, flat)
     (tokens,) = flat.outputs
     tokens.shape, tokens.type = ir.Shape([x.shape[0], None, x.shape[-1]]), x.type
@@ -147,23 +148,17 @@ def _as_tokens(graph: ir.Graph, x: ir.Value, place: ir.Node) -> ir.Value:  # 4
 
 def _like_map(graph: ir.Graph, y: ir.Value, projection: Projection, place: ir.Node) -> ir.Value:  # 4
     """y [batch, tokens, N] with the axes that the projection's input has."""
-    x, features = projection.x, _features(projection.y)
+    x, size = projection.x, features(projection.y)
     assert x.shape is not None
-    y.shape, y.type = ir.Shape([x.shape[0], None, features]), x.type
-    known = [size for size in x.shape[1:-1] if isinstance(size, int)]
+    y.shape, y.type = ir.Shape([x.shape[0], None, size]), x.type
+    known = [each for each in x.shape[1:-1] if isinstance(each, int)]
     if len(known) == len(x.shape) - 2:
-        sizes = numbers(graph, 0, *known, features)
+        sizes = numbers(graph, 0, *known, size)
     else:
         shape = ir.node("Shape", [x], {"start": 0, "end": -1})
-        together = ir.node("Concat", [*shape.outputs, numbers(graph, features)], {"axis": 0})
+        together = ir.node("Concat", [*shape.outputs, numbers(graph, size)], {"axis": 0})
         graph.insert_before(place, [shape, together])
         (sizes,) = together.outputs
     back = ir.node("Reshape", [y, sizes])
     graph.insert_before(place, back)
     return back.outputs[0]
-
-
-def _features(value: ir.Value) -> int:
-    size = value.shape[-1] if value.shape is not None else None
-    assert isinstance(size, int)
-    return size

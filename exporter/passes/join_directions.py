@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
-from seqexport.exporter.passes.matching import made_by, rank, split_sizes
+from seqexport.exporter.passes.matching import features, made_by, rank, split_sizes
 from seqexport.exporter.passes.parameters import Array, derived, numbers
 from seqexport.plugins.ops import DOMAIN, OPS
 
@@ -86,15 +86,15 @@ def _join(graph: ir.Graph, scan: ir.Node, found: _Directions) -> None:
     places = [inputs.index(x) for x in found.x]
     matrix = _blocks(graph, "mixed", found.matrices, places, found.sizes)  # 1
     K, (R, N, _) = len(found.x), found.sizes
-    wide = _put(graph, scan, "Concat", inputs, sum(_width(x) for x in inputs), axis=2)
+    wide = _put(graph, scan, "Concat", inputs, sum(features(x) for x in inputs), axis=2)
     product = _put(graph, scan, "MatMul", [wide, matrix], K * sum(found.sizes))
     split = ir.node("Split", [product, numbers(graph, K * R, K * N, K * N)], {"axis": 2}, num_outputs=3)
     graph.insert_before(scan, split)
     for part, size in zip(split.outputs, found.sizes, strict=True):
         part.shape, part.type = _shape(product, K * size), product.type
     low, *groups = split.outputs
-    steps = _blocks(graph, "stepped", found.steps, list(range(K)), [_width(found.steps[0])])  # 2
-    scan.replace_input_with(DT, _put(graph, scan, "MatMul", [low, steps], K * _width(found.steps[0])))
+    steps = _blocks(graph, "stepped", found.steps, list(range(K)), [features(found.steps[0])])  # 2
+    scan.replace_input_with(DT, _put(graph, scan, "MatMul", [low, steps], K * features(found.steps[0])))
     for index, part in zip((B, C), groups, strict=True):
         reshape = made_by(scan.inputs[index], "Reshape")
         assert reshape is not None
@@ -139,9 +139,3 @@ def _put(
 def _shape(like: ir.Value, channels: int) -> ir.Shape:
     assert like.shape is not None
     return ir.Shape([*like.shape[:2], channels])
-
-
-def _width(value: ir.Value) -> int:
-    size = value.shape[-1] if value.shape is not None else None
-    assert isinstance(size, int)
-    return size

@@ -62,6 +62,13 @@ def rank(value: ir.Value | None) -> int | None:
     return len(value.shape) if value is not None and value.shape is not None else None
 
 
+def features(value: ir.Value) -> int:
+    """The size of the last axis, which is known."""
+    size = value.shape[-1] if value.shape is not None else None
+    assert isinstance(size, int)
+    return size
+
+
 def split_sizes(node: ir.Node) -> list[int] | None:
     """Of the parts that Split cuts the last axis into."""
     value, axis = node.inputs[0] if node.op_type == "Split" and node.domain == "" else None, node.attributes.get("axis")

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
-from seqexport.exporter.passes.cancel_transposes import LAST_TWO, TOKENS_FIRST, joins_channels
+from seqexport.exporter.passes.cancel_transposes import TOKENS_FIRST, joins_channels
 from seqexport.exporter.passes.follow_directions import CHANNELS, DIRECTIONS, Direction, Follower, keeps_shape
 from seqexport.exporter.passes.matching import constant, made_by, permutation, untransposed
 from seqexport.exporter.passes.parameters import numbers
+from seqexport.exporter.passes.sink_transposes import LAST_TWO
 from seqexport.plugins.ops import DOMAIN, OPS
 
 NAMES = OPS["SelectiveScan"].input_names

@@ -7,7 +7,7 @@ eight times as long as the two by themselves (9.7 ms instead of 1.2 ms an image 
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
+from onnx_ir.passes.common import TopologicalSortPass
 
 from seqexport.exporter.passes.matching import made_by, only_user, rank
 
@@ -19,7 +19,6 @@ def raise_maps(model: ir.Model) -> None:
         )
         if norm is not None and only_user(norm.outputs[0]) is node and _is_of_channels(norm) and _puts_on_map(node):
             _raise(norm, node)
-    RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
 
 

@@ -50,9 +50,8 @@ def reference(
     delta = delta if dt_bias is None else delta + dt_bias
     delta = F.softplus(delta) if dt_softplus else delta
     entering, B_tokens = (_zero_where_padded(each, valid) for each in (delta * values, B_tokens))
-    G = B.shape[2]
-    back = max(G - reverse_groups, 0)
-    first = -(-back * channels // G)
+    back = max(B.shape[2] - reverse_groups, 0)
+    first = -(-back * channels // B.shape[2])
     delta, entering = _turned(delta, first), _turned(entering, first)
     B_tokens, C_tokens = _turned(B_tokens, back), _turned(C_tokens, back)
     scanned = valid if valid is None or first >= channels else _turned(valid.expand(-1, -1, channels), first)
@@ -122,23 +121,24 @@ def body(call: Call) -> list[str]:
         "token_shape_ = Shape <start = 0, end = 3> (B)",
         "rest = Constant <value_ints = [-1]> ()",
         "unit = Constant <value_ints = [1]> ()",
+        *_turning(call),
         "batch = Shape <start = 0, end = 1> (x)",
         "L_ = Shape <start = 1, end = 2> (x)",
         "row_shape = Concat <axis = 0> (L_, batch, G, unit, rest)",
         "delta_steps = Transpose <perm = [1, 0, 2]> (delta)",
         "delta_forth = Reshape (delta_steps, row_shape)",
-        *turn(call, "delta_forth", "delta_rows"),
+        *turn("delta_forth", "delta_rows"),
         "dx_steps = Transpose <perm = [1, 0, 2]> (dx)",
         "dx_forth = Reshape (dx_steps, row_shape)",
-        *turn(call, "dx_forth", "dx_rows"),
+        *turn("dx_forth", "dx_rows"),
         "B_steps = Transpose <perm = [1, 0, 2, 3]> (B_valid)",
         "B_forth = Unsqueeze (B_steps, rest)",
-        *turn(call, "B_forth", "B_columns"),
+        *turn("B_forth", "B_columns"),
         "C_wide = Cast <to = 1> (C)",
         "C_steps = Transpose <perm = [1, 0, 2, 3]> (C_wide)",
         "before_last = Constant <value_ints = [-2]> ()",
         "C_forth = Unsqueeze (C_steps, before_last)",
-        *turn(call, "C_forth", "C_rows"),
+        *turn("C_forth", "C_rows"),
         "A_shape = Concat <axis = 0> (G, rest, N)",
         "A_groups = Reshape (A, A_shape)",
         "A_rows = Transpose <perm = [0, 2, 1]> (A_groups)",
@@ -150,7 +150,7 @@ def body(call: Call) -> list[str]:
         "last_groups = Transpose <perm = [0, 1, 3, 2]> (last_rows)",
         "present = Reshape (last_groups, past_shape)",
         "y_shape = Concat <axis = 0> (L_, batch, rest)",
-        *turn(call, "y_rows", "y_forth"),
+        *turn("y_rows", "y_forth"),
         "y_steps = Reshape (y_forth, y_shape)",
         "y_scan = Transpose <perm = [1, 0, 2]> (y_steps)",
         *gated(call),
@@ -158,25 +158,25 @@ def body(call: Call) -> list[str]:
     ]
 
 
-def _leave(call: Call, given: str, made: str) -> list[str]:
+def _leave(given: str, made: str) -> list[str]:
     return [f"{made} = Identity ({given})"]
 
 
-def _turn(call: Call, given: str, made: str) -> list[str]:
+def _turn(given: str, made: str) -> list[str]:
     """Of rows [L,B,G,...], the last groups with their tokens backwards: padded ones first, which change nothing."""
-    last = int(call.attributes["reverse_groups"])
     return [
-        f"{made}_axis = Constant <value_ints = [2]> ()",
-        f"{made}_time = Constant <value_ints = [0]> ()",
-        f"{made}_cut = Constant <value_ints = [{-last}]> ()",
-        f"{made}_back = Constant <value_ints = [-1]> ()",
-        f"{made}_end = Constant <value_ints = [{END}]> ()",
-        f"{made}_before = Constant <value_ints = [{-END}]> ()",
-        f"{made}_kept = Slice ({given}, {made}_time, {made}_cut, {made}_axis)",
-        f"{made}_last = Slice ({given}, {made}_cut, {made}_end, {made}_axis)",
-        f"{made}_turned = Slice ({made}_last, {made}_back, {made}_before, {made}_time, {made}_back)",
+        f"{made}_kept = Slice ({given}, start, turned_from, group_axis)",
+        f"{made}_last = Slice ({given}, turned_from, end, group_axis)",
+        f"{made}_turned = Slice ({made}_last, rest, before_start, start, rest)",
         f"{made} = Concat <axis = 2> ({made}_kept, {made}_turned)",
     ]
+
+
+def _turning(call: Call) -> list[str]:
+    """The bounds that ``_turn`` cuts at."""
+    last = int(call.attributes["reverse_groups"])
+    bounds = {"group_axis": 2, "start": 0, "turned_from": -last, "end": END, "before_start": -END}
+    return [f"{name} = Constant <value_ints = [{bound}]> ()" for name, bound in bounds.items()] if last else []
 
 
 def entering(call: Call) -> list[str]:
